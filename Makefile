@@ -1,0 +1,93 @@
+# `make help` tells what there is to do. Two variables may be given:
+#   PYTHON   the interpreter to build for, 3.11 or newer   make build PYTHON=python3.12 VENV=.venv-3.12
+#   ARGS     more words for pytest                         make test ARGS="-k fib -x"
+#
+# Three builds live side by side. The release build is in place, beside its .pyi files, and .venv sees the tree itself
+# (editable). The debug and the sanitizer build are complete copies of the packages under build/KIND/lib, which the
+# run puts in front of the tree (UNDER): no build ever overwrites another, and one .venv serves all three.
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12 python3.13,$(shell $p -c \
+	'import sys; print("$p" if sys.version_info >= (3, 11) else "")' 2>/dev/null)) python3)
+VENV ?= .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+ARGS ?=
+# Whoever builds waits for whoever is building. Here a C warning is an error; at a user's, with a compiler that we never
+# saw, it is not.
+SETUP := CFLAGS=-Werror FASTPATH_HOOKS=1 flock .lock $(PY) setup.py -q
+ROOT := $(CURDIR)
+UNDER = FASTPATH_BUILD=$(ROOT)/build/$1/lib PYTHONSAFEPATH=1 PYTHONPATH=$(ROOT)/build/$1/lib:$(ROOT)
+# Python itself is not built with the sanitizer, so its runtime is loaded first; the interpreter's own leaks are not
+# ours. Pytest must leave file descriptor 2 alone (--capture=sys): a finding ends the process, and its report with it.
+SANITIZED = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc \
+	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 $(call UNDER,sanitize)
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test slow pythons lint types debug sanitize fuzz soak bench clean debug-build sanitize-build
+
+help:  ## say what each target does
+	@awk -F ':.*##  *' '/^[a-z]+:.*##/ { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: $(READY)  ## build everything: ./.venv with ./.venv/bin/fastpath, seeing this tree as it is
+	@$(SETUP) build_ext --inplace
+
+demo: build  ## send a real VXLAN and NVGRE capture through the compiled data path, and show what became of it
+	$(VENV)/bin/fastpath --help
+
+test: build  ## run the tests, except those that take longer than ten seconds each
+	$(PY) -m pytest -m "not slow" $(ARGS)
+
+slow: build  ## run the tests that take longer: packaging in a fresh environment
+	$(PY) -m pytest -m slow $(ARGS)
+
+pythons:  ## run the tests on the other Pythons that we declare, where they are present
+	@for v in 3.12 3.13; do \
+		p=$$(ls ~/.pyenv/versions/$$v.*/bin/python 2>/dev/null | tail -1); p=$${p:-python$$v}; \
+		if $$p -c '' 2>/dev/null; then $(MAKE) test PYTHON=$$p VENV=.venv-$$v || exit 1; else echo "no Python $$v here"; fi; \
+	done
+
+lint: $(READY) types  ## check style, format and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(READY)  ## check types alone (mypy --strict)
+	$(VENV)/bin/mypy
+
+debug: debug-build  ## run the tests on a build with bounds checks and allocation counts
+	$(call UNDER,debug) $(PY) -m pytest -m "not slow" $(ARGS)
+
+sanitize: sanitize-build  ## run the tests that reach C under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(ARGS)
+
+fuzz: sanitize-build  ## put a million mutated frames through the sanitizer build
+	$(SANITIZED) $(PY) -m tests.fuzz.run --frames 1000000
+
+soak: sanitize-build  ## fuzz with twenty million frames
+	$(SANITIZED) $(PY) -m tests.fuzz.run --frames 20000000
+
+bench: build  ## measure, against plain memcpy and the reference; the figures are kept in build/bench
+	@mkdir -p build/bench
+	$(PY) -m pytest bench -p no:cacheprovider --benchmark-only --benchmark-sort=fullname \
+		--benchmark-columns=min,median,max,iqr,rounds \
+		--benchmark-json=build/bench/$$(date +%Y%m%dT%H%M%S)-$$(git rev-parse --short HEAD 2>/dev/null || echo none).json $(ARGS)
+
+clean:  ## remove what was built, .venv included
+	rm -rf build dist $(VENV) .venv-* .lock *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find fastpath tests -name '*.so' -delete
+	find fastpath ctrl tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# Only a change of pyproject.toml can ask for other packages. The install itself compiles nothing: a module that does
+# not compile at the moment must not cost anyone the environment.
+$(READY): pyproject.toml
+	@scripts/setup-system.sh $(PYTHON)
+	@echo "installing into $(VENV) ..."
+	@[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install -qq $$($(PY) -c 'import tomllib; \
+		print(*("%r" % r for r in tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))' | tr -d "'")
+	@FASTPATH_PURE=1 flock .lock $(PY) -m pip install -qq --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# Modules that left the tree must not live on in a copy of it, hence the deletion; what is compiled stays.
+debug-build sanitize-build: %-build: $(READY)
+	@mkdir -p build/$*/lib && find build/$*/lib -name '*.py' -delete
+	@FASTPATH_$(if $(filter debug,$*),DEBUG,SANITIZE)=1 $(SETUP) build --build-base build/$* --build-lib build/$*/lib

@@ -1,0 +1,137 @@
+"""Which copies a group key needs: from members, peers and receivers to replication lists.
+
+1. Pure: values in, `fastpath.model` values out. No I/O, no clock, no config; whoever knows where a peer is
+   reached (a prefix of the config, a route of the kernel) says so in `Remote.out_port`.
+2. Per group key: one change of membership re-plans one group, whatever else the box replicates.
+3. An owner stands in a list once (`ReplicationList`); the first mention of it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fastpath.model import (
+    Egress,
+    Encap,
+    Form,
+    IPAddress,
+    IPNetwork,
+    Owner,
+    Port,
+    ReplicationList,
+    Scope,
+    group_key,
+    vni_key,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Someone behind `port` who wants a group: whoever joined there, or one NVE served by unicast."""
+
+    port: int
+    nve: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A peer and the port by which it is reached."""
+
+    address: IPAddress
+    out_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """How a device sends to its peers: `form` is NESTED or REWRITE. `source` is the outer source of the
+    copies; None keeps the NVE's own, which only REWRITE can (a nested copy is always ours, CONFORMANCE
+    D20)."""
+
+    form: Form
+    source: IPAddress | None
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """One of the receivers of a replication point's list by number: what it speaks, and its number there."""
+
+    address: IPAddress
+    out_port: int
+    encap: Encap
+    number: int
+    source: IPAddress | None = None
+    """The outer source of its copies; None keeps the sender's."""
+
+
+def plan_device_group(
+    group: IPAddress,
+    members: Iterable[Member],
+    peers: Iterable[Remote],
+    tunnel: Tunnel,
+    ports: Sequence[Port],
+) -> ReplicationList:
+    """Plan a group of a device: copies to its members (CONFORMANCE D9, NI) and through its tunnels (TI)."""
+    local = [
+        Egress(m.port, Form.GROUP, Owner(port=m.port), encap=ports[m.port].encap, version=group.version)
+        if m.nve is None
+        else Egress(m.port, Form.REWRITE, Owner(m.port, m.nve), m.nve, encap=ports[m.port].encap)
+        for m in members
+    ]
+    remote = [
+        Egress(p.out_port, tunnel.form, Owner(address=p.address), p.address, tunnel.source) for p in peers
+    ]
+    return ReplicationList(group_key(Scope.DEVICE, group), _once(local), _once(remote))
+
+
+def plan_point_group(group: IPAddress, receivers: Iterable[Remote], source: IPAddress) -> ReplicationList:
+    """Plan a group of a replication point: nested copies from `source` to all its devices (CONFORMANCE
+    R3)."""
+    remote = [Egress(r.out_port, Form.NESTED, Owner(address=r.address), r.address, source) for r in receivers]
+    return ReplicationList(group_key(Scope.REPLICATOR, group), (), _once(remote))
+
+
+def plan_point_number(
+    encap: Encap, number: int, receivers: Sequence[Receiver]
+) -> tuple[ReplicationList, ...]:
+    """Plan a network of a replication point for VTEPs that know no nesting (RFC 9574).
+
+    A VTEP that speaks another encapsulation, or has another number, sends with that one as well: so the same
+    list stands under each (encap, number) of the receivers, and under the network's own.
+    """
+    names = dict.fromkeys([(encap, number), *((r.encap, r.number) for r in receivers)])
+    is_mixed = len(names) > 1
+    remote = _once(
+        Egress(
+            r.out_port,
+            Form.REWRITE,
+            Owner(address=r.address),
+            r.address,
+            r.source,
+            r.encap if is_mixed else None,
+            r.number if is_mixed else None,
+        )
+        for r in receivers
+    )
+    return tuple(ReplicationList(vni_key(Scope.REPLICATOR, *name), (), remote) for name in names)
+
+
+def choose_out_port(
+    address: IPAddress, prefixes: Iterable[tuple[int, IPNetwork]], core_ports: Sequence[int]
+) -> int | None:
+    """The port whose prefix holds `address` (the longest wins, then the first), else the first that faces the
+    core.
+
+    `prefixes` are (port, prefix) pairs; None where there is no way at all.
+    """
+    holding = [(prefix.prefixlen, -port) for port, prefix in prefixes if address in prefix]
+    if holding:
+        return -max(holding)[1]
+    return core_ports[0] if core_ports else None
+
+
+def _once(egresses: Iterable[Egress]) -> tuple[Egress, ...]:
+    by_owner: dict[Owner, Egress] = {}
+    for egress in egresses:
+        by_owner.setdefault(egress.owner, egress)
+    return tuple(by_owner.values())

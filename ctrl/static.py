@@ -1,0 +1,217 @@
+"""From a config to what the data path forwards by: the layout, and the replication lists that the file itself
+gives.
+
+Decisions:
+1. A port without `mac` gets 02:fa:57:00:HH:NN, without `next_hop_mac` 02:fa:57:ff:HH:NN, where HHNN is its
+   place in the config, from 1: locally administered, and told apart at a glance in a capture.
+2. A peer is reached by the port whose `address` prefix holds it (the longest), else by the first port that
+   faces the core; ports that face VMs reach nobody.
+3. Lists by number keep the sender's outer source unless the list or the receiver says otherwise: plain VTEPs
+   learn from it. `[replicator] source` is about a manager's lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ctrl import planner
+from ctrl.config.numbers import list_key, receiver_key, vsid_of
+from ctrl.config.schema import Config, DeviceTable, ListTable, PortTable, ReplicatorTable
+from fastpath.model import (
+    AllowFrom,
+    Encap,
+    Endpoint,
+    Faces,
+    Form,
+    GroupMap,
+    IPAddress,
+    IPNetwork,
+    Layout,
+    LocalNve,
+    Network,
+    Peer,
+    Port,
+    ReplicationList,
+    Scope,
+)
+
+_ENCAPS = {"vxlan": Encap.VXLAN, "nvgre": Encap.NVGRE}
+_FACES = {"nve": Faces.NVE, "core": Faces.CORE, "vm": Faces.VM}
+
+
+@dataclass(frozen=True, slots=True)
+class StaticPlan:
+    """All that a config says to the data path."""
+
+    layout: Layout
+    lists: tuple[ReplicationList, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """By which port an address is reached."""
+
+    prefixes: tuple[tuple[int, IPNetwork], ...]
+    core_ports: tuple[int, ...]
+
+    def out_port(self, address: IPAddress) -> int | None:
+        return planner.choose_out_port(address, self.prefixes, self.core_ports)
+
+    def remote(self, address: IPAddress) -> planner.Remote:
+        """The peer and its port; a checked config has a way to each of its peers."""
+        out_port = self.out_port(address)
+        if out_port is None:
+            raise ValueError(f"no port reaches {address}: check the config first")
+        return planner.Remote(address, out_port)
+
+
+def plan(config: Config) -> StaticPlan:
+    """Plan a whole config that was found good."""
+    return StaticPlan(plan_layout(config), tuple(plan_lists(config)))
+
+
+def plan_layout(config: Config) -> Layout:
+    """Lay out the box: everything but its lists."""
+    dataplane, device = config.dataplane, config.device
+    nves = {
+        LocalNve(port_place(config, m.port), m.nve): None
+        for m in (device.members if device else ())
+        if m.nve is not None
+    }
+    return Layout(
+        ports=plan_ports(config.ports),
+        endpoints=tuple(_endpoints(config)),
+        networks=tuple(_networks(config)),
+        peers=tuple(_peers(config)),
+        nves=tuple(nves),
+        allow_from=tuple(_allow_from(config)),
+        point_vnis=tuple(sorted(config.replicator.vnis)) if config.replicator else (),
+        vxlan_ports=dataplane.vxlan_ports,
+        verify_checksums=dataplane.verify_checksums,
+        strict_reserved=dataplane.strict_reserved,
+        strict_members=device.strict_members if device else False,
+    )
+
+
+def plan_ports(tables: tuple[PortTable, ...]) -> tuple[Port, ...]:
+    """The ports as the data path knows them, by their places."""
+    return tuple(
+        Port(
+            name=table.name,
+            faces=_faces(table),
+            mac=table.mac or bytes((0x02, 0xFA, 0x57, 0x00, *place.to_bytes(2, "big"))),
+            next_hop_mac=table.next_hop_mac or bytes((0x02, 0xFA, 0x57, 0xFF, *place.to_bytes(2, "big"))),
+            encap=_ENCAPS[table.encap],
+            mtu=table.mtu,
+            network=table.network or "",
+        )
+        for place, table in enumerate(tables, 1)
+    )
+
+
+def plan_lists(config: Config) -> Iterator[ReplicationList]:
+    """Give every list of the config, in its order: those of the device, then those of the point."""
+    found = ways(config)
+    if config.device:
+        yield from _device_lists(config, config.device, found)
+    if config.replicator:
+        for table in config.replicator.lists:
+            yield from _point_lists(config, config.replicator, table, found)
+
+
+def ways(config: Config) -> Ways:
+    """Learn from the ports' addresses who is reached where."""
+    outward = [(i, port) for i, port in enumerate(config.ports) if "vm" not in port.faces]
+    return Ways(
+        tuple((i, address.network) for i, port in outward for address in port.addresses),
+        tuple(i for i, port in outward if "core" in port.faces),
+    )
+
+
+def port_place(config: Config, name: str) -> int:
+    """The place of a port by its name."""
+    return next(i for i, port in enumerate(config.ports) if port.name == name)
+
+
+def tunnel_of(device: DeviceTable) -> planner.Tunnel:
+    """How the device sends to its peers."""
+    if device.tunnel == "nested":
+        return planner.Tunnel(Form.NESTED, device.address)
+    return planner.Tunnel(Form.REWRITE, device.address if device.source == "own" else None)
+
+
+def _device_lists(config: Config, device: DeviceTable, found: Ways) -> Iterator[ReplicationList]:
+    ports = plan_ports(config.ports)
+    groups: dict[IPAddress, tuple[list[planner.Member], list[planner.Remote]]] = {}
+    for m in device.members:
+        groups.setdefault(m.group, ([], []))[0].append(planner.Member(port_place(config, m.port), m.nve))
+    for p in device.peers:
+        groups.setdefault(p.group, ([], []))[1].extend(found.remote(address) for address in p.addresses)
+    for group, (members, peers) in groups.items():
+        yield planner.plan_device_group(group, members, peers, tunnel_of(device), ports)
+
+
+def _point_lists(
+    config: Config, replicator: ReplicatorTable, table: ListTable, found: Ways
+) -> tuple[ReplicationList, ...]:
+    key = list_key(table)
+    if key is None:
+        if table.group is None:
+            raise ValueError("a list without a key: check the config first")
+        remotes = [found.remote(r.address) for r in table.receivers]
+        return (planner.plan_point_group(table.group, remotes, replicator.address),)
+    receivers = []
+    for r in table.receivers:
+        encap, number = receiver_key(key, r, config.networks)
+        source = replicator.address if (r.source or table.source) == "own" else None
+        receivers.append(
+            planner.Receiver(r.address, found.remote(r.address).out_port, _ENCAPS[encap], number, source)
+        )
+    return planner.plan_point_number(_ENCAPS[key[0]], key[1], receivers)
+
+
+def _endpoints(config: Config) -> Iterator[Endpoint]:
+    device, point = config.device, config.replicator
+    if device:
+        yield Endpoint(device.address, Scope.DEVICE)
+    if point:
+        replicate = point.replicate or point.address
+        if replicate != point.address and not (device and device.address == point.address):
+            yield Endpoint(point.address, Scope.REPLICATOR)
+        yield Endpoint(replicate, Scope.REPLICATOR, replicate=True)
+
+
+def _networks(config: Config) -> Iterator[Network]:
+    for table in config.networks:
+        yield Network(
+            name=table.name,
+            vni=table.vni,
+            vsid=vsid_of(table),
+            encap=_ENCAPS[table.encap],
+            group=table.group,
+            maps=tuple(GroupMap(m.inner, m.group) for m in table.maps),
+            clear_reserved=table.clear_reserved,
+        )
+
+
+def _peers(config: Config) -> dict[Peer, None]:
+    found: dict[Peer, None] = {}
+    for peer in config.device.peers if config.device else ():
+        found |= dict.fromkeys(Peer(Scope.DEVICE, address) for address in peer.addresses)
+    for table in config.replicator.lists if config.replicator else ():
+        found |= dict.fromkeys(Peer(Scope.REPLICATOR, receiver.address) for receiver in table.receivers)
+    return found
+
+
+def _allow_from(config: Config) -> Iterator[AllowFrom]:
+    for scope, role in ((Scope.DEVICE, config.device), (Scope.REPLICATOR, config.replicator)):
+        for prefix in role.allow_from if role else ():
+            yield AllowFrom(scope, prefix)
+
+
+def _faces(table: PortTable) -> Faces:
+    faces = Faces(0)
+    for face in table.faces:
+        faces |= _FACES[face]
+    return faces

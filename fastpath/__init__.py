@@ -1,0 +1,1 @@
+"""Userspace multicast replication for VXLAN and NVGRE overlays."""

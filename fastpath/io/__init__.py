@@ -1,0 +1,1 @@
+"""Ports: where batches of frames come in and go out."""

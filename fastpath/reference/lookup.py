@@ -1,0 +1,309 @@
+"""Section 2 of `src_cython/fastpath/README.md`: whose frame it is, which list it takes, who gets no copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from fastpath.model import (
+    Egress,
+    Encap,
+    Endpoint,
+    Faces,
+    GroupKey,
+    IPAddress,
+    Layout,
+    LocalNve,
+    Network,
+    Owner,
+    Peer,
+    ReplicationList,
+    Scope,
+    group_key,
+    vni_key,
+)
+from fastpath.reference.parse import Packet, Parsed
+from fastpath.reference.wire import CE, Drop
+
+
+class SourceClass(Enum):
+    """Where a frame came from; it decides which segments of a list it takes (rule 2.2)."""
+
+    LOCAL = auto()
+    REMOTE = auto()
+    ALL = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What rule 2 decided about a frame."""
+
+    scope: Scope
+    key: GroupKey
+    egresses: tuple[Egress, ...]
+    recovered: IPAddress | None
+    """The group that becomes the packet's destination (rule 2.5)."""
+
+
+def egress_order(egress: Egress) -> tuple[int, int, int, int, int]:
+    """Sort key of the egresses of one segment (section 4): out port, form, owner's port, owner's address."""
+    owner = egress.owner
+    port = -1 if owner.port is None else owner.port
+    version, address = (0, 0) if owner.address is None else (owner.address.version, int(owner.address))
+    return (egress.out_port, egress.form, port, version, address)
+
+
+def networks_with(layout: Layout, encap: Encap, number: int) -> list[Network]:
+    """The networks that have this number in this encapsulation, in the layout's order."""
+    return [n for n in layout.networks if n.number(encap) == number]
+
+
+def traffic_class(data: bytes, start: int) -> int:
+    """TOS of an IPv4 header, traffic class of an IPv6 header."""
+    if data[start] >> 4 == 4:
+        return data[start + 1]
+    return (data[start] & 0x0F) << 4 | data[start + 1] >> 4
+
+
+def ecn_of(data: bytes, start: int) -> int:
+    """The ECN field of an IP header (RFC 3168 section 5)."""
+    return traffic_class(data, start) & 3
+
+
+def decapsulated_ecn(outside: int, inside: int) -> int | None:
+    """RFC 6040 section 4.2: the ECN field that goes on; None where the packet must be dropped."""
+    not_ect, ect1, ect0, ce = 0, 1, 2, CE
+    if inside == not_ect:
+        return None if outside == ce else not_ect
+    if outside == ce:
+        return ce
+    if inside == ect0 and outside == ect1:
+        return ect1
+    return inside
+
+
+class Lookup:
+    """The lists, and what rule 2 asks of the layout."""
+
+    def __init__(self, layout: Layout, lists: Iterable[ReplicationList]) -> None:
+        self.layout = layout
+        self.lists = {one.key: one for one in lists}
+        self.endpoints = {e.address: e for e in layout.endpoints}
+        self.peers = frozenset(layout.peers)
+        self.nves = frozenset(layout.nves)
+
+    def find(self, in_port: int, frame: Parsed) -> Found:
+        """Apply rule 2 to a sound frame."""
+        self.refuse_own(frame)
+        scope = self.scope_of(in_port, frame)
+        source_class = self.source_class(in_port, frame, scope)
+        self.refuse_strangers(in_port, frame, scope)
+        self.refuse_other_points(frame, scope)
+        found, recovered = self.list_of(frame, scope)
+        self.check_networks(frame, scope)
+        self.check_member(in_port, frame, scope, source_class, found)
+        check_ecn(frame, scope)
+        egresses = self.receivers(in_port, frame, scope, source_class, found)
+        if not egresses:
+            raise Drop("no_receiver")
+        return Found(scope, found.key, egresses, recovered)
+
+    def endpoint_of(self, frame: Parsed) -> Endpoint | None:
+        """The endpoint that the outermost packet is addressed to; None for groups and RAW frames."""
+        return None if frame.outer is None else self.endpoints.get(frame.outer.destination)
+
+    def refuse_own(self, frame: Parsed) -> None:
+        """Rule 2.1."""
+        if frame.outer is not None and frame.outer.source in self.endpoints:
+            raise Drop("own_source")
+
+    def scope_of(self, in_port: int, frame: Parsed) -> Scope:
+        """Section 2, *Scope*."""
+        endpoint = self.endpoint_of(frame)
+        if endpoint is not None:
+            return endpoint.scope
+        if frame.encap is Encap.RAW:
+            return Scope.NVE
+        we_are_nve = any(e.scope is Scope.NVE for e in self.layout.endpoints)
+        if we_are_nve and self.layout.ports[in_port].faces == Faces.CORE:
+            return Scope.NVE
+        return Scope.DEVICE
+
+    def is_peer(self, frame: Parsed, scope: Scope) -> bool:
+        """Whether the sender is a peer of this scope."""
+        return frame.outer is not None and Peer(scope, frame.outer.source) in self.peers
+
+    def is_local_nve(self, in_port: int, frame: Parsed) -> bool:
+        """Whether the sender is an NVE that this port serves by unicast."""
+        return frame.outer is not None and LocalNve(in_port, frame.outer.source) in self.nves
+
+    def is_allowed_from(self, frame: Parsed, scope: Scope) -> bool:
+        """Whether an `allow_from` row of this scope covers the sender."""
+        if frame.outer is None:
+            return False
+        source = frame.outer.source
+        return any(row.scope is scope and source in row.prefix for row in self.layout.allow_from)
+
+    def source_class(self, in_port: int, frame: Parsed, scope: Scope) -> SourceClass:
+        """Rule 2.2: the class comes from the port, whatever the header claims (CONFORMANCE D12, W7)."""
+        endpoint = self.endpoint_of(frame)
+        if endpoint is not None and endpoint.replicate:
+            return SourceClass.ALL
+        faces = self.layout.ports[in_port].faces
+        if Faces.VM in faces or faces == Faces.NVE:
+            return SourceClass.LOCAL
+        if faces == Faces.CORE or self.is_peer(frame, scope):
+            return SourceClass.REMOTE
+        return SourceClass.LOCAL
+
+    def refuse_strangers(self, in_port: int, frame: Parsed, scope: Scope) -> None:
+        """Rule 2.3: who may send to our addresses."""
+        if self.endpoint_of(frame) is None:
+            return
+        if scope is Scope.NVE and not any(row.scope is Scope.NVE for row in self.layout.allow_from):
+            return
+        if self.is_peer(frame, scope) or self.is_allowed_from(frame, scope):
+            return
+        if scope is Scope.DEVICE and self.is_local_nve(in_port, frame):
+            return
+        raise Drop("unknown_peer")
+
+    def refuse_other_points(self, frame: Parsed, scope: Scope) -> None:
+        """Rule 2.4 (CONFORMANCE R7)."""
+        ranges = self.layout.point_vnis
+        if scope is not Scope.REPLICATOR or not ranges:
+            return
+        if not any(low <= frame.number <= high for low, high in ranges):
+            raise Drop("wrong_point")
+
+    def list_of(self, frame: Parsed, scope: Scope) -> tuple[ReplicationList, IPAddress | None]:
+        """Rule 2.5: the most specific list, and the group where it had to be recovered."""
+        tunnel = frame.tunnel
+        if scope is Scope.NVE or tunnel is None:
+            keys = (*self.inner_keys(frame, scope), self.number_key(frame, scope))
+            return self.first(keys, "unknown_vni"), None
+        if tunnel.destination.is_multicast:
+            keys = (*self.inner_keys(frame, scope), *outer_keys(scope, tunnel, tunnel.destination))
+            return self.first(keys, "unknown_group"), None
+        for key in (*self.inner_keys(frame, scope), self.number_key(frame, scope)):
+            if key in self.lists:
+                return self.lists[key], None
+        group = self.recover_group(frame, tunnel)
+        return self.first(outer_keys(scope, tunnel, group), "unknown_group"), group
+
+    def first(self, keys: Iterable[GroupKey], reason: str) -> ReplicationList:
+        """The list of the first key that has one."""
+        for key in keys:
+            if key in self.lists:
+                return self.lists[key]
+        raise Drop(reason)
+
+    def inner_keys(self, frame: Parsed, scope: Scope) -> Iterator[GroupKey]:
+        """Rule 2.5: (encap, number, inner S, inner G), (encap, number, inner G); none if G is no group."""
+        packet = frame.inner_packet
+        if packet is not None and packet.destination.is_multicast:
+            yield vni_key(scope, frame.number_encap, frame.number, packet.destination, packet.source)
+            yield vni_key(scope, frame.number_encap, frame.number, packet.destination)
+
+    def number_key(self, frame: Parsed, scope: Scope) -> GroupKey:
+        """Rule 2.5: (encap, number)."""
+        return vni_key(scope, frame.number_encap, frame.number)
+
+    def recover_group(self, frame: Parsed, tunnel: Packet) -> IPAddress:
+        """Rule 2.5, last part (CONFORMANCE D14): the one group that this frame can belong to."""
+        networks = networks_with(self.layout, frame.encap, frame.number)
+        if not networks:
+            raise Drop("unknown_vni")
+        groups = {group_in(network, frame) for network in networks} - {None}
+        if len(groups) != 1:
+            raise Drop("ambiguous_group")
+        group = groups.pop()
+        if group is None or group.version != tunnel.version:
+            raise Drop("ambiguous_group")
+        return group
+
+    def check_networks(self, frame: Parsed, scope: Scope) -> None:
+        """Rule 2.6: the number belongs to a network of the group, where networks know either."""
+        tunnel = frame.tunnel
+        if tunnel is None or not tunnel.destination.is_multicast:
+            return
+        group = tunnel.destination
+        with_number = networks_with(self.layout, frame.encap, frame.number)
+        with_group = [n for n in self.layout.networks if group in n.groups()]
+        if scope is not Scope.NVE and not with_number and not with_group:
+            return
+        if not any(n in with_group for n in with_number):
+            raise Drop("wrong_group")
+
+    def check_member(
+        self, in_port: int, frame: Parsed, scope: Scope, source_class: SourceClass, found: ReplicationList
+    ) -> None:
+        """Rule 2.7 (CONFORMANCE R6, D15)."""
+        if frame.outer is None:
+            return
+        sender = frame.outer.source
+        if scope is Scope.REPLICATOR:
+            members = {e.owner for e in (*found.remote, *found.local)}
+            if Owner(address=sender) not in members and not self.is_allowed_from(frame, scope):
+                raise Drop("unknown_peer")
+        if self.layout.strict_members and scope is Scope.DEVICE and source_class is SourceClass.LOCAL:
+            members = {e.owner for e in found.local}
+            if Owner(in_port) not in members and Owner(in_port, sender) not in members:
+                raise Drop("not_a_member")
+
+    def receivers(
+        self, in_port: int, frame: Parsed, scope: Scope, source_class: SourceClass, found: ReplicationList
+    ) -> tuple[Egress, ...]:
+        """Rules 2.2 and 2.9: the segments that the class has, less the frame's owners, in list order."""
+        owners = {Owner(in_port)}
+        if frame.outer is not None:
+            if source_class is SourceClass.LOCAL and self.is_local_nve(in_port, frame):
+                owners.add(Owner(in_port, frame.outer.source))
+            elif self.is_peer(frame, scope):
+                owners.add(Owner(address=frame.outer.source))
+        egresses = sorted(found.local, key=egress_order)
+        if source_class is not SourceClass.REMOTE:
+            egresses += sorted(found.remote, key=egress_order)
+        return tuple(e for e in egresses if e.owner not in owners)
+
+
+def outer_keys(scope: Scope, tunnel: Packet, group: IPAddress) -> tuple[GroupKey, GroupKey]:
+    """Rule 2.5: outer (S,G), then outer G."""
+    return group_key(scope, group, tunnel.source), group_key(scope, group)
+
+
+def group_in(network: Network, frame: Parsed) -> IPAddress | None:
+    """Rule 2.5: the group of this network's frame: the longest prefix of its maps, else its own."""
+    packet = frame.inner_packet
+    if packet is not None:
+        maps = [m for m in network.maps if packet.destination in m.inner]
+        if maps:
+            return max(maps, key=lambda m: m.inner.prefixlen).group
+    return network.group
+
+
+def tunnel_ecn(frame: Parsed, tunnel: Packet) -> int | None:
+    """The ECN field of the tunnel packet once the nested tunnel around it, if any, is gone."""
+    own = ecn_of(frame.data, tunnel.start)
+    if not frame.nested or frame.outer is None:
+        return own
+    return decapsulated_ecn(ecn_of(frame.data, frame.outer.start), own)
+
+
+def inner_ecn(frame: Parsed, outside: int) -> int | None:
+    """The ECN field of the tenant's packet once its tunnel is gone; of a frame without one, Not-ECT."""
+    if frame.inner_packet is None:
+        return 0
+    return decapsulated_ecn(outside, ecn_of(frame.data, frame.inner_packet.start))
+
+
+def check_ecn(frame: Parsed, scope: Scope) -> None:
+    """Rule 2.8 (RFC 6040 section 4.2): congestion that the packet inside cannot carry on."""
+    if frame.tunnel is None:
+        return
+    outside = tunnel_ecn(frame, frame.tunnel)
+    if outside is None:
+        raise Drop("ecn_not_capable")
+    if scope is Scope.NVE and inner_ecn(frame, outside) is None:
+        raise Drop("ecn_not_capable")

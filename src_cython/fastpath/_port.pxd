@@ -1,0 +1,44 @@
+# What passes between replication and a port: runs, requests to send, and the operations of a port.
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from fastpath._trie cimport directory_t
+from fastpath._frame cimport batch_t, egress_state_t, frame_t
+from fastpath._layout cimport layout_t
+
+# One frame, or the frames of a train, and what their copies have in common. Indices are the keeps.
+cdef struct run_t:
+    frame_t *frame            # the first; of a train, the one whose headers serve for all
+    uint32_t n_frames
+    uint8_t sums_known        # bit per keep
+    uint32_t sums[3]          # ones' complement sums of the kept bytes
+    const uint8_t *kept[3]
+    uint32_t kept_size[3]     # of a train: of one segment
+
+# One run to consecutive egresses of one list, all on one port, never expanded: a port may fan out by itself.
+cdef struct tx_t:
+    run_t *run
+    const uint32_t *egresses
+    uint32_t n_egresses
+    uint16_t out_port
+    const directory_t *directory
+    const layout_t *layout
+    egress_state_t *states
+    uint64_t *drops           # by reason
+    # a train: all of the egresses ride it. NULL: a single frame.
+    const uint8_t *train
+    uint32_t train_size
+
+# A port as the engine calls it. `receive` fills the batch (at most `capacity` frames) and returns their number, 0 for none now, or
+# -errno. `transmit` returns how many copies the port took; each other one that it was asked for it counts in `drops`. `flush` ends a
+# burst; `release` gives a batch back, once. Both may be NULL, and one of the first two.
+cdef struct port_t:
+    int (*receive)(port_t *port, batch_t *batch) noexcept nogil
+    int64_t (*transmit)(port_t *port, tx_t *tx) noexcept nogil
+    int (*flush)(port_t *port) noexcept nogil
+    void (*release)(port_t *port, batch_t *batch) noexcept nogil
+    void *state               # the port's own
+    uint16_t index            # its place among the ports of the layout
+    bint trains               # takes super-frames
+
+
+cdef class IoPort:
+    cdef port_t port

@@ -1,0 +1,19 @@
+"""The base of all ports: a table of C operations."""
+
+
+cdef class IoPort:
+    """A place where frames come in or copies go out; the kinds are in `fastpath.ports`."""
+
+    @property
+    def index(self):
+        """Its place among the ports of the layout; the forwarder sets it."""
+        return self.port.index
+
+    @index.setter
+    def index(self, value):
+        self.port.index = value
+
+    @property
+    def trains(self):
+        """Does it take super-frames?"""
+        return bool(self.port.trains)

@@ -1,0 +1,236 @@
+"""A port in memory: frames pushed by Python come in, copies go out into one arena. For tests and benchmarks.
+
+The arena is the contract of a real transmit ring in small: fixed room, a copy that does not fit is refused and counted, and a
+train is kept as it was handed over (heads, and one payload for all of them) until someone pops it.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memset
+from fastpath._copy cimport copy_write, train_head_write, tx_count, tx_program, tx_refuse
+from fastpath._frame cimport (
+    BATCH_MAX, FRAME_SIZE_MAX, HEAD_MAX, REASON_PORT_REFUSED, batch_t, frame_t, program_t,
+)
+from fastpath._port cimport IoPort, port_t, tx_t
+
+# A frame that waits to come in; its bytes stand at `offset`.
+cdef struct waiting_t:
+    uint64_t offset
+    uint64_t time_ns
+    uint32_t size
+    uint16_t mark_start
+    uint16_t mark_offset
+    uint16_t vlan_tpid
+    uint16_t vlan_tci
+    uint8_t marked
+
+# What stands before each copy or train head in the arena.
+cdef struct record_t:
+    uint64_t train            # where the payload of its train stands
+    uint32_t size             # of the copy, or of the head of a train
+    uint32_t train_size       # 0: a copy
+    uint32_t segment_size
+    uint32_t _pad
+
+cdef inline uint64_t aligned(uint64_t size) noexcept nogil:
+    return (size + 7) & ~<uint64_t>7
+
+
+cdef struct memory_t:
+    uint8_t *bytes_in
+    uint64_t in_used
+    uint64_t in_room
+    waiting_t *waiting
+    uint64_t n_waiting
+    uint64_t waiting_room
+    uint64_t cursor
+    uint8_t *out
+    uint64_t out_used
+    uint64_t capacity
+    bint overwrite
+
+
+cdef class MemoryIo(IoPort):
+    """A memory port with room for `capacity` bytes of copies.
+
+    `trains`: take super-frames. `overwrite`: when full, forget what is there instead of refusing (benchmarks).
+    """
+
+    cdef memory_t _m
+
+    def __cinit__(self, uint64_t capacity=1 << 26, bint trains=False, bint overwrite=False):
+        self._m.capacity = capacity
+        self._m.overwrite = overwrite
+        self._m.out = <uint8_t *>malloc(capacity)
+        if self._m.out == NULL:
+            raise MemoryError
+        self.port.receive = memory_receive
+        self.port.transmit = memory_transmit
+        self.port.trains = trains
+        self.port.state = &self._m
+
+    def __dealloc__(self):
+        free(self._m.bytes_in)
+        free(self._m.waiting)
+        free(self._m.out)
+
+    def push(self, data, mark=None, vlan=None, uint64_t time_ns=0):
+        """Queue one frame (bytes). `mark`: (start, offset) of an unfinished checksum; `vlan`: (TPID, TCI) out of band."""
+        cdef const uint8_t[::1] view = data
+        cdef uint64_t size = view.shape[0]
+        cdef waiting_t *frame
+        if not 0 < size <= FRAME_SIZE_MAX:
+            raise ValueError(f"a frame of {size} bytes; expected 1 to {FRAME_SIZE_MAX}")
+        if self._m.in_used + size > self._m.in_room:
+            self._m.in_room = 2 * (self._m.in_used + size)
+            self._m.bytes_in = <uint8_t *>self._grow(self._m.bytes_in, self._m.in_room)
+        if self._m.n_waiting == self._m.waiting_room:
+            self._m.waiting_room = 2 * self._m.n_waiting + 256
+            self._m.waiting = <waiting_t *>self._grow(self._m.waiting, self._m.waiting_room * sizeof(waiting_t))
+        frame = &self._m.waiting[self._m.n_waiting]
+        memset(frame, 0, sizeof(waiting_t))
+        frame.offset = self._m.in_used
+        frame.size = <uint32_t>size
+        frame.time_ns = time_ns
+        if mark is not None:
+            frame.marked = 1
+            frame.mark_start, frame.mark_offset = mark
+        if vlan is not None:
+            frame.vlan_tpid, frame.vlan_tci = vlan
+        memcpy(self._m.bytes_in + self._m.in_used, &view[0], size)
+        self._m.in_used += size
+        self._m.n_waiting += 1
+
+    cdef void *_grow(self, void *memory, uint64_t size) except NULL:
+        memory = realloc(memory, size)
+        if memory == NULL:
+            raise MemoryError
+        return memory
+
+    def rewind(self):
+        """Let all frames come in once more, as the data path left them: the next round of a benchmark."""
+        self._m.cursor = 0
+
+    def clear(self):
+        """Forget the copies in the arena and the frames that have come in."""
+        self._m.out_used = 0
+        if self._m.cursor == self._m.n_waiting:
+            self._m.cursor = self._m.n_waiting = self._m.in_used = 0
+
+    def records(self):
+        """What stands in the arena, oldest first: (copy, b"", 0), or (head, payload, segment size) of a train."""
+        cdef uint64_t at = 0
+        cdef record_t *record
+        out = []
+        while at < self._m.out_used:
+            record = <record_t *>(self._m.out + at)
+            data = PyBytes_FromStringAndSize(<char *>(record + 1), record.size)
+            if record.train_size:
+                out.append((
+                    data, PyBytes_FromStringAndSize(<char *>self._m.out + record.train, record.train_size), record.segment_size
+                ))
+            elif record.size:
+                out.append((data, b"", 0))
+            at += aligned(sizeof(record_t) + record.size)
+            if record.size == 0:
+                at += aligned(record.segment_size)
+        return out
+
+    @property
+    def bytes_used(self):
+        """Bytes of the arena in use."""
+        return self._m.out_used
+
+
+cdef int memory_receive(port_t *port, batch_t *batch) noexcept nogil:
+    cdef memory_t *m = <memory_t *>port.state
+    cdef waiting_t *waiting
+    cdef frame_t *f
+    while batch.n < batch.capacity and m.cursor < m.n_waiting:
+        waiting = &m.waiting[m.cursor]
+        f = &batch.frames[batch.n]
+        f.data = m.bytes_in + waiting.offset
+        f.size = waiting.size
+        f.time_ns = waiting.time_ns
+        f.in_port = port.index
+        f.marked = waiting.marked
+        f.mark_start = waiting.mark_start
+        f.mark_offset = waiting.mark_offset
+        f.vlan_tpid = waiting.vlan_tpid
+        f.vlan_tci = waiting.vlan_tci
+        batch.n += 1
+        m.cursor += 1
+    return <int>batch.n
+
+
+cdef record_t *reserve(memory_t *m, uint64_t size) noexcept nogil:
+    """Room for a record of `size` bytes and what a head may overwrite behind it; NULL when there is none."""
+    cdef record_t *record
+    if m.out_used + sizeof(record_t) + size + HEAD_MAX > m.capacity:
+        if not m.overwrite or sizeof(record_t) + size + HEAD_MAX > m.capacity:
+            return NULL
+        m.out_used = 0
+    record = <record_t *>(m.out + m.out_used)
+    record.train = 0
+    record.size = <uint32_t>size
+    record.train_size = 0
+    record.segment_size = 0
+    return record
+
+
+cdef int64_t transmit_train(memory_t *m, tx_t *tx) noexcept nogil:
+    """One payload record (size 0, its length in segment_size), then one head record per destination."""
+    cdef record_t *record
+    cdef const program_t *p
+    cdef uint32_t k, number, size
+    cdef uint64_t train = 0, room = tx.train_size + tx.n_egresses * (sizeof(record_t) + HEAD_MAX + 8)
+    cdef int64_t taken = 0
+    cdef uint8_t *out
+    record = reserve(m, room)
+    if record != NULL:
+        record.size = 0
+        record.segment_size = tx.train_size
+        train = m.out_used + sizeof(record_t)
+        memcpy(m.out + train, tx.train, tx.train_size)
+        m.out_used = aligned(train) + aligned(tx.train_size)
+    for k in range(tx.n_egresses):
+        p = tx_program(tx, k, &number, &size)
+        if p == NULL:
+            continue
+        if record == NULL:
+            tx_refuse(tx, k, REASON_PORT_REFUSED)
+            continue
+        record = <record_t *>(m.out + m.out_used)
+        out = <uint8_t *>(record + 1)
+        record.train = train
+        record.train_size = tx.train_size
+        record.size = train_head_write(out, tx, k, p)
+        record.segment_size = size - record.size
+        m.out_used += aligned(sizeof(record_t) + record.size)
+        tx_count(tx, k, <uint64_t>record.size * tx.run.n_frames + tx.train_size)
+        taken += tx.run.n_frames
+    return taken
+
+
+cdef int64_t memory_transmit(port_t *port, tx_t *tx) noexcept nogil:
+    cdef memory_t *m = <memory_t *>port.state
+    cdef record_t *record
+    cdef const program_t *p
+    cdef uint32_t k, number, size
+    cdef int64_t taken = 0
+    if tx.train != NULL:
+        return transmit_train(m, tx)
+    for k in range(tx.n_egresses):
+        p = tx_program(tx, k, &number, &size)
+        if p == NULL:
+            continue
+        record = reserve(m, size)
+        if record == NULL:
+            tx_refuse(tx, k, REASON_PORT_REFUSED)
+            continue
+        copy_write(<uint8_t *>(record + 1), tx, k, p, number, size)
+        m.out_used += aligned(sizeof(record_t) + size)
+        tx_count(tx, k, size)
+        taken += 1
+    return taken

@@ -1,0 +1,38 @@
+"""The tree stays readable and light."""
+
+import re
+
+from tests.house.tree import ROOT, files, run, sources
+
+LINES = 450
+BYTES = 1_000_000
+
+
+def test_no_source_file_is_longer_than_a_reader_can_hold():
+    lengths = {str(path): len((ROOT / path).read_text().splitlines()) for path in sources()}
+    assert {path: length for path, length in lengths.items() if length > LINES} == {}
+
+
+def test_no_file_weighs_more_than_a_megabyte():
+    sizes = {str(path): (ROOT / path).stat().st_size for path in files()}
+    assert {path: size for path, size in sizes.items() if size > BYTES} == {}
+
+
+def test_the_licence_is_there_in_full():
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_make_help_tells_of_every_target():
+    makefile = (ROOT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    targets = {name for name in phony.split() if not name.endswith("-build")}
+    told = run("make", "--no-print-directory", "help", cwd=ROOT)
+    assert {line.split()[1] for line in told.splitlines()} == targets
+
+
+def test_what_ci_runs_is_a_target():
+    steps = set(re.findall(r"\bmake (\S+)", (ROOT / ".ci" / "run").read_text()))
+    assert {"test", "lint", "debug", "fuzz"} <= steps
+    assert steps <= set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
