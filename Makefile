@@ -16,7 +16,10 @@ ARGS ?=
 # saw, it is not.
 SETUP := CFLAGS=-Werror FASTPATH_HOOKS=1 flock .lock $(PY) setup.py -q
 ROOT := $(CURDIR)
-UNDER = FASTPATH_BUILD=$(ROOT)/build/$1/lib PYTHONSAFEPATH=1 PYTHONPATH=$(ROOT)/build/$1/lib:$(ROOT)
+# Python would put the current directory, and a script's own, in front of all: PYTHONSAFEPATH forbids that, to the
+# processes that tests start as well, so the scripts are told where their neighbours are.
+UNDER = FASTPATH_BUILD=$(ROOT)/build/$1/lib PYTHONSAFEPATH=1 \
+	PYTHONPATH=$(ROOT)/build/$1/lib:$(ROOT):$(ROOT)/scripts
 # Python itself is not built with the sanitizer, so its runtime is loaded first; the interpreter's own leaks are not
 # ours. Pytest must leave file descriptor 2 alone (--capture=sys): a finding ends the process, and its report with it.
 SANITIZED = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc \

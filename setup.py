@@ -3,7 +3,7 @@
 All directives and C flags of the project stand here, once; pyproject.toml holds the rest. The environment
 chooses:
 
-    FASTPATH_DEBUG=1      bounds and None checks, allocation counts (the C macro FASTPATH_DEBUG)
+    FASTPATH_DEBUG=1      bounds checks, allocation counts (the C macro FASTPATH_DEBUG)
     FASTPATH_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer
     FASTPATH_HOOKS=1      also tests/native/*.pyx, the tests' own way to C functions; never in a wheel
     FASTPATH_PURE=1       nothing compiled: `make build` installs first, and compiles in place afterwards
@@ -40,8 +40,8 @@ DIRECTIVES = {
     "wraparound": False,
     "cdivision": True,
     "initializedcheck": DEBUG,
-    "nonecheck": DEBUG,
     "embedsignature": True,
+    "show_performance_hints": not DEBUG,  # a debug build is slow on purpose
     "warn.unreachable": True,
     "warn.unused": True,  # a counter that nobody reads is called _
 }

@@ -72,6 +72,7 @@ class Compiler:
         self._egress_ids: dict[Egress, int] = {}
         self._egresses: list[Egress] = []
         self._fresh: dict[int, bytes] = {}
+        self._classes: dict[object, int] = {}
         self._table = LayoutTable(layout, self._sender_id)
         self._numbers = _numbers_by_group(layout)
         self.fib = Fib.empty(self._table)
@@ -93,7 +94,7 @@ class Compiler:
         if known is not None:
             return known
         new = len(self._egresses)
-        self._fresh[new] = pack_egress(egress, self._owner_id(egress.owner), self.layout)
+        self._fresh[new] = pack_egress(egress, self._owner_id(egress.owner), self._classes, self.layout)
         self._egress_ids[egress] = new
         self._egresses.append(egress)
         return new
@@ -167,11 +168,12 @@ def _ordered(columns: Columns) -> npt.NDArray[np.uint32]:
     """`ids` with each segment of each list in `egress_order`."""
     ranks = np.empty(len(columns.egresses), np.uint64)
     ranks[sorted(range(len(ranks)), key=lambda i: egress_order(columns.egresses[i]))] = np.arange(len(ranks))
-    sizes = np.diff(columns.offsets.astype(np.int64))
+    offsets = columns.offsets.astype(np.int64)
+    sizes = offsets[1:] - offsets[:-1]
     if np.any(sizes < 0) or len(columns.offsets) != len(columns.keys) + 1 or int(sizes.sum()) != len(columns.ids):
         raise ValueError("offsets do not divide the ids among the keys")
     rows = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes)
-    places = np.arange(len(columns.ids), dtype=np.int64) - np.repeat(columns.offsets[:-1].astype(np.int64), sizes)
+    places = np.arange(len(columns.ids), dtype=np.int64) - np.repeat(offsets[:-1], sizes)
     remote = (places >= np.repeat(columns.n_local.astype(np.int64), sizes)).astype(np.uint64)
     wanted = rows << np.uint64(33) | remote << np.uint64(32) | ranks[columns.ids]
     if np.all(wanted[1:] > wanted[:-1]):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import struct
 
+from fastpath.captures import PcapSink, PcapSource
 from fastpath.encap.program import words_sum
 from fastpath.io._memory import MemoryIo
 from fastpath.model import Frame
 
-__all__ = ["MemoryPort"]
+__all__ = ["MemoryPort", "PcapSink", "PcapSource"]
 
 
 class MemoryPort(MemoryIo):

@@ -1,7 +1,7 @@
 """Frames made byte by byte, so that any field can be wrong: the seeds of the cases and of the random batches.
 
-The defaults make right frames; `test_reference` holds them against scapy. A length or checksum given by hand is
-written as it is. Every builder of a whole frame ends in `wire`, which takes the VLAN tags.
+The defaults make right frames; `test_reference` holds them against scapy. A length or checksum that is given
+is written as it is. Every builder of a whole frame ends in `wire`, which takes the VLAN tags.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def _check_device(config: Config, report: Report, device: DeviceTable, found: Wa
         report.error(place, f"{address} is given twice for {group}, first in line {report.line(first)}")
     _check_members(config, report, device, own)
     if device.tunnel == "nested":
-        _check_room(config, report, device, found)
+        _check_room(config, report, device)
         if device.source == "keep":
             report.warning(
                 ("device", "source"), 'is for tunnel = "rewrite"; nested copies always carry device.address'
@@ -196,7 +196,7 @@ def _check_members(config: Config, report: Report, device: DeviceTable, own: dic
         report.error(place, f"{who} is already a member of {group} in line {report.line(first)}")
 
 
-def _check_room(config: Config, report: Report, device: DeviceTable, found: Ways) -> None:
+def _check_room(config: Config, report: Report, device: DeviceTable) -> None:
     """Whether nested copies of what the NVEs may send fit the ports to the peers."""
     if not (device.peers or device.manager) or report.is_damaged(("device", "address")):
         return
@@ -209,9 +209,8 @@ def _check_room(config: Config, report: Report, device: DeviceTable, found: Ways
         if inner
         else "full-size frames of VMs (1550 bytes in VXLAN)"
     )
-    used = {found.out_port(address) for _, _, address in _peers(device)}
     for i, port in enumerate(config.ports):
-        if (i in used or "core" in port.faces) and 0 < port.mtu < needs:
+        if "core" in port.faces and 0 < port.mtu < needs:
             report.warning(
                 ("port", i, "mtu"),
                 f"{port.mtu} is too small for nested tunnels: they add {adds} bytes, so {what} are "

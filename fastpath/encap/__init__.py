@@ -26,7 +26,7 @@ MADE: Mapping[Encap, Callable[[Outer, Layout], Program]] = {
     Encap.NVGRE: lambda outer, layout: nvgre.made(outer),
 }
 
-_EGRESS = struct.Struct("<IIHBB20x")
+_EGRESS = struct.Struct("<IIHBBI16x")
 _ANY_ENCAP = 255
 _FRAMES_NUMBER = 0xFFFFFFFF
 
@@ -72,9 +72,14 @@ def programs(egress: Egress, layout: Layout) -> tuple[Program, Program | None]:
     return Program(b"", Keep.INNER, Patch(0)), None
 
 
-def pack_egress(egress: Egress, owner_id: int, layout: Layout) -> bytes:
-    """Lay an egress and its programs out as the `egress_t` of the data path."""
+def pack_egress(egress: Egress, owner_id: int, class_ids: dict[object, int], layout: Layout) -> bytes:
+    """Lay an egress and its programs out as the `egress_t` of the data path.
+
+    Egresses that differ in nothing but addresses get the same number from `class_ids`: their copies of a frame are worked out
+    together.
+    """
     native, made = programs(egress, layout)
+    shape = (egress.out_port, egress.form, egress.encap, egress.vni, native.shape(), made and made.shape())
     return (
         _EGRESS.pack(
             owner_id,
@@ -82,6 +87,7 @@ def pack_egress(egress: Egress, owner_id: int, layout: Layout) -> bytes:
             egress.out_port,
             egress.form,
             _ANY_ENCAP if egress.encap is None else egress.encap,
+            class_ids.setdefault(shape, len(class_ids)),
         )
         + native.pack()
         + (NO_PROGRAM if made is None else made.pack())

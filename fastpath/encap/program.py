@@ -62,14 +62,24 @@ class Program:
     number: int = 0
     rides: int = CANNOT_RIDE
 
+    def shape(self) -> tuple[object, ...]:
+        """What is left of a program without addresses: equal where copies are alike but for these."""
+        addresses, end = self._addresses()
+        rest = self.head[6:addresses] + self.head[end:]
+        return (rest, self.keep, self.patches, self.version, self.ip, self.udp, self.number, self.rides)
+
+    def _addresses(self) -> tuple[int, int]:
+        """Where the IP addresses stand in the head."""
+        if not self.ip:
+            return len(self.head), len(self.head)
+        first = self.ip + (12 if self.version == 4 else 8)
+        return first, first + (8 if self.version == 4 else 32)
+
     def pack(self) -> bytes:
         """Lay out as `program_t`, with the sums of what never changes taken in advance."""
-        address_sum = ip_sum = 0
-        if self.ip:
-            addresses = self.ip + (12 if self.version == 4 else 8)
-            end = addresses + (8 if self.version == 4 else 32)
-            address_sum = words_sum(self.head[addresses:end])
-            ip_sum = words_sum(self.head[self.ip : addresses]) if self.version == 4 else 0
+        addresses, end = self._addresses()
+        ip_sum = words_sum(self.head[self.ip : addresses]) if self.version == 4 else 0
+        address_sum = words_sum(self.head[addresses:end])
         return _PROGRAM.pack(
             self.head,
             address_sum,
@@ -89,7 +99,7 @@ class Program:
 NO_PROGRAM = bytes(_PROGRAM.size)
 
 
-def words_sum(data: bytes) -> int:
+def words_sum(data: bytes | bytearray) -> int:
     """Sum of the big-endian 16-bit words of `data`, not folded."""
     return sum(struct.unpack(f">{len(data) // 2}H", data))
 

@@ -258,7 +258,7 @@ class Lookup:
         """Rules 2.2 and 2.9: the segments that the class has, less the frame's owners, in list order."""
         owners = {Owner(in_port)}
         if frame.outer is not None:
-            if source_class is SourceClass.LOCAL and self.is_local_nve(in_port, frame):
+            if source_class is not SourceClass.REMOTE and self.is_local_nve(in_port, frame):
                 owners.add(Owner(in_port, frame.outer.source))
             elif self.is_peer(frame, scope):
                 owners.add(Owner(address=frame.outer.source))

@@ -5,7 +5,8 @@ groups every step of a lookup misses the cache, and 256 misses side by side cost
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from fastpath._decap cimport NO_ENDPOINT, decap_frame, load_destination, load_source, load_tos
+from fastpath._decap cimport NO_ENDPOINT, decap_frame
+from fastpath._ip cimport load_destination, load_source, load_tos
 from fastpath._trie cimport (
     KIND_GROUP, KIND_INNER_GROUP, KIND_INNER_SOURCE_GROUP, KIND_SOURCE_GROUP, KIND_VNI, directory_egress,
     directory_t, entry_egresses, entry_numbers, fib_page, fib_t, key_equal, key_hash, key_meta, node_slot,
@@ -22,7 +23,7 @@ from fastpath._layout cimport (
     NO_ROW, address_equal, address_is_ipv4, address_is_multicast, address_table_find, allowed_from,
     layout_t, network_find, network_row_t, port_row_t, prefix_holds,
 )
-from fastpath._normalise cimport normalise_frame
+from fastpath._normalise cimport ecn_inside, normalise_frame
 
 cdef extern from *:
     void __builtin_prefetch(const void *) noexcept nogil
@@ -34,7 +35,7 @@ cdef inline void drop(frame_t *f, uint8_t reason) noexcept nogil:
 
 
 cdef inline uint32_t tagged_number(const frame_t *f) noexcept nogil:
-    return <uint32_t>f.encap << 24 | f.number
+    return <uint32_t>f.number_encap << 24 | f.number
 
 
 cdef inline bint in_point_ranges(const layout_t *layout, uint32_t number) noexcept nogil:
@@ -53,6 +54,7 @@ cdef inline uint8_t identify(frame_t *f, const layout_t *layout) noexcept nogil:
     cdef uint32_t peer, nve = OWNER_NONE
     f.owner_port = f.in_port
     f.owner_sender = OWNER_NONE
+    f.from_nve = 0
     f.entry = NULL
     f.source_class = CLASS_LOCAL
     if f.encap == ENCAP_RAW:
@@ -64,15 +66,14 @@ cdef inline uint8_t identify(frame_t *f, const layout_t *layout) noexcept nogil:
     peer = address_table_find(&layout.peers, &f.sender, f.scope)
     if port.has_nves:
         nve = address_table_find(&layout.nves, &f.sender, f.in_port)
-    if port.faces & FACES_CORE and (not port.faces & FACES_NVE or peer != OWNER_NONE):
+    if f.endpoint != NO_ENDPOINT and layout.endpoints[f.endpoint].replicate:
+        f.source_class = CLASS_ALL
+    elif port.faces & FACES_CORE and (not port.faces & FACES_NVE or peer != OWNER_NONE):
         f.source_class = CLASS_REMOTE
-    f.owner_sender = peer
-    if f.source_class == CLASS_LOCAL and nve != OWNER_NONE:
-        f.owner_sender = nve
+    f.from_nve = nve != OWNER_NONE and f.source_class != CLASS_REMOTE
+    f.owner_sender = nve if f.from_nve else peer
     if f.endpoint == NO_ENDPOINT:
         return REASON_NONE
-    if layout.endpoints[f.endpoint].replicate:
-        f.source_class = CLASS_ALL
     asked = f.scope != SCOPE_NVE or layout.nve_allow_from
     if asked and layout.n_allow_from:
         f.allowed = allowed_from(layout, f.scope, &f.sender)
@@ -99,11 +100,11 @@ cdef inline bint make_key(const frame_t *f, uint8_t kind, key_t *key) noexcept n
             return False
         if kind == KIND_INNER_SOURCE_GROUP:
             load_source(f.data + f.inner_ip, f.inner_version, &key.source)
-        key.kind_scope_encap_number = key_meta(kind, f.scope, f.encap, f.number)
+        key.kind_scope_encap_number = key_meta(kind, f.scope, f.number_encap, f.number)
     elif kind == KIND_VNI:
         if not by_number(f):
             return False
-        key.kind_scope_encap_number = key_meta(kind, f.scope, f.encap, f.number)
+        key.kind_scope_encap_number = key_meta(kind, f.scope, f.number_encap, f.number)
     else:
         if not f.to_group or f.scope == SCOPE_NVE:
             return False
@@ -184,14 +185,13 @@ cdef inline uint8_t recover_group(frame_t *f, const layout_t *layout) noexcept n
     if at == NO_ROW:
         return REASON_UNKNOWN_VNI
     while at < layout.n_networks and layout.networks[at].tagged_number == tagged_number(f):
-        if not network_group(f, &layout.networks[at], &group):
-            return REASON_AMBIGUOUS_GROUP
-        if found and not address_equal(&group, &f.group):
-            return REASON_AMBIGUOUS_GROUP
-        f.group = group
-        found = True
+        if network_group(f, &layout.networks[at], &group):
+            if found and not address_equal(&group, &f.group):
+                return REASON_AMBIGUOUS_GROUP
+            f.group = group
+            found = True
         at += 1
-    if address_is_ipv4(&f.group) != (f.version == 4):
+    if not found or address_is_ipv4(&f.group) != (f.version == 4):
         return REASON_AMBIGUOUS_GROUP
     f.to_group = 1
     return REASON_NONE
@@ -255,11 +255,15 @@ cdef inline uint32_t count_owner(const entry_t *entry, uint32_t n, const directo
 
 cdef inline bint ecn_lost(const frame_t *f) noexcept nogil:
     """RFC 6040 section 4.2: congestion outside, over a packet that cannot carry the mark."""
-    if f.nested and load_tos(f.data + f.ut, f.ut_version) & 3 == 3 and f.tos & 3 == 0:
-        return True
+    cdef uint8_t outside = f.tos & 3
+    if f.nested:
+        outside = load_tos(f.data + f.ut, f.ut_version) & 3
+        if outside == 3 and f.tos & 3 == 0:
+            return True
+        outside = ecn_inside(outside, f.tos & 3)
     return (
-        f.scope == SCOPE_NVE and f.encap != ENCAP_RAW and f.inner_version != 0
-        and f.tos & 3 == 3 and load_tos(f.data + f.inner_ip, f.inner_version) & 3 == 0
+        outside == 3 and f.scope == SCOPE_NVE and f.encap != ENCAP_RAW and f.inner_version != 0
+        and load_tos(f.data + f.inner_ip, f.inner_version) & 3 == 0
     )
 
 
@@ -276,7 +280,7 @@ cdef inline uint8_t judge(frame_t *f, const fib_t *fib) noexcept nogil:
         return REASON_UNKNOWN_PEER
     if layout.strict_members and f.scope == SCOPE_DEVICE and f.source_class == CLASS_LOCAL and count_owner(
         entry, entry.n_local, fib.directory, f.owner_port
-    ) + count_owner(entry, entry.n_local, fib.directory, f.owner_sender) == 0:
+    ) + count_owner(entry, entry.n_local, fib.directory, f.owner_sender if f.from_nve else OWNER_NONE) == 0:
         return REASON_NOT_A_MEMBER
     if ecn_lost(f):
         return REASON_ECN_NOT_CAPABLE

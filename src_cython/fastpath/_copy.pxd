@@ -1,23 +1,23 @@
 # The one operation behind every copy: strip to what is kept, prepend a head, patch. Section 4 of README.md in this folder.
 #
-# A port asks `tx_program` for each egress, which answers NULL where no copy is made (and has counted why), makes room for
-# `size` + HEAD_MAX bytes, and has `copy_write` fill it. Heads are copied at their largest size: a fixed copy is a few
-# vector stores, a variable one a function call.
+# All copies of a run at egresses of one class are alike but for addresses, identification and checksums. What they have in common,
+# whether they are made at all included, is worked out once: the stamp. A port takes the stamp of each egress (`tx_stamp`, which
+# has counted why where no copy is made), finds room for `size` + HEAD_MAX bytes, and has `copy_write` fill it. Heads are copied at their
+# largest size: that is a few vector stores, a variable copy is a function call.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from fastpath._decap cimport TYPE_IPV4, TYPE_IPV6, address_words_sum
-from fastpath._trie cimport directory_egress
 from fastpath._frame cimport (
-    ENCAP_ANY, ENCAP_NVGRE, ENCAP_RAW, ENCAP_VXLAN, HEAD_MAX, KEEP_MT, KEEP_OVERLAY, NUMBER_NONE, PATCH_FLOW_ID,
-    PATCH_FLOW_PORT, PATCH_GRE_TYPE, PATCH_GROUP, PATCH_GROUP_MAC, PATCH_IPV4, PATCH_IPV6, PATCH_NUMBER, PATCH_PORTS,
-    PATCH_SOURCE, PATCH_UDP_FULL, REASON_NONE, REASON_NO_HEADER, REASON_NO_VSID, REASON_OVER_MTU,
-    REASON_TAG_IN_NVGRE, TRAIN_SIZE_MAX, address_t, egress_state_t, egress_t, frame_t, program_t,
+    ENCAP_ANY, ENCAP_NVGRE, ENCAP_RAW, ENCAP_VXLAN, HEAD_MAX, KEEP_MT, NUMBER_NONE, PATCH_FLOW_ID, PATCH_GRE_TYPE, PATCH_GROUP,
+    PATCH_GROUP_MAC, PATCH_IPV4, PATCH_NUMBER, PATCH_PORTS, PATCH_SOURCE, PATCH_UDP_FULL, REASON_NONE, REASON_NO_HEADER,
+    REASON_NO_VSID, REASON_OVER_MTU, REASON_TAG_IN_NVGRE, address_t, egress_state_t, egress_t, frame_t, program_t,
 )
+from fastpath._ip cimport PROTO_UDP, TYPE_IPV4, TYPE_IPV6, address_words_sum
 from fastpath._layout cimport NO_ROW, address_is_ipv4, layout_t, network_find
-from fastpath._port cimport run_t, tx_t
+from fastpath._port cimport CLASS_NONE, run_t, stamp_t, tx_t
+from fastpath._trie cimport directory_egress
 from fastpath._wire cimport (
-    wire_checksum, wire_fold, wire_load_be16, wire_load_be32, wire_load_be64, wire_store_be16, wire_store_be32,
-    wire_store_be64, wire_sum, wire_udp_checksum,
+    wire_checksum, wire_copy, wire_fold, wire_fold32, wire_load_be16, wire_load_be32, wire_store_be16, wire_store_be32, wire_store_be64,
+    wire_sum, wire_udp_checksum,
 )
 
 cdef enum form_t:             # fastpath.model.Form
@@ -40,9 +40,9 @@ cdef inline uint32_t made_number(const egress_t *e, const frame_t *f, const layo
     cdef uint32_t at
     if e.vni != NUMBER_NONE:
         return e.vni
-    if f.encap == ENCAP_RAW or f.encap == e.encap:
+    if f.number_encap == e.encap:
         return f.number
-    at = network_find(layout, <uint32_t>f.encap << 24 | f.number)
+    at = network_find(layout, <uint32_t>f.number_encap << 24 | f.number)
     return f.number if at == NO_ROW else layout.networks[at].other_number
 
 
@@ -89,20 +89,92 @@ cdef inline uint32_t packet_limit(const program_t *p, const frame_t *f, uint32_t
     return 65575 if p.version == 6 or (p.version == 0 and f.version == 6) else 65535
 
 
-cdef inline const program_t *tx_program(tx_t *tx, uint32_t k, uint32_t *number, uint32_t *size) noexcept nogil:
-    """The program for copy (or train) `k` of a request, and the size of one copy; NULL where it is dropped."""
-    cdef const egress_t *e = directory_egress(tx.directory, tx.egresses[k])
-    cdef const frame_t *f = tx.run.frame
-    cdef uint8_t reason
-    cdef const program_t *p = choose_program(e, f, tx.layout, number, &reason)
-    if p != NULL:
-        size[0] = p.head_size + tx.run.kept_size[p.keep]
-        if size[0] - 14 <= packet_limit(p, f, tx.layout.ports[tx.out_port].mtu):
-            return p
-        reason = REASON_OVER_MTU
+cdef inline uint32_t kept_sum(run_t *run, uint8_t keep) noexcept nogil:
+    if not run.sums_known >> keep & 1:
+        run.sums[keep] = wire_sum(run.kept[keep], run.kept_size[keep])
+        run.sums_known |= 1 << keep
+    return run.sums[keep]
+
+
+cdef inline uint32_t frame_addresses_sum(const program_t *p, const frame_t *f) noexcept nogil:
+    """The sum of those addresses that the head takes from MT."""
+    cdef const uint8_t *mt = f.data + f.mt
+    cdef uint32_t total = 0
+    if p.patches & PATCH_SOURCE:
+        total += wire_sum(mt + 12, 4) if p.version == 4 else wire_sum(mt + 8, 16)
+    if p.patches & PATCH_GROUP:
+        total += wire_sum(mt + 16, 4) if p.version == 4 else wire_sum(mt + 24, 16)
+    return total
+
+
+cdef inline void stamp_udp(stamp_t *stamp, const program_t *p, run_t *run) noexcept nogil:
+    """Ports, length, and what the checksum of every copy begins with: none, carried over, or in full."""
+    cdef const frame_t *f = run.frame
+    cdef uint32_t size = stamp.size - p.udp
+    cdef uint32_t ports = <uint32_t>0xc0000000 | (f.flow & 0x3fff) << 16 | wire_load_be16(p.head + p.udp + 2)
+    cdef uint16_t old = 0
+    cdef uint32_t at
+    if p.patches & PATCH_PORTS:
+        ports = wire_load_be32(f.data + f.transport)
+        old = wire_load_be16(f.data + f.transport + 6)
+    stamp.udp = <uint64_t>ports << 32 | <uint64_t>size << 16
+    stamp.has_udp_sum = 1
+    if old != 0:
+        stamp.udp_sum = <uint64_t><uint16_t>~old + <uint16_t>~address_words_sum(f.data + f.mt, f.version)
+    elif p.patches & PATCH_UDP_FULL or (p.patches & PATCH_PORTS and p.version == 6):
+        stamp.udp_sum = <uint64_t>PROTO_UDP + 2 * size + (ports >> 16) + (ports & 0xffff) + kept_sum(run, p.keep)
+        for at in range(p.udp + 8, p.head_size, 2):
+            stamp.udp_sum += wire_load_be16(p.head + at)
+        if p.patches & PATCH_NUMBER:
+            stamp.udp_sum += (stamp.number >> 16) + (stamp.number & 0xffff)
+        if p.patches & PATCH_GRE_TYPE:
+            stamp.udp_sum += stamp.ethertype
+    else:
+        stamp.has_udp_sum = 0
+
+
+cdef inline void stamp_ip(stamp_t *stamp, const program_t *p, uint8_t tos, uint32_t size) noexcept nogil:
+    """The first words of the IP header, which hold the TOS and the length."""
+    if p.patches & PATCH_IPV4:
+        stamp.ip = <uint32_t>0x4500 << 16 | <uint32_t>tos << 16 | size
+        stamp.ip_sum = p.ip_sum + tos + size
+    else:
+        stamp.ip = <uint32_t>6 << 28 | <uint32_t>tos << 20
+        stamp.ip_sum = size - 40
+
+
+cdef inline void stamp_make(stamp_t *stamp, const egress_t *e, tx_t *tx) noexcept nogil:
+    """Work out what all copies of a run for the class of `e` have in common."""
+    cdef run_t *run = tx.run
+    cdef const frame_t *f = run.frame
+    cdef uint32_t number
+    cdef const program_t *p = choose_program(e, f, tx.layout, &number, &stamp.reason)
+    stamp.egress_class = e.egress_class
+    if p == NULL:
+        return
+    stamp.size = p.head_size + run.kept_size[p.keep]
+    if stamp.size - 14 > packet_limit(p, f, tx.layout.ports[tx.out_port].mtu):
+        stamp.reason = REASON_OVER_MTU
+        return
+    stamp.reason = REASON_NONE
+    stamp.made = p == &e.made
+    stamp.ethertype = TYPE_IPV4 if f.version == 4 else TYPE_IPV6
+    stamp.number = number << 8 | ((f.flow >> 16 & 0xff) if p.patches & PATCH_FLOW_ID else 0)
+    if p.ip == 0:
+        return
+    stamp.addresses = frame_addresses_sum(p, f)
+    stamp_ip(stamp, p, f.tos, stamp.size - p.ip)
+    if p.udp != 0:
+        stamp_udp(stamp, p, run)
+
+
+cdef inline const program_t *stamp_program(const stamp_t *stamp, const egress_t *e) noexcept nogil:
+    return &e.made if stamp.made else &e.native
+
+
+cdef inline void tx_refuse(tx_t *tx, uint32_t k, uint8_t reason) noexcept nogil:
     tx.drops[reason] += tx.run.n_frames
     tx.states[tx.egresses[k]].dropped += tx.run.n_frames
-    return NULL
 
 
 cdef inline void tx_count(tx_t *tx, uint32_t k, uint64_t size) noexcept nogil:
@@ -112,9 +184,16 @@ cdef inline void tx_count(tx_t *tx, uint32_t k, uint64_t size) noexcept nogil:
     state.bytes += size
 
 
-cdef inline void tx_refuse(tx_t *tx, uint32_t k, uint8_t reason) noexcept nogil:
-    tx.drops[reason] += tx.run.n_frames
-    tx.states[tx.egresses[k]].dropped += tx.run.n_frames
+cdef inline stamp_t *tx_stamp(tx_t *tx, uint32_t k) noexcept nogil:
+    """The stamp for copy (or train) `k` of a request; NULL where it is dropped, which is counted."""
+    cdef const egress_t *e = directory_egress(tx.directory, tx.egresses[k])
+    cdef stamp_t *stamp = &tx.run.stamp
+    if stamp.egress_class != e.egress_class:
+        stamp_make(stamp, e, tx)
+    if stamp.reason == REASON_NONE:
+        return stamp
+    tx_refuse(tx, k, stamp.reason)
+    return NULL
 
 
 cdef inline void write_group_mac(uint8_t *mac, const address_t *group) noexcept nogil:
@@ -126,105 +205,58 @@ cdef inline void write_group_mac(uint8_t *mac, const address_t *group) noexcept 
         wire_store_be32(mac + 2, <uint32_t>group.low)
 
 
-cdef inline uint32_t write_addresses(uint8_t *head, const program_t *p, const frame_t *f) noexcept nogil:
-    """Fill the addresses that come from MT; returns the sum of both addresses."""
-    cdef uint32_t total = p.address_sum
+cdef inline void write_frame_addresses(uint8_t *ip, const program_t *p, const frame_t *f) noexcept nogil:
+    """Fill in the addresses that come from MT."""
     cdef const uint8_t *mt = f.data + f.mt
-    if p.patches & (PATCH_SOURCE | PATCH_GROUP) == 0:
-        return total
     if p.version == 4:
         if p.patches & PATCH_SOURCE:
-            memcpy(head + p.ip + 12, mt + 12, 4)
-            total += wire_sum(mt + 12, 4)
+            memcpy(ip + 12, mt + 12, 4)
         if p.patches & PATCH_GROUP:
-            memcpy(head + p.ip + 16, mt + 16, 4)
-            total += wire_sum(mt + 16, 4)
+            memcpy(ip + 16, mt + 16, 4)
     else:
         if p.patches & PATCH_SOURCE:
-            memcpy(head + p.ip + 8, mt + 8, 16)
-            total += wire_sum(mt + 8, 16)
+            memcpy(ip + 8, mt + 8, 16)
         if p.patches & PATCH_GROUP:
-            memcpy(head + p.ip + 24, mt + 24, 16)
-            total += wire_sum(mt + 24, 16)
-    return total
+            memcpy(ip + 24, mt + 24, 16)
 
 
-cdef inline void write_ip(
-    uint8_t *ip, const program_t *p, uint8_t tos, uint32_t size, uint32_t addresses, uint64_t id
+cdef inline uint32_t write_head(
+    uint8_t *out, const stamp_t *stamp, const program_t *p, const frame_t *f, uint64_t id
 ) noexcept nogil:
-    """Lengths, TOS, identification and checksum of the head's IP header; `size` counts from it to the end."""
-    if p.patches & PATCH_IPV4:
-        ip[1] = tos
-        wire_store_be16(ip + 2, <uint16_t>size)
-        wire_store_be16(ip + 4, <uint16_t>id)
-        wire_store_be16(ip + 10, wire_checksum(<uint64_t>p.ip_sum + addresses + tos + size + (id & 0xffff)))
-    else:
-        wire_store_be32(ip, <uint32_t>6 << 28 | <uint32_t>tos << 20)
-        wire_store_be16(ip + 4, <uint16_t>(size - 40))
-
-
-cdef inline uint32_t kept_sum(run_t *run, uint8_t keep) noexcept nogil:
-    if not run.sums_known >> keep & 1:
-        run.sums[keep] = wire_sum(run.kept[keep], run.kept_size[keep])
-        run.sums_known |= 1 << keep
-    return run.sums[keep]
-
-
-cdef inline uint16_t copied_udp_checksum(
-    const uint8_t *head, const program_t *p, run_t *run, uint32_t size, uint32_t addresses
-) noexcept nogil:
-    """The UDP checksum of a copy, by the rules of section 4: none, carried over, or in full."""
-    cdef const frame_t *f = run.frame
-    cdef uint16_t old
-    if p.patches & PATCH_PORTS:
-        old = wire_load_be16(f.data + f.transport + 6)
-        if old != 0:
-            return wire_udp_checksum(
-                <uint64_t><uint16_t>~old + <uint16_t>~address_words_sum(f.data + f.mt, f.version) + addresses
-            )
-        if p.version == 4:
-            return 0
-    elif not p.patches & PATCH_UDP_FULL:
-        return 0
-    return wire_udp_checksum(
-        <uint64_t>addresses + 17 + size + wire_sum(head + p.udp, p.head_size - p.udp) + kept_sum(run, p.keep)
-    )
-
-
-cdef inline void write_udp(uint8_t *head, const program_t *p, const frame_t *f, uint32_t size) noexcept nogil:
-    """Ports and length; the checksum field stays zero."""
-    if p.patches & PATCH_PORTS:
-        memcpy(head + p.udp, f.data + f.transport, 4)
-    else:
-        wire_store_be16(head + p.udp, <uint16_t>(0xc000 | (f.flow & 0x3fff)))
-    wire_store_be16(head + p.udp + 4, <uint16_t>size)
-
-
-cdef inline void copy_write(
-    uint8_t *out, tx_t *tx, uint32_t k, const program_t *p, uint32_t number, uint32_t size
-) noexcept nogil:
-    """Write copy `k` of a request: `size` bytes; HEAD_MAX more behind them may be overwritten."""
-    cdef run_t *run = tx.run
-    cdef const frame_t *f = run.frame
-    cdef egress_state_t *state = &tx.states[tx.egresses[k]]
-    cdef uint32_t addresses
+    """Ethernet and IP headers of a copy; returns the sum of the IP addresses."""
+    cdef uint32_t addresses = p.address_sum + stamp.addresses
     memcpy(out, p.head, HEAD_MAX)
-    memcpy(out + p.head_size, run.kept[p.keep], run.kept_size[p.keep])
     if p.patches & PATCH_GROUP_MAC:
         write_group_mac(out, &f.group)
-        wire_store_be16(out + 12, TYPE_IPV4 if f.version == 4 else TYPE_IPV6)
-    if p.ip == 0:
-        return
-    addresses = write_addresses(out, p, f)
-    write_ip(out + p.ip, p, f.tos, size - p.ip, addresses, state.next_id)
-    state.next_id += 1
-    if p.patches & PATCH_NUMBER:
-        wire_store_be32(out + p.number, number << 8 | ((f.flow >> 16 & 0xff) if p.patches & PATCH_FLOW_ID else 0))
-    if p.patches & PATCH_GRE_TYPE:
-        wire_store_be16(out + p.head_size - 2, TYPE_IPV4 if f.version == 4 else TYPE_IPV6)
+        wire_store_be16(out + 12, stamp.ethertype)
+    if p.patches & (PATCH_SOURCE | PATCH_GROUP):
+        write_frame_addresses(out + p.ip, p, f)
+    if p.patches & PATCH_IPV4:
+        wire_store_be32(out + p.ip, stamp.ip)
+        wire_store_be16(out + p.ip + 4, <uint16_t>id)
+        wire_store_be16(out + p.ip + 10, <uint16_t>~wire_fold32(stamp.ip_sum + addresses + (id & 0xffff)))
+    elif p.ip != 0:
+        wire_store_be32(out + p.ip, stamp.ip)
+        wire_store_be16(out + p.ip + 4, <uint16_t>stamp.ip_sum)
+    return addresses
+
+
+cdef inline void copy_write(uint8_t *out, tx_t *tx, uint32_t k, const stamp_t *stamp) noexcept nogil:
+    """Write copy `k` of a request: the stamp's `size` bytes; HEAD_MAX more behind them may be overwritten."""
+    cdef run_t *run = tx.run
+    cdef const program_t *p = stamp_program(stamp, directory_egress(tx.directory, tx.egresses[k]))
+    cdef egress_state_t *state = &tx.states[tx.egresses[k]]
+    cdef uint32_t addresses = write_head(out, stamp, p, run.frame, state.next_id)
     if p.udp != 0:
-        write_udp(out, p, f, size - p.udp)
-        wire_store_be16(out + p.udp + 6, copied_udp_checksum(out, p, run, size - p.udp, addresses))
+        wire_store_be64(out + p.udp, stamp.udp)
+        if stamp.has_udp_sum:
+            wire_store_be16(out + p.udp + 6, wire_udp_checksum(stamp.udp_sum + addresses))
+    if p.patches & PATCH_NUMBER:
+        wire_store_be32(out + p.number, stamp.number)
+    if p.patches & PATCH_GRE_TYPE:
+        wire_store_be16(out + p.head_size - 2, stamp.ethertype)
+    wire_copy(out + p.head_size, run.kept[p.keep], run.kept_size[p.keep])
+    state.next_id += p.ip != 0
 
 
 cdef inline bint rides(const egress_t *e, const frame_t *f, const layout_t *layout) noexcept nogil:
@@ -237,35 +269,34 @@ cdef inline bint rides(const egress_t *e, const frame_t *f, const layout_t *layo
     )
 
 
-cdef inline uint32_t train_head_write(uint8_t *out, tx_t *tx, uint32_t k, const program_t *p) noexcept nogil:
+cdef inline uint32_t train_head_write(uint8_t *out, tx_t *tx, uint32_t k, const stamp_t *stamp) noexcept nogil:
     """Write the one outer header of a train for egress `k`, with room for HEAD_MAX bytes; returns its size.
 
     The UDP checksum field holds the sum of the pseudo-header, for the kernel to finish in every segment (LIMITS trap 1).
     """
     cdef const frame_t *f = tx.run.frame
+    cdef const program_t *p = stamp_program(stamp, directory_egress(tx.directory, tx.egresses[k]))
     cdef egress_state_t *state = &tx.states[tx.egresses[k]]
-    cdef uint32_t ip = p.ip, udp = p.udp, addresses, size
-    memcpy(out, p.head, HEAD_MAX)
-    if p.patches & PATCH_GROUP_MAC:
-        write_group_mac(out, &f.group)
-        wire_store_be16(out + 12, TYPE_IPV4 if f.version == 4 else TYPE_IPV6)
-    if ip == 0:
-        ip = 14
-        udp = ip + f.transport - f.mt
-        memcpy(out + ip, f.data + f.mt, f.overlay - f.mt)
+    cdef stamp_t whole = stamp[0]
+    cdef uint32_t ip = 14, udp = ip + f.transport - f.mt, addresses, size
+    if p.ip != 0:
+        ip, udp = p.ip, p.udp
         size = udp - ip + 8 + tx.train_size
+        stamp_ip(&whole, p, f.tos, size)
+        addresses = write_head(out, &whole, p, f, state.next_id)
+        state.next_id += tx.run.n_frames
+        wire_store_be32(out + udp, <uint32_t>(stamp.udp >> 32))
+    else:
+        write_head(out, stamp, p, f, 0)
+        memcpy(out + ip, f.data + f.mt, f.overlay - f.mt)
         addresses = address_words_sum(f.data + f.mt, f.version)
+        size = udp - ip + 8 + tx.train_size
         if f.version == 4:
             wire_store_be16(out + ip + 2, <uint16_t>size)
             wire_store_be16(out + ip + 10, 0)
             wire_store_be16(out + ip + 10, wire_checksum(wire_sum(out + ip, 20)))
         else:
             wire_store_be16(out + ip + 4, <uint16_t>(size - 40))
-        wire_store_be16(out + udp + 4, <uint16_t>(8 + tx.train_size))
-    else:
-        addresses = write_addresses(out, p, f)
-        write_ip(out + ip, p, f.tos, udp - ip + 8 + tx.train_size, addresses, state.next_id)
-        state.next_id += tx.run.n_frames
-        write_udp(out, p, f, 8 + tx.train_size)
-    wire_store_be16(out + udp + 6, wire_fold(<uint64_t>addresses + 17 + 8 + tx.train_size))
+    wire_store_be16(out + udp + 4, <uint16_t>(8 + tx.train_size))
+    wire_store_be16(out + udp + 6, wire_fold(<uint64_t>addresses + PROTO_UDP + 8 + tx.train_size))
     return udp + 8

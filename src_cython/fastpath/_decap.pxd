@@ -4,71 +4,21 @@
 # why the frame is dropped. A new encapsulation is one more parser here and one line in `decap_frame`.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from fastpath._frame cimport (
-    ENCAP_NVGRE, ENCAP_RAW, ENCAP_VXLAN, FACES_VM, REASON_BAD_GRE, REASON_BAD_IP_CHECKSUM, REASON_BAD_IP_HEADER,
-    REASON_BAD_LENGTH, REASON_BAD_MARK, REASON_BAD_NESTING, REASON_BAD_UDP_CHECKSUM, REASON_FRAGMENT,
-    REASON_INNER_TAG, REASON_NO_VNI_FLAG, REASON_NONE, REASON_NOT_OURS, REASON_RESERVED_BITS,
-    REASON_RESERVED_VSID, REASON_TOO_MANY_EXTENSIONS, REASON_TRUNCATED, SCOPE_NVE, VERDICT_DROP, VERDICT_PENDING,
-    VERDICT_PUNT, address_t, frame_t,
+    ENCAP_NVGRE, ENCAP_RAW, ENCAP_VXLAN, FACES_VM, REASON_BAD_GRE, REASON_BAD_MARK, REASON_BAD_NESTING, REASON_INNER_TAG,
+    REASON_NO_VNI_FLAG, REASON_NONE, REASON_NOT_OURS, REASON_RESERVED_BITS, REASON_RESERVED_VSID, REASON_TRUNCATED, SCOPE_NVE,
+    VERDICT_DROP, VERDICT_PENDING, VERDICT_PUNT, address_t, frame_t,
+)
+from fastpath._ip cimport (
+    PORT_NESTED, PROTO_GRE, PROTO_ICMPV6, PROTO_IGMP, PROTO_SCTP, PROTO_TCP, PROTO_UDP, TYPE_BRIDGED, TYPE_IPV4, TYPE_IPV6,
+    ip_header, ip_sound, ip_t, ip_udp, is_tag, load_destination, load_source, load_tos,
 )
 from fastpath._layout cimport address_equal, address_is_multicast, layout_t, mix
 from fastpath._wire cimport (
-    wire_fold, wire_load_be16, wire_load_be32, wire_load_be64, wire_store_be16, wire_sum, wire_udp_checksum,
+    wire_load_be16, wire_load_be32, wire_load_be64, wire_store_be16, wire_sum, wire_udp_checksum,
 )
 
 cdef enum:
-    TYPE_IPV4 = 0x0800
-    TYPE_IPV6 = 0x86dd
-    TYPE_8021Q = 0x8100
-    TYPE_8021AD = 0x88a8
-    TYPE_BRIDGED = 0x6558
-    PROTO_IGMP = 2
-    PROTO_TCP = 6
-    PROTO_UDP = 17
-    PROTO_GRE = 47
-    PROTO_ICMPV6 = 58
-    PROTO_SCTP = 132
-    PORT_NESTED = 4754
-    EXTENSIONS_MAX = 8
     NO_ENDPOINT = 255
-
-cdef struct ip_t:
-    uint32_t at
-    uint32_t transport
-    uint32_t end
-    uint8_t version
-    uint8_t protocol
-    uint8_t fragment
-    uint8_t later_fragment
-
-
-cdef inline bint is_tag(uint16_t ethertype) noexcept nogil:
-    return ethertype == TYPE_8021Q or ethertype == TYPE_8021AD
-
-
-cdef inline void load_address(const uint8_t *at, uint8_t version, address_t *out) noexcept nogil:
-    if version == 4:
-        out.high = 0
-        out.low = <uint64_t>0xffff << 32 | wire_load_be32(at)
-    else:
-        out.high = wire_load_be64(at)
-        out.low = wire_load_be64(at + 8)
-
-
-cdef inline void load_source(const uint8_t *ip, uint8_t version, address_t *out) noexcept nogil:
-    load_address(ip + (12 if version == 4 else 8), version, out)
-
-
-cdef inline void load_destination(const uint8_t *ip, uint8_t version, address_t *out) noexcept nogil:
-    load_address(ip + (16 if version == 4 else 24), version, out)
-
-
-cdef inline uint8_t load_tos(const uint8_t *ip, uint8_t version) noexcept nogil:
-    return ip[1] if version == 4 else <uint8_t>(wire_load_be16(ip) >> 4)
-
-
-cdef inline uint32_t address_words_sum(const uint8_t *ip, uint8_t version) noexcept nogil:
-    """Ones' complement sum of both addresses, for the pseudo-header."""
-    return wire_sum(ip + 12, 8) if version == 4 else wire_sum(ip + 8, 32)
 
 
 cdef inline uint8_t decap_mark(frame_t *f) noexcept nogil:
@@ -79,106 +29,6 @@ cdef inline uint8_t decap_mark(frame_t *f) noexcept nogil:
     wire_store_be16(f.data + field, wire_udp_checksum(wire_sum(f.data + f.mark_start, f.size - f.mark_start)))
     f.marked = 0
     f.verified = 1
-    return REASON_NONE
-
-
-cdef inline uint8_t decap_extensions(const uint8_t *data, uint32_t limit, ip_t *ip) noexcept nogil:
-    """Rule 3: walk IPv6 extension headers."""
-    cdef uint32_t n = 0, size
-    while True:
-        if ip.protocol != 0 and ip.protocol != 43 and ip.protocol != 60 and ip.protocol != 51 and ip.protocol != 44:
-            return REASON_NONE
-        if n == EXTENSIONS_MAX:
-            return REASON_TOO_MANY_EXTENSIONS
-        n += 1
-        if ip.transport + 8 > limit:
-            return REASON_TRUNCATED
-        if ip.protocol == 44:
-            size = 8
-            ip.fragment = 1
-            if wire_load_be16(data + ip.transport + 2) & 0xfff8:
-                ip.later_fragment = 1
-                return REASON_NONE
-        elif ip.protocol == 51:
-            size = (data[ip.transport + 1] + 2) * 4
-        else:
-            size = (data[ip.transport + 1] + 1) * 8
-        if ip.transport + size > limit:
-            return REASON_TRUNCATED
-        ip.protocol = data[ip.transport]
-        ip.transport += size
-
-
-cdef inline uint8_t decap_ip_header(
-    const uint8_t *data, uint32_t at, uint32_t limit, uint16_t ethertype, ip_t *ip
-) noexcept nogil:
-    """Rule 3: find the version, the protocol and where the transport header begins."""
-    cdef uint32_t word
-    ip.at = at
-    ip.fragment = ip.later_fragment = 0
-    if ethertype == TYPE_IPV4:
-        if at + 20 > limit:
-            return REASON_TRUNCATED
-        if data[at] >> 4 != 4 or data[at] & 15 < 5:
-            return REASON_BAD_IP_HEADER
-        ip.version = 4
-        ip.protocol = data[at + 9]
-        ip.transport = at + (data[at] & 15) * 4
-        if ip.transport > limit:
-            return REASON_TRUNCATED
-        word = wire_load_be16(data + at + 6) & 0x3fff
-        if word:
-            ip.fragment = 1
-            ip.later_fragment = word & 0x1fff != 0
-        return REASON_NONE
-    if at + 40 > limit:
-        return REASON_TRUNCATED
-    if data[at] >> 4 != 6:
-        return REASON_BAD_IP_HEADER
-    ip.version = 6
-    ip.protocol = data[at + 6]
-    ip.transport = at + 40
-    return decap_extensions(data, limit, ip)
-
-
-cdef inline uint8_t decap_ip_sound(const uint8_t *data, uint32_t limit, bint verify, ip_t *ip) noexcept nogil:
-    """Rule 5: lengths and header checksum; sets the end of the packet."""
-    cdef uint32_t size, header_size = ip.transport - ip.at
-    if ip.version == 4:
-        size = wire_load_be16(data + ip.at + 2)
-        if size < header_size:
-            return REASON_BAD_LENGTH
-        if ip.at + size > limit:
-            return REASON_TRUNCATED
-        if verify and wire_sum(data + ip.at, header_size) != 0xffff:
-            return REASON_BAD_IP_CHECKSUM
-    else:
-        size = wire_load_be16(data + ip.at + 4)
-        if size == 0 or size + 40 < header_size:
-            return REASON_BAD_LENGTH
-        size += 40
-        if ip.at + size > limit:
-            return REASON_TRUNCATED
-    ip.end = ip.at + size
-    if ip.fragment:
-        return REASON_FRAGMENT
-    return REASON_NONE
-
-
-cdef inline uint8_t decap_udp(const uint8_t *data, bint verify, const ip_t *ip, uint32_t *end) noexcept nogil:
-    """Rule 5: UDP's length and checksum; sets the end of the datagram."""
-    cdef const uint8_t *udp = data + ip.transport
-    cdef uint32_t size
-    if ip.transport + 8 > ip.end:
-        return REASON_BAD_LENGTH
-    size = wire_load_be16(udp + 4)
-    if size < 8 or ip.transport + size > ip.end:
-        return REASON_BAD_LENGTH
-    end[0] = ip.transport + size
-    if verify and wire_load_be16(udp + 6) != 0 and wire_fold(
-        <uint64_t>address_words_sum(data + ip.at, ip.version) + PROTO_UDP + size + wire_sum(udp, size)
-    ) != 0xffff:
-        return REASON_BAD_UDP_CHECKSUM
     return REASON_NONE
 
 
@@ -291,7 +141,7 @@ cdef inline uint8_t decap_nested(frame_t *f, const layout_t *layout, ip_t *ip) n
     ethertype = wire_load_be16(f.data + at + 2)
     if wire_load_be16(f.data + at) != 0 or (ethertype != TYPE_IPV4 and ethertype != TYPE_IPV6):
         return REASON_BAD_GRE
-    reason = decap_ip_header(f.data, at + 4, f.inner_end, ethertype, ip)
+    reason = ip_header(f.data, at + 4, f.inner_end, ethertype, ip)
     if reason != REASON_NONE:
         return reason
     if ip.later_fragment:
@@ -313,7 +163,7 @@ cdef inline uint8_t decap_nested(frame_t *f, const layout_t *layout, ip_t *ip) n
         return REASON_BAD_NESTING
     f.nested = 1
     f.to_group = 1
-    return decap_ip_sound(f.data, f.inner_end, layout.verify_checksums, ip)
+    return ip_sound(f.data, f.inner_end, layout.verify_checksums, ip)
 
 
 cdef inline uint8_t decap_tunnel(frame_t *f, const layout_t *layout, ip_t *ip, bint nested) noexcept nogil:
@@ -322,7 +172,7 @@ cdef inline uint8_t decap_tunnel(frame_t *f, const layout_t *layout, ip_t *ip, b
     cdef uint8_t reason
     f.inner_end = ip.end
     if ip.protocol == PROTO_UDP:
-        reason = decap_udp(f.data, verify, ip, &f.inner_end)
+        reason = ip_udp(f.data, verify, ip, &f.inner_end)
         if reason != REASON_NONE:
             return reason
     if nested:
@@ -331,7 +181,7 @@ cdef inline uint8_t decap_tunnel(frame_t *f, const layout_t *layout, ip_t *ip, b
             return reason
         f.inner_end = ip.end
         if ip.protocol == PROTO_UDP:
-            reason = decap_udp(f.data, verify, ip, &f.inner_end)
+            reason = ip_udp(f.data, verify, ip, &f.inner_end)
             if reason != REASON_NONE:
                 return reason
     f.mt = <uint16_t>ip.at
@@ -351,6 +201,7 @@ cdef inline uint8_t decap_tunnel(frame_t *f, const layout_t *layout, ip_t *ip, b
         reason = decap_nvgre(f, layout.strict_reserved)
     if reason != REASON_NONE:
         return reason
+    f.number_encap = f.encap
     f.inner = f.overlay + 8
     return decap_inner(f)
 
@@ -359,6 +210,7 @@ cdef inline uint8_t decap_raw(frame_t *f, const layout_t *layout) noexcept nogil
     """A VM's own frame: nothing outside, its network is that of the port."""
     cdef uint8_t reason
     f.encap = ENCAP_RAW
+    f.number_encap = layout.ports[f.in_port].raw_encap
     f.number = layout.ports[f.in_port].raw_number
     f.scope = SCOPE_NVE
     f.inner = f.mt = f.ut = 0
@@ -388,7 +240,7 @@ cdef inline uint8_t decap_outer(frame_t *f, const layout_t *layout) noexcept nog
         ethertype = wire_load_be16(f.data + at)
     if ethertype != TYPE_IPV4 and ethertype != TYPE_IPV6:
         return REASON_NOT_OURS
-    reason = decap_ip_header(f.data, at + 2, f.size, ethertype, &ip)
+    reason = ip_header(f.data, at + 2, f.size, ethertype, &ip)
     if reason != REASON_NONE:
         return reason
     if ip.later_fragment:
@@ -427,7 +279,7 @@ cdef inline uint8_t decap_outer(frame_t *f, const layout_t *layout) noexcept nog
             f.endpoint = find_endpoint(layout, &f.group)
             if f.endpoint == NO_ENDPOINT:
                 return REASON_NOT_OURS
-    reason = decap_ip_sound(f.data, f.size, layout.verify_checksums, &ip)
+    reason = ip_sound(f.data, f.size, layout.verify_checksums, &ip)
     if reason != REASON_NONE or f.verdict == VERDICT_PUNT:
         return reason
     return decap_tunnel(f, layout, &ip, nested)

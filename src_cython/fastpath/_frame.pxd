@@ -112,6 +112,7 @@ cdef struct frame_t:
     uint8_t reason
     # found by parsing
     uint8_t encap
+    uint8_t number_encap      # what `number` is a number of: `encap`, or that of a RAW frame's network
     uint8_t version           # of MT
     uint8_t ut_version
     uint8_t nested
@@ -135,6 +136,7 @@ cdef struct frame_t:
     uint8_t source_class
     uint8_t endpoint          # addressed to an endpoint of ours, place in the layout; 255: to a group, or RAW
     uint8_t allowed           # by an allow_from prefix
+    uint8_t from_nve          # owner_sender is a local NVE's, not a peer's
     uint32_t owner_port
     uint32_t owner_sender
     address_t sender
@@ -185,7 +187,8 @@ cdef struct egress_t:
     uint16_t out_port
     uint8_t form
     uint8_t encap             # ENCAP_ANY: as it came
-    uint8_t _pad[20]
+    uint32_t egress_class     # equal: alike in all but addresses; see _copy.pxd
+    uint8_t _pad[16]
     program_t native          # for frames that keep their overlay header
     program_t made            # for frames whose overlay header is made anew; ENCAP_ANY: native of NVGRE
 

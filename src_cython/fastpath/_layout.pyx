@@ -87,8 +87,8 @@ cdef int fill_ports(layout_t *out, object model) except -1:
         row.has_nves = any(nve.port == i for nve in model.nves)
         row.raw_encap = ENCAP_RAW
         row.raw_number = NUMBER_NONE
-        if port.network:
-            network = networks[port.network]
+        network = networks.get(port.network)
+        if network is not None:
             row.raw_encap = network.encap
             row.raw_number = network.number(network.encap)
     return 0
@@ -112,7 +112,7 @@ cdef int fill_networks(layout_t *out, object model) except -1:
     cdef uint32_t size = 1, i
     numbered = []
     for network in model.networks:
-        vsid = NUMBER_NONE if network.vsid is None else network.vsid
+        vsid = <uint32_t>NUMBER_NONE if network.vsid is None else network.vsid
         numbered.append((ENCAP_VXLAN << 24 | network.vni, vsid, network))
         if network.vsid is not None:
             numbered.append((ENCAP_NVGRE << 24 | network.vsid, network.vni, network))

@@ -1,6 +1,7 @@
 # What is set right once per frame, in place, before any copy is made; section 3 of README.md in this folder.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from fastpath._decap cimport NO_ENDPOINT, load_tos
+from fastpath._decap cimport NO_ENDPOINT
+from fastpath._ip cimport load_tos
 from fastpath._frame cimport ENCAP_RAW, ENCAP_VXLAN, SCOPE_NVE, frame_t
 from fastpath._layout cimport NO_ROW, layout_t, network_find
 from fastpath._wire cimport (
@@ -19,6 +20,7 @@ cdef inline uint8_t ecn_inside(uint8_t outer, uint8_t inner) noexcept nogil:
 
 
 cdef inline void set_ecn(uint8_t *ip, uint8_t version, uint8_t ecn) noexcept nogil:
+    """Set the ECN field; IPv4's checksum is updated."""
     cdef uint16_t old = wire_load_be16(ip)
     cdef uint16_t new
     if version == 4:
@@ -28,6 +30,15 @@ cdef inline void set_ecn(uint8_t *ip, uint8_t version, uint8_t ecn) noexcept nog
             wire_update_checksum(ip + 10, old, new)
     else:
         wire_store_be16(ip, (old & 0xffcf) | <uint16_t>ecn << 4)
+
+
+cdef inline void set_inner_ecn(frame_t *f) noexcept nogil:
+    """Carry MT's congestion mark inside. In IPv4 the inner checksum balances it, for IPv6 the outer UDP sum must follow."""
+    cdef uint8_t *ip = f.data + f.inner_ip
+    cdef uint16_t old = wire_load_be16(ip)
+    set_ecn(ip, f.inner_version, ecn_inside(f.tos & 3, load_tos(ip, f.inner_version) & 3))
+    if f.inner_version == 6 and f.encap == ENCAP_VXLAN:
+        wire_update_udp_checksum(f.data + f.transport + 6, old, wire_load_be16(ip))
 
 
 cdef inline void set_group(frame_t *f) noexcept nogil:
@@ -82,10 +93,7 @@ cdef inline void normalise_frame(frame_t *f, const layout_t *layout) noexcept no
         set_ecn(f.data + f.mt, f.version, ecn_inside(load_tos(f.data + f.ut, f.ut_version) & 3, f.tos & 3))
         f.tos = load_tos(f.data + f.mt, f.version)
     if f.scope == SCOPE_NVE and f.inner_version:
-        set_ecn(
-            f.data + f.inner_ip, f.inner_version,
-            ecn_inside(f.tos & 3, load_tos(f.data + f.inner_ip, f.inner_version) & 3),
-        )
+        set_inner_ecn(f)
     lift_ttl(f)
     if f.encap == ENCAP_VXLAN and layout.n_networks:
         clear_reserved(f, layout)

@@ -7,14 +7,15 @@ so what counts is copies per call. Gathering never reorders a flow: a frame join
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
-from fastpath._copy cimport TYPE_IPV4, TYPE_IPV6, choose_program, rides
+from fastpath._copy cimport choose_program, rides
+from fastpath._ip cimport TYPE_IPV4, TYPE_IPV6
 from fastpath._trie cimport directory_egress, entry_egresses, fib_t
 from fastpath._frame cimport (
     BATCH_MAX, CLASS_REMOTE, KEEP_INNER, KEEP_MT, KEEP_OVERLAY, TRAIN_SEGMENTS_MAX, TRAIN_SIZE_MAX,
     VERDICT_REPLICATE, batch_t, egress_t, frame_t,
 )
 from fastpath._layout cimport layout_t
-from fastpath._port cimport run_t, tx_t
+from fastpath._port cimport CLASS_NONE, run_t, tx_t
 from fastpath._wire cimport wire_load_be16, wire_store_be32
 
 cdef enum:
@@ -25,6 +26,7 @@ cdef inline void run_start(run_t *run, frame_t *f) noexcept nogil:
     run.frame = f
     run.n_frames = 1
     run.sums_known = 0
+    run.stamp.egress_class = CLASS_NONE
     run.kept[KEEP_MT] = f.data + f.mt
     run.kept_size[KEEP_MT] = f.end - f.mt
     run.kept[KEEP_OVERLAY] = f.data + f.overlay

@@ -25,6 +25,40 @@ cdef extern from * nogil:
         return (uint16_t)sum;
     }
 
+    /* As wire_fold, for sums below 2^32. */
+    static inline uint16_t wire_fold32(uint32_t sum) {
+        sum = (sum & 0xffff) + (sum >> 16);
+        return (uint16_t)(sum + (sum >> 16));
+    }
+
+    /* wire_sum of an IPv4 header without options. */
+    static inline uint32_t wire_sum20(const uint8_t *p) {
+        uint64_t v, w;
+        uint32_t x;
+        memcpy(&v, p, 8);
+        memcpy(&w, p + 8, 8);
+        memcpy(&x, p + 16, 4);
+        return __builtin_bswap16(
+            wire_fold((v & 0xffffffffu) + (v >> 32) + (w & 0xffffffffu) + (w >> 32) + x));
+    }
+
+    /* memcpy for what is mostly small: no call below 512 bytes. */
+    static inline void wire_copy(uint8_t *to, const uint8_t *from, uint32_t size) {
+        uint32_t at;
+        if (size > 512 || size < 16) {
+            memcpy(to, from, size);
+            return;
+        }
+        for (at = 0; at + 64 <= size; at += 64) {
+            memcpy(to + at, from + at, 16);
+            memcpy(to + at + 16, from + at + 16, 16);
+            memcpy(to + at + 32, from + at + 32, 16);
+            memcpy(to + at + 48, from + at + 48, 16);
+        }
+        for (; at + 16 <= size; at += 16) memcpy(to + at, from + at, 16);
+        memcpy(to + size - 16, from + size - 16, 16);
+    }
+
     /* Ones' complement sum of `size` bytes, an odd last byte padded with zero; folded to 16 bits. */
     static inline uint32_t wire_sum(const uint8_t *p, uint32_t size) {
         uint64_t a = 0, b = 0, v, w;
@@ -58,6 +92,9 @@ cdef extern from * nogil:
     void wire_store_be32(uint8_t *p, uint32_t value) noexcept
     void wire_store_be64(uint8_t *p, uint64_t value) noexcept
     uint16_t wire_fold(uint64_t total) noexcept
+    uint16_t wire_fold32(uint32_t total) noexcept
+    uint32_t wire_sum20(const uint8_t *p) noexcept
+    void wire_copy(uint8_t *to, const uint8_t *from_, uint32_t size) noexcept
     uint32_t wire_sum(const uint8_t *p, uint32_t size) noexcept
 
 

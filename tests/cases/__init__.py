@@ -34,6 +34,7 @@ for _part in (
     translations.vsid_cases,
     tunnels.rewrite_cases,
     tunnels.nested_form_cases,
+    tunnels.zero_sum_cases,
     tunnels.mtu_cases,
 ):
     _part()

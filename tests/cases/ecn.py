@@ -165,6 +165,28 @@ def ecn_cases() -> None:
         lists=edge,
         copies=[(VM_BLUE, TENANT[:33])],
     )
+    capable = vxlan(f.tenant(packet={"tos": 2}), VTEP, GROUP, ip={"tos": 3})
+    case(
+        "ecn_of_a_tenant_is_no_business_of_a_device",
+        arriving(capable),
+        REPLICATE,
+        lists=one,
+        copies=[leaving(P0, capable, GROUP_MAC)],
+    )
+    lucky = bytearray(f.tenant(packet={"checksum": 0, "ident": 0}))
+    lucky[18:20] = f.internet_checksum(bytes(lucky[14:34])).to_bytes(2, "big")
+    assert f.internet_checksum(bytes(lucky[14:34])) == 0
+    lucky[24:26] = b"\xff\xff"
+    case(
+        "ecn_that_does_not_change_touches_no_checksum",
+        arriving(vxlan(bytes(lucky), "10.1.1.77", GROUP)),
+        REPLICATE,
+        in_port=CORE,
+        layout=EDGE,
+        lists=edge,
+        copies=[(VM_BLUE, bytes(lucky))],
+        note="0xffff is a right checksum of this header, too",
+    )
     ce = vxlan(TENANT, VTEP, GROUP, ip={"tos": 3})
     case(
         "ecn_of_a_frame_that_is_not_decapsulated",

@@ -129,6 +129,7 @@ def ethernet_cases() -> None:
     case("second_tag_cut", f.wire(packet, [tag, tag])[:21], "truncated")
     case("thirteen_bytes", f.wire(packet)[:13], "truncated")
     case("empty_frame", b"", "truncated")
+    case("a_tag_and_nothing_behind_it", f.ethernet(b"", 0x0806, tags=[tag]), "not_ours")
     case("arp_on_the_wire", f.arp(), "not_ours")
     case("a_tag_and_arp", f.ethernet(bytes(28), 0x0806, tags=[tag]), "not_ours")
     case("ethernet_padding_vanishes", f.wire(packet, padding=b"\xa5" * 11), REPLICATE, lists=one, copies=got)
@@ -137,6 +138,9 @@ def ethernet_cases() -> None:
 
 def ip_cases() -> None:
     case("nineteen_bytes_of_ipv4", from_nve()[:33], "truncated")
+    alien = f.ipv4(bytes(8), VTEP, STRANGER, 6, ihl=15)
+    case("ipv4_header_of_an_alien_packet_beyond_the_frame", f.wire(alien), "truncated")
+    case("ipv4_bad_and_cut", from_nve(packet={"version": 5})[:33], "truncated")
     case("ipv4_version_5", from_nve(packet={"version": 5}), "bad_ip_header")
     case("ipv4_header_of_16_bytes", from_nve(packet={"ihl": 4}), "bad_ip_header")
     case("ipv4_header_beyond_the_frame", from_nve(packet={"ihl": 15})[:70], "truncated")
@@ -193,6 +197,11 @@ def ip_cases() -> None:
     case("ipv6_extension_start_cut", walked(options)[: 54 + 7], "truncated")
     case("ipv6_extension_end_cut", walked(options)[: 54 + 15], "truncated")
     case("ipv6_authentication_end_cut", walked(signed)[: 54 + 23], "truncated")
+    alien = f.wire(f.ipv6(b"", VTEP6, GROUP6, 59, extensions=[options]))
+    case("ipv6_extension_of_an_alien_packet_whole", alien, "not_ours")
+    case("ipv6_extension_of_an_alien_packet_cut", alien[:-1], "truncated")
+    cut = f.wire(f.ipv6(b"", VTEP6, GROUP6, 17, version=4)[:39], ethertype=f.IPV6)
+    case("ipv6_version_4_and_cut", cut, "truncated")
     case("ipv6_atomic_fragment", walked(f.fragment_extension(0, more=False)), "fragment")
     case(
         "ipv6_fragment_length_is_always_8", walked(f.fragment_extension(0, more=True, reserved=9)), "fragment"
@@ -227,6 +236,10 @@ def claim_cases() -> None:
     case("8472_unless_configured", from_nve(datagram={"dport": 8472}), "not_ours")
     ip_in_gre = f.ipv4(f.nvgre_header(VSID, protocol=f.IPV4), VTEP, GROUP, 47)
     case("gre_of_another_kind", f.wire(ip_in_gre), "not_ours")
+    case(
+        "gre_of_another_kind_and_four_bytes", f.wire(f.ipv4(b"\x00\x00\x08\x00", VTEP, GROUP, 47)), "not_ours"
+    )
+    case("udp_of_another_port_and_eight_bytes", f.wire(f.ipv4(bytes(8), VTEP, GROUP, 17)), "not_ours")
     case("tcp_to_a_group", f.wire(f.ipv4(bytes(20), VTEP, GROUP, 6)), "not_ours")
     case("udp_header_cut_even_if_alien", f.wire(f.ipv4(bytes(7), VTEP, STRANGER, 17)), "truncated")
     case("gre_header_cut_even_if_alien", f.wire(f.ipv4(bytes(3), VTEP, STRANGER, 47)), "truncated")
@@ -234,10 +247,14 @@ def claim_cases() -> None:
     case("igmp_query_to_us", f.wire(f.igmp(PEER, OWN, 0x11)), PUNT)
     case("igmp_to_a_stranger", f.wire(f.igmp(VTEP, STRANGER, 0x16)), PUNT)
     case("igmp_with_a_bad_header", f.wire(f.ipv4(bytes(8), VTEP, GROUP, 2, checksum=1)), "bad_ip_checksum")
+    case("igmp_shorter_than_its_header", f.wire(f.ipv4(bytes(8), VTEP, GROUP, 2, length=19)), "bad_length")
     case("igmp_without_a_byte", f.wire(f.ipv4(b"", VTEP, GROUP, 2)), PUNT)
     case("igmp_on_ipv6", f.wire(f.ipv6(bytes(8), VTEP6, GROUP6, 2)), "not_ours")
     for kind in (130, 131, 132, 143):
         case(f"mld_type_{kind}", f.wire(f.mld("fe80::7", "ff02::16", kind)), PUNT)
+    case("mld_of_one_byte", f.wire(f.mld("fe80::7", "ff02::16", body=b"")), PUNT)
+    short = f.ipv6(b"\x8f", VTEP6, GROUP6, 58, extensions=[f.extension(f.HOP_BY_HOP)], length=7)
+    case("mld_shorter_than_its_extensions", f.wire(short), "bad_length")
     case("icmpv6_neighbour", f.wire(f.ipv6(b"\x87" + bytes(23), VTEP6, "ff02::1:ff00:1", 58)), "not_ours")
     case("icmpv6_without_a_type", f.wire(f.ipv6(b"", VTEP6, GROUP6, 58)), "truncated")
     case("icmpv6_on_ipv4", f.wire(f.ipv4(b"\x8f" + bytes(7), VTEP, GROUP, 58)), "not_ours")
@@ -289,4 +306,8 @@ def sound_cases() -> None:
         lists=(of_group(at_nve(P0, "10.1.1.7")),),
         copies=[leaving(P0, vxlan(TENANT, VTEP, "10.1.1.7", ip=OURS, chksum=None))],
     )
+    case("gre_shorter_than_its_ip_header", gre_from_nve(packet={"length": 19}), "bad_length")
+    flags = {"flags": 0}
+    case("gre_of_two_bytes", gre_from_nve(header=flags, packet={"length": 22}), "truncated")
+    case("gre_of_four_bytes", gre_from_nve(header=flags, packet={"length": 24}), "bad_gre")
     case("gre_longer_than_its_packet", gre_from_nve(packet={"length": 23}), "truncated")

@@ -26,6 +26,7 @@ from tests.cases.box import (
     PEER6,
     PORTS,
     VNI,
+    VSID,
     VTEP,
     VTEP6,
     at_peer,
@@ -98,6 +99,7 @@ def nested_cases() -> None:
     case("nested_gre_with_a_key", from_peer(inside, gre=b"\x20\x00\x08\x00"), "bad_gre", **fields)
     case("nested_gre_version_1", from_peer(inside, gre=b"\x00\x01\x08\x00"), "bad_gre", **fields)
     case("nested_ethernet", from_peer(TENANT, gre=b"\x00\x00\x65\x58"), "bad_gre", **fields)
+    case("nested_four_wrong_bytes", from_peer(b"", gre=b"\x20\x00\x08\x00"), "bad_gre", **fields)
     case("nested_three_bytes", from_peer(b"", gre=b"\x00\x00\x08"), "truncated", **fields)
     case("nested_nothing", from_peer(b"", gre=b""), "truncated", **fields)
     case("nested_version_disagrees", from_peer(inside, gre=b"\x00\x00\x86\xdd"), "bad_ip_header", **fields)
@@ -146,6 +148,11 @@ def nested_cases() -> None:
 def overlay_cases() -> None:
     strict = replace(BOX, strict_reserved=True)
     case("no_vni_flag", from_nve(header={"flags": 0xF7}), "no_vni_flag", note="W1")
+    case(
+        "vxlan_eight_wrong_bytes",
+        f.wire(f.ipv4(f.udp(bytes(8), VTEP, GROUP), VTEP, GROUP, 17)),
+        "no_vni_flag",
+    )
     case("vxlan_seven_bytes", f.wire(f.ipv4(f.udp(bytes(7), VTEP, GROUP), VTEP, GROUP, 17)), "truncated")
     reserved = {"flags": 0x88, "reserved": 0x010203, "last": 0x7F}
     case("reserved_bits_are_ignored", from_nve(header=reserved), REPLICATE, note="W1")
@@ -176,6 +183,21 @@ def overlay_cases() -> None:
     case("nvgre_strict_source_route", gre_from_nve(header={"flags": 0x2800}), "bad_gre", note="W2")
     case("nvgre_version_1", gre_from_nve(header={"flags": 0x2001}), "bad_gre", note="W2")
     case("nvgre_reserved_bits_are_ignored", gre_from_nve(header={"flags": 0x27F8}), REPLICATE)
+    case("nvgre_strict_clean", gre_from_nve(), REPLICATE, layout=strict)
+    seven = f.ipv4(bytes.fromhex("20006558000000"), VTEP, GROUP, 47)
+    case("nvgre_reserved_vsid_in_seven_bytes", f.wire(seven), "truncated")
+    eight = f.ipv4(bytes.fromhex("2000655800000000"), VTEP, GROUP, 47)
+    case("nvgre_reserved_vsid_in_eight_bytes", f.wire(eight), "reserved_vsid")
+    twin = replace(GREEN, vni=VSID, clear_reserved=True)
+    odd = gre_from_nve(header={"flags": 0x27F8})
+    case(
+        "clear_reserved_is_not_for_nvgre",
+        odd,
+        REPLICATE,
+        layout=replace(BOX, networks=(BLUE, twin)),
+        lists=only,
+        copies=[(P0, f.ethernet(odd[14:], f.IPV4, bytes.fromhex("01005e010164"), PORTS[P0].mac))],
+    )
     case("nvgre_strict_reserved", gre_from_nve(header={"flags": 0x2008}), "reserved_bits", layout=strict)
     case(
         "nvgre_without_a_key_behind_it",
@@ -224,6 +246,10 @@ def flow_cases() -> None:
         ("ipv4_later_fragment", f.tenant(packet={"flags": 0, "offset": 9}), portless),
         ("ipv4_ports_cut", TENANT[:37], portless),
         ("ipv4_ports_just_there", TENANT[:38], whole),
+        ("ipv4_header_just_there", TENANT[:34], portless),
+        ("ipv4_options_just_there", options[:38], portless),
+        ("ipv6_header_just_there", TENANT6[:54], (*six, 17 << 32)),
+        ("tag_just_there", f.tenant(tags=[tag])[:18], whole[:2]),
         ("ipv4_header_cut", TENANT[:33], whole[:2]),
         ("ipv4_options_cut", options[:37], whole[:2]),
         ("ipv4_version_7", f.tenant(packet={"version": 7}), whole[:2]),

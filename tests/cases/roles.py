@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_network
 
-from fastpath.model import AllowFrom, Egress, Encap, Form, Frame, Mark, Owner
+from fastpath.model import AllowFrom, Egress, Encap, Form, Frame, LocalNve, Mark, Owner
 from tests import frames as f
 from tests.cases.box import (
     BOX,
@@ -405,6 +405,23 @@ def edge_cases() -> None:
         layout=limited,
         lists=lists,
     )
+    served = replace(limited, nves=(LocalNve(CORE, addr(STRANGER)),))
+    known = arriving(vxlan(TENANT, STRANGER, VTEP))
+    case("edge_serves_no_unicast_nves", known, "unknown_peer", in_port=CORE, layout=served, lists=lists)
+    nowhere = arriving(vxlan(TENANT, "10.1.1.77", "239.5.5.5", 0x42))
+    anything = (of_number(NVE, 0x42, at_vm(VM_BLUE)),)
+    case(
+        "edge_needs_a_network_for_a_group",
+        nowhere,
+        "wrong_group",
+        in_port=CORE,
+        layout=EDGE,
+        lists=anything,
+        note="N9: a device would take it",
+    )
+    strict = replace(EDGE, strict_members=True)
+    local = arriving(vxlan(TENANT, STRANGER, VTEP))
+    case("edge_strict_members_is_for_devices", local, REPLICATE, in_port=P0, layout=strict, lists=lists)
     both = (of_number(NVE, VNI, at_vm(VM_GREEN), at_vm(VM_BLUE), remote=(up,)),)
     case(
         "edge_both_vm_ports",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_network
 
-from fastpath.model import AllowFrom, Form, Owner, Peer
+from fastpath.model import AllowFrom, Endpoint, Form, Owner, Peer
 from tests import frames as f
 from tests.cases.box import (
     BOX,
@@ -25,13 +25,16 @@ from tests.cases.box import (
     REPLICATOR,
     STRANGER,
     UNICAST_NVE,
+    VM_BLUE,
     VNI,
     VTEP,
     addr,
     at_nve,
     at_peer,
     at_port,
+    at_vm,
     of_group,
+    of_number,
 )
 from tests.cases.entry import REPLICATE, case
 from tests.cases.made import (
@@ -202,6 +205,17 @@ def sender_cases() -> None:
         arriving(vxlan(TENANT, STRANGER, GROUP)),
         REPLICATE,
         note="D15",
+    )
+    replicating = replace(BOX, endpoints=(Endpoint(addr(OWN), DEVICE, replicate=True),))
+    back = (of_number(DEVICE, VNI, at_nve(P1, UNICAST_NVE), remote=(at_vm(VM_BLUE),)),)
+    case(
+        "a_unicast_nve_gets_nothing_back_of_an_endpoint_that_replicates",
+        unicast,
+        REPLICATE,
+        layout=replicating,
+        lists=back,
+        copies=[(VM_BLUE, TENANT)],
+        note="R4",
     )
     strict = replace(BOX, strict_members=True)
     members = (of_group(at_port(P0), at_nve(P1, UNICAST_NVE)),)

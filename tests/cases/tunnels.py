@@ -260,6 +260,38 @@ def nested_form_cases() -> None:
     )
 
 
+def tenant_that_sums_to_zero(src: str, dst: str, sport: int = 0xC123) -> bytes:
+    """A tenant's frame whose VXLAN packet from src to dst sums to zero, which is written 0xffff."""
+    even = f.tenant(size=38)
+    packet = f.udp(f.vxlan_header(VNI) + even + b"\0\0", src, dst, sport=sport, checksum=f.RIGHT)
+    return even + packet[6:8]
+
+
+def zero_sum_cases() -> None:
+    """A computed or updated UDP checksum of zero would mean that there is none (RFC 768)."""
+    tenant = tenant_that_sums_to_zero(VTEP, "10.1.1.30")
+    came = arriving(vxlan(tenant, VTEP, GROUP, chksum=None))
+    copy = vxlan(tenant, VTEP, "10.1.1.30", ip=OURS, chksum=None)
+    assert bytes(copy)[26:28] == b"\xff\xff"
+    lists = of_only(at_nve(P0, "10.1.1.30"))
+    case("rewrite_sum_of_zero", came, REPLICATE, lists=lists, copies=[leaving(P0, copy)], note="W1")
+
+    six = at_nve(P0, "2001:db8:1::30", source=addr(OWN6))
+    tenant = tenant_that_sums_to_zero(OWN6, "2001:db8:1::30")
+    came = arriving(vxlan(tenant, VTEP, GROUP))
+    copy = vxlan(tenant, OWN6, "2001:db8:1::30", ip={"ttl": 64}, chksum=None)
+    assert bytes(copy)[46:48] == b"\xff\xff"
+    case("full_sum_of_zero", came, REPLICATE, lists=of_only(six), copies=[leaving(P0, copy)], note="W4")
+
+    tenant = tenant_that_sums_to_zero(PEER, GROUP)
+    came = arriving(vxlan(tenant, PEER, OWN, ip={"ttl": 9}, chksum=None))
+    copy = vxlan(tenant, PEER, GROUP, ip={"ttl": 9}, chksum=None)
+    assert bytes(copy)[26:28] == b"\xff\xff"
+    lists = of_only(at_port(P0))
+    want = [leaving(P0, copy, GROUP_MAC)]
+    case("recovered_sum_of_zero", came, REPLICATE, in_port=CORE, lists=lists, copies=want, note="D14 W1")
+
+
 def mtu_cases() -> None:
     def sized(port_mtu: int) -> Layout:
         return replace(BOX, ports=(*PORTS[:SMALL], replace(PORTS[SMALL], mtu=port_mtu), *PORTS[SMALL + 1 :]))
@@ -272,6 +304,11 @@ def mtu_cases() -> None:
         ("nested", of_group(at_peer(SMALL, "10.0.0.9")), size + 32),
         ("nested_ipv6", of_group(at_peer(SMALL, "2001:db8::9", source=OWN6)), size + 52),
         ("nvgre", of_group(at_port(SMALL, encap=Encap.NVGRE)), size - 8),
+        (
+            "nvgre_ipv6",
+            of_group(at_nve(SMALL, "2001:db8::30", source=addr(OWN6), encap=Encap.NVGRE)),
+            size + 12,
+        ),
         ("decapsulated", of_group(at_vm(SMALL)), len(TENANT) - 14),
     )
     for name, one, need in sends:
@@ -299,6 +336,11 @@ def mtu_cases() -> None:
         copies=kept,
         drops={"over_mtu": 2},
     )
+    four = (of_group(remote=(at_peer(CORE, PEER),)),)
+    fits = arriving(vxlan(big[:-32], VTEP, GROUP))
+    case("nested_in_the_largest_ipv4_packet", fits, REPLICATE, lists=four, drops={})
+    over4 = arriving(vxlan(big[:-31], VTEP, GROUP))
+    case("nested_in_a_larger_ipv4_packet", over4, REPLICATE, lists=four, copies=[], drops={"over_mtu": 1})
     fits6 = vxlan(big[:-12], VTEP, GROUP)
     six = (of_group(remote=(at_peer(CORE, PEER6, source=OWN6),)),)
     case("nested_in_the_largest_ipv6_packet", arriving(fits6), REPLICATE, lists=six, drops={})

@@ -1,8 +1,8 @@
 """Config texts that say themselves what is to be found in them.
 
-A line may end in `# error: WORDS` or `# warning: WORDS`; where that is too long or there are several, the marks stand
-on lines of their own before it. There, and nowhere else, `parse` must find just these, with WORDS somewhere in
-`KEY: MESSAGE`: so every case checks lines, keys and the absence of anything more.
+A line may end in `# error: WORDS` or `# warning: WORDS`; where that is too long or there are several, the
+marks stand on lines of their own before it. There, and nowhere else, `parse` must find just these, with WORDS
+somewhere in `KEY: MESSAGE`: so every case checks lines, keys and the absence of anything more.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def check_marked(text: str) -> Reading:
             assert match, f"line {line}: no {severity} with {message!r} in {left}"
             left.remove(match)
         ahead = []
-    assert not left and not ahead, f"found besides: {left}; marked but not there: {ahead}"
+    assert not left, f"found besides: {left}"
+    assert not ahead, f"marked without a line: {ahead}"
     assert (reading.config is None) == any(f.severity is Severity.ERROR for f in reading.findings)
     return reading

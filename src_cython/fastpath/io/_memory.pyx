@@ -8,11 +8,11 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
-from fastpath._copy cimport copy_write, train_head_write, tx_count, tx_program, tx_refuse
+from fastpath._copy cimport copy_write, train_head_write, tx_count, tx_refuse, tx_stamp
 from fastpath._frame cimport (
-    BATCH_MAX, FRAME_SIZE_MAX, HEAD_MAX, REASON_PORT_REFUSED, batch_t, frame_t, program_t,
+    FRAME_SIZE_MAX, HEAD_MAX, REASON_PORT_REFUSED, batch_t, frame_t,
 )
-from fastpath._port cimport IoPort, port_t, tx_t
+from fastpath._port cimport IoPort, port_t, stamp_t, tx_t
 
 # A frame that waits to come in; its bytes stand at `offset`.
 cdef struct waiting_t:
@@ -80,9 +80,9 @@ cdef class MemoryIo(IoPort):
         cdef const uint8_t[::1] view = data
         cdef uint64_t size = view.shape[0]
         cdef waiting_t *frame
-        if not 0 < size <= FRAME_SIZE_MAX:
-            raise ValueError(f"a frame of {size} bytes; expected 1 to {FRAME_SIZE_MAX}")
-        if self._m.in_used + size > self._m.in_room:
+        if size > FRAME_SIZE_MAX:
+            raise ValueError(f"a frame of {size} bytes; expected at most {FRAME_SIZE_MAX}")
+        if self._m.in_used + size >= self._m.in_room:
             self._m.in_room = 2 * (self._m.in_used + size)
             self._m.bytes_in = <uint8_t *>self._grow(self._m.bytes_in, self._m.in_room)
         if self._m.n_waiting == self._m.waiting_room:
@@ -98,7 +98,8 @@ cdef class MemoryIo(IoPort):
             frame.mark_start, frame.mark_offset = mark
         if vlan is not None:
             frame.vlan_tpid, frame.vlan_tci = vlan
-        memcpy(self._m.bytes_in + self._m.in_used, &view[0], size)
+        if size:
+            memcpy(self._m.bytes_in + self._m.in_used, &view[0], size)
         self._m.in_used += size
         self._m.n_waiting += 1
 
@@ -182,8 +183,8 @@ cdef record_t *reserve(memory_t *m, uint64_t size) noexcept nogil:
 cdef int64_t transmit_train(memory_t *m, tx_t *tx) noexcept nogil:
     """One payload record (size 0, its length in segment_size), then one head record per destination."""
     cdef record_t *record
-    cdef const program_t *p
-    cdef uint32_t k, number, size
+    cdef const stamp_t *stamp
+    cdef uint32_t k
     cdef uint64_t train = 0, room = tx.train_size + tx.n_egresses * (sizeof(record_t) + HEAD_MAX + 8)
     cdef int64_t taken = 0
     cdef uint8_t *out
@@ -195,8 +196,8 @@ cdef int64_t transmit_train(memory_t *m, tx_t *tx) noexcept nogil:
         memcpy(m.out + train, tx.train, tx.train_size)
         m.out_used = aligned(train) + aligned(tx.train_size)
     for k in range(tx.n_egresses):
-        p = tx_program(tx, k, &number, &size)
-        if p == NULL:
+        stamp = tx_stamp(tx, k)
+        if stamp == NULL:
             continue
         if record == NULL:
             tx_refuse(tx, k, REASON_PORT_REFUSED)
@@ -205,8 +206,8 @@ cdef int64_t transmit_train(memory_t *m, tx_t *tx) noexcept nogil:
         out = <uint8_t *>(record + 1)
         record.train = train
         record.train_size = tx.train_size
-        record.size = train_head_write(out, tx, k, p)
-        record.segment_size = size - record.size
+        record.size = train_head_write(out, tx, k, stamp)
+        record.segment_size = stamp.size - record.size
         m.out_used += aligned(sizeof(record_t) + record.size)
         tx_count(tx, k, <uint64_t>record.size * tx.run.n_frames + tx.train_size)
         taken += tx.run.n_frames
@@ -216,21 +217,21 @@ cdef int64_t transmit_train(memory_t *m, tx_t *tx) noexcept nogil:
 cdef int64_t memory_transmit(port_t *port, tx_t *tx) noexcept nogil:
     cdef memory_t *m = <memory_t *>port.state
     cdef record_t *record
-    cdef const program_t *p
-    cdef uint32_t k, number, size
+    cdef const stamp_t *stamp
+    cdef uint32_t k
     cdef int64_t taken = 0
     if tx.train != NULL:
         return transmit_train(m, tx)
     for k in range(tx.n_egresses):
-        p = tx_program(tx, k, &number, &size)
-        if p == NULL:
+        stamp = tx_stamp(tx, k)
+        if stamp == NULL:
             continue
-        record = reserve(m, size)
+        record = reserve(m, stamp.size)
         if record == NULL:
             tx_refuse(tx, k, REASON_PORT_REFUSED)
             continue
-        copy_write(<uint8_t *>(record + 1), tx, k, p, number, size)
-        m.out_used += aligned(sizeof(record_t) + size)
-        tx_count(tx, k, size)
+        copy_write(<uint8_t *>(record + 1), tx, k, stamp)
+        m.out_used += aligned(sizeof(record_t) + stamp.size)
+        tx_count(tx, k, stamp.size)
         taken += 1
     return taken

@@ -1,0 +1,4 @@
+class IoPort:
+    index: int
+    @property
+    def trains(self) -> bool: ...

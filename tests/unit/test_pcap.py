@@ -1,0 +1,444 @@
+"""Captures come in as others read them, damage costs what stands behind it and is told, nothing is lost silently."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastpath.errors import CaptureError
+from fastpath.ports import PcapSource
+from tests import captures_io as io
+from tests.native._receive import received
+
+ROOT = Path(__file__).resolve().parents[2]
+PORTS = {"p1": 3, "p2": 0, "core": 7}
+ORDERS = ("<", ">")
+T = 1_700_000_000_123_456_789
+FRAMES = [(T, b"\x01" * 60), (T + 5_000, bytes(range(61))), (T - 2_000_000, b"\x03" * 1514), (T + 1, b"")]
+INTERFACES_MAX, FRAME_SIZE_MAX = 65535, 262144
+
+pytestmark = pytest.mark.filterwarnings("error::ResourceWarning")
+tmp = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Write bytes to a file, open it as a source with the ports above."""
+
+    def make(data: bytes, in_port: int | None = None, ports=PORTS) -> PcapSource:
+        path = tmp_path / "in.capture"
+        path.write_bytes(data)
+        return PcapSource(path, ports, in_port)
+
+    return make
+
+
+def stamped(frames, magic=io.US):
+    unit = 1000 if magic == io.US else 1
+    return [(time // unit * unit, data) for time, data in frames]
+
+
+@pytest.mark.parametrize("magic", [io.US, io.NS])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_pcap_comes_in_whole_on_the_port_that_is_given(made, order, magic):
+    with made(io.pcap(FRAMES, order, magic), in_port=5) as source:
+        expected = stamped(FRAMES, magic)
+        assert (source.n_frames, source.frames_read, source.interfaces) == (4, 0, (None,))
+        assert (source.first_ns, source.last_ns) == (expected[0][0], max(time for time, _ in expected))
+        assert (source.nanoseconds, source.is_pcapng, source.damage) == (magic == io.NS, False, None)
+        assert source.size_bytes == source.path.stat().st_size
+        assert received(source, capacity=3) == [(5, time, data) for time, data in expected]
+        assert source.frames_read == 4
+
+
+@pytest.mark.parametrize("magic", [io.US, io.NS])
+@pytest.mark.parametrize("order", ORDERS)
+@tmp
+@given(
+    frames=st.lists(
+        st.tuples(st.integers(0, (1 << 32) * 10**9 - 1), st.binary(max_size=200)), max_size=40
+    )
+)
+def test_a_pcap_reads_as_dpkt_reads_it(made, order, magic, frames):
+    with made(io.pcap(frames, order, magic)) as source:
+        ours = [(None, time, data) for _, time, data in received(source)]
+        assert [data for *_, data in ours] == [data for *_, data in io.read_frames(source.path)]
+        if magic == io.NS:  # dpkt keeps microseconds as floats
+            assert ours == io.read_frames(source.path)
+        assert [row[1:] for row in ours] == stamped(frames, magic)
+
+
+def test_a_pcap_comes_in_on_the_first_port_unless_told(made):
+    with made(io.pcap(FRAMES)) as source:
+        assert {row[0] for row in received(source)} == {0}
+
+
+def test_an_empty_pcap_is_no_error(made):
+    with made(io.pcap_head()) as source:
+        assert (source.n_frames, source.first_ns, source.last_ns, received(source)) == (0, 0, 0, [])
+
+
+def test_a_file_that_is_mapped_keeps_what_it_has_while_its_frames_are_corrected(made):
+    data = io.pcap([(T, bytes((i % 251,)) * 1000) for i in range(2000)])
+    with made(data) as source:
+        assert received(source) == [(0, T // 1000 * 1000, bytes((i % 251,)) * 1000) for i in range(2000)]
+        assert source.path.read_bytes() == data
+
+
+def test_a_frame_check_sequence_is_taken_away(made):
+    data = io.pcap_head(link=2 << 28 | 1 << 26 | 1) + io.pcap_packet(b"x" * 64)
+    data += io.pcap_packet(b"y" * 40, wire_size=64) + io.pcap_packet(b"zz")
+    with made(data) as source:
+        assert [frame for *_, frame in received(source)] == [b"x" * 60, b"y" * 40, b"zz"]
+
+
+def test_nothing_comes_in_after_close(made):
+    source = made(io.pcap(FRAMES))
+    source.close()
+    source.close()
+    assert (received(source), source.n_frames) == ([], 4)
+    with pytest.raises(RuntimeError):
+        source.__init__(source.path, PORTS)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_frames_of_a_pcapng_come_in_on_the_port_of_their_interfaces_name(made, order):
+    other = ORDERS[order == "<"]
+    data = io.section(order) + io.interface("core", order) + io.block(0x80000BAD, b"1234", order)
+    data += io.packet(b"a" * 61, 0, 1_000_001, order, options=io.option(1, b"comment", order))
+    data += io.interface("p1", order, resolution=9) + io.packet(b"b" * 60, 1, T, order)
+    data += io.block(io.STATISTICS, bytes(12), order) + io.old_packet(b"c" * 62, 0, 5, order)
+    # another section counts its interfaces anew, in its own byte order, and packets may come before interfaces
+    data += io.section(other) + io.interface("p2", other, resolution=3, snap_size=9)
+    data += io.simple_packet(b"d" * 8, other) + io.simple_packet(b"e" * 9, other, wire_size=70)
+    data += io.packet(b"f", 0, 7, other) + io.block(io.STATISTICS, b"", other)
+    with made(data) as source:
+        assert (source.interfaces, source.nanoseconds, source.is_pcapng) == (("core", "p1", "p2"), True, True)
+        assert received(source) == [
+            (7, 1_000_001_000, b"a" * 61),
+            (3, T, b"b" * 60),
+            (7, 5000, b"c" * 62),
+            (0, T, b"d" * 8),
+            (0, T, b"e" * 9),
+            (0, 7_000_000, b"f"),
+        ]
+        assert (source.damage, source.first_ns, source.last_ns) == (None, 1_000_001_000, T)
+
+
+frames_of_three = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, (1 << 63) - 1), st.binary(max_size=120)), max_size=30
+)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@tmp
+@given(frames=frames_of_three)
+def test_a_pcapng_reads_as_scapy_reads_it(made, order, frames):
+    names = list(PORTS)
+    data = io.section(order) + b"".join(io.interface(name, order, resolution=9) for name in names)
+    data += b"".join(io.packet(frame, number, units, order) for number, units, frame in frames)
+    with made(data) as source:
+        back = {port: name for name, port in PORTS.items()}
+        ours = [(back[port], time, frame) for port, time, frame in received(source)]
+        assert ours == io.read_frames(source.path)
+        assert ours == [(names[number], units, frame) for number, units, frame in frames]
+
+
+@tmp
+@given(
+    code=st.integers(0, 255),
+    units=st.integers(0, (1 << 64) - 1),
+    offset=st.integers(-(1 << 63), (1 << 63) - 1) | st.integers(-(10**7), 10**7),
+)
+def test_any_time_resolution_gives_nanoseconds_or_is_told(made, code, units, offset):
+    data = io.section() + io.interface("p1", resolution=code, offset_s=offset) + io.packet(b"x", 0, units)
+    power = code & 0x7F
+    time = int(Fraction(units * 10**9, (2 if code & 0x80 else 10) ** power)) + offset * 10**9
+    with made(data) as source:
+        if 0 <= time < 1 << 63:
+            assert (received(source), source.damage) == ([(3, time, b"x")], None)
+            assert source.nanoseconds == ((2 if code & 0x80 else 10) ** power > 10**6)
+        else:
+            assert received(source) == []
+            assert f"a timestamp of {units} units; expected a time from 1970 to 2262" in source.damage
+
+
+def test_a_foreign_interface_is_named_with_the_ports_and_the_nearest_of_them(made):
+    data = io.section() + io.interface("core") + io.interface("cor") + io.packet(b"x", 1) + io.packet(b"y", 1)
+    with pytest.raises(CaptureError) as caught:
+        made(data)
+    told = str(caught.value)
+    assert told.startswith(str(caught.value.path))
+    assert "2 frames came from interface 'cor'" in told
+    assert "the ports are p1, p2, core; did you mean 'core'?" in told
+    with made(data, in_port=2) as source:
+        assert [row[0] for row in received(source)] == [2, 2]
+
+
+def test_an_interface_without_a_name_needs_a_port_to_be_given(made):
+    data = io.section() + io.interface() + io.packet(b"x")
+    with pytest.raises(CaptureError, match="1 frames came from interface 0, which has no name, but"):
+        made(data)
+    with made(data, in_port=4) as source:
+        assert (received(source), source.interfaces) == ([(4, 0, b"x")], (None,))
+
+
+def test_a_foreign_interface_that_nothing_came_from_is_no_error(made):
+    data = io.section() + io.interface("eth9", link=113) + io.interface("p1") + io.packet(b"x", 1)
+    with made(data) as source:
+        assert received(source) == [(3, 0, b"x")]
+
+
+# What is wrong with the whole file: (bytes, byte named, what is said).
+ALIEN = {
+    "empty": (b"", 0, "is empty"),
+    "one byte": (b"\xd4", 0, "has 1 bytes; a capture has 24 at least"),
+    "short": (io.pcap_head()[:20], 0, "ends within the pcap header: 20 bytes, expected 24"),
+    "text": (b"hello, world, this is no capture", 0, "starts with 68656c6c; expected a pcap"),
+    "gzip": (b"\x1f\x8b\x08\x00" + bytes(40), 0, "this is gzip: gunzip it first"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + bytes(40), 0, "this is zstd"),
+    "old pcap": (io.pcap_head(version=(2, 2)), 4, "is pcap version 0x20002"),
+    "radio": (io.pcap_head(link=127), 20, "has link type 127; expected Ethernet (1)"),
+    "order mark": (io.section(mark=0x1A2B3C4E), 8, "byte order mark is 4e3c2b1a; expected 1a2b3c4d"),
+    "pcapng 2": (io.section(version=(2, 0)), 12, "pcapng version 0x20000"),
+    "pcapng 1.1": (io.section(">", version=(1, 1)), 12, "pcapng version 0x10001"),
+    "section cut": (io.section()[:12], 0, "ends within a section header: 12 bytes, expected 28"),
+    "section of 24": (
+        io.block(io.SECTION, io.section()[8:20]), 4, "a section header of 24 bytes; expected 28 at least",
+    ),
+    "section end": (io.section(end=29), 24, "a block ends with the size 29; it began with 28"),
+    "radio interface": (
+        io.section() + io.interface("p1", link=127) + io.packet(b"x"),
+        60, "a packet of an interface of link type 127; expected Ethernet (1)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ALIEN)
+def test_what_is_no_capture_is_told_by_byte_found_and_expected(made, case):
+    data, offset, words = ALIEN[case]
+    with pytest.raises(CaptureError) as caught:
+        made(data)
+    assert str(caught.value).startswith(f"{caught.value.path}: byte {offset}: ")
+    assert words in str(caught.value)
+    assert caught.value.offset == offset
+
+
+def test_what_is_no_file_is_told_and_waits_for_nobody(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pcap")
+    for path, words in [
+        (tmp_path, "is a directory; expected a regular file"),
+        (tmp_path / "pipe.pcap", "is a pipe; expected a regular file"),
+        (Path("/dev/null"), "is a device; expected a regular file"),
+        (tmp_path / "missing.pcap", "cannot be read: No such file or directory"),
+    ]:
+        with pytest.raises(CaptureError) as caught:
+            PcapSource(path, PORTS)
+        assert str(caught.value) == f"{path}: {words}"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_we_may_not_read_is_told(tmp_path):
+    path = tmp_path / "in.pcap"
+    path.touch(mode=0)
+    with pytest.raises(CaptureError, match="cannot be read: Permission denied"):
+        PcapSource(path, PORTS)
+
+
+P1 = io.section() + io.interface("p1", snap_size=100)
+LAST = io.pcap_head() + io.pcap_packet(b"whole")
+NEXT = P1 + io.packet(b"whole")
+# What is wrong behind a first packet: (file up to there, what stands there, byte named from there, what is said).
+DAMAGE = {
+    "head cut": (LAST, io.pcap_packet(b"")[:15], 0, "ends within a packet's header: 15 bytes, expected 16"),
+    "packet cut": (LAST, io.pcap_packet(b"12345", size=6), 0, "ends within a packet: 5 bytes, expected 6"),
+    "too large": (
+        LAST, io.pcap_packet(bytes(262145)), 0, "a packet of 262145 bytes; expected 262144 at most",
+    ),
+    "block cut": (NEXT, io.packet(b"1234")[:-1], 0, "ends within a block: 35 bytes, expected 36"),
+    "block start": (NEXT, io.packet(b"1234")[:11], 0, "ends within a block: 11 bytes, expected 12 at least"),
+    "block of 8": (NEXT, io.block(7, b"1234", size=8), 4, "a block of 8 bytes; expected a multiple of 4 from 12 on"),
+    "block of 18": (NEXT, io.block(7, b"123456", size=18), 4, "a block of 18 bytes; expected a multiple of 4"),
+    "trailer": (NEXT, io.block(7, b"1234", end=20), 12, "a block ends with the size 20; it began with 16"),
+    "undeclared": (NEXT, io.packet(b"x", 1), 8, "a packet of interface 1; its section declares 1 before it"),
+    "old undeclared": (NEXT, io.old_packet(b"x", 1), 8, "a packet of interface 1; its section declares 1"),
+    "new section": (NEXT + io.section(), io.packet(b"x"), 8, "a packet of interface 0; its section declares 0"),
+    "simple": (NEXT + io.section(), io.simple_packet(b"x"), 0, "interface 0; its section declares none"),
+    "simple short": (NEXT, io.simple_packet(b"x", wire_size=90), 0, "a packet of 90 bytes; its block has 4 left"),
+    "simple block": (NEXT, io.block(3, b""), 4, "a packet block of 12 bytes; expected 16 at least"),
+    "packet block": (NEXT, io.block(6, bytes(16)), 4, "a packet block of 28 bytes; expected 32 at least"),
+    "overfull": (NEXT, io.packet(b"12345", size=9), 0, "a packet of 9 bytes; its block has 8 left"),
+    "large": (NEXT, io.packet(bytes(262145)), 0, "a packet of 262145 bytes; expected 262144 at most"),
+    "interface": (NEXT, io.block(1, bytes(4)), 4, "an interface block of 16 bytes; expected 20 at least"),
+    "option": (NEXT, io.interface(options=io.option(5, b"1234", length=5)), 16, "an option of 5 bytes; its block has 4"),
+    "resolution": (NEXT, io.interface(options=io.option(9, b"12")), 16, "a time resolution of 2 bytes; expected 1"),
+    "offset": (NEXT, io.interface(options=io.option(14, b"1234")), 16, "a time offset of 4 bytes; expected 8"),
+    "time": (P1 + io.interface("p2", resolution=0) + io.packet(b"whole"), io.packet(b"x", 1, 1 << 40), 12,
+             f"a timestamp of {1 << 40} units"),
+    "before 1970": (P1 + io.interface("p2", offset_s=-1) + io.packet(b"whole"), io.packet(b"x", 1), 12, "1970 to 2262"),
+    "section version": (NEXT, io.section(version=(3, 0)), 12, "pcapng version 0x30000"),
+    "section mark": (NEXT, io.section(mark=1), 8, "byte order mark is 01000000"),
+    "section start": (NEXT, io.section()[:15], 0, "ends within a section header: 15 bytes, expected 28"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damage_keeps_what_came_before_it_and_is_told_by_byte_found_and_expected(made, case):
+    before, damaged, offset, words = DAMAGE[case]
+    for behind in (b"", before):
+        if "cut" in case or "start" in case:
+            behind = b""
+        with made(before + damaged + behind) as source:
+            assert [row[2] for row in received(source)] == [b"whole"]
+            assert source.damage.startswith(f"{source.path}: byte {len(before) + offset}: ")
+            assert words in source.damage
+
+
+def test_too_many_interfaces_are_damage(made):
+    with made(io.section() + io.interface() * (INTERFACES_MAX + 1)) as source:
+        assert "more than 65535 interfaces" in source.damage
+        assert len(source.interfaces) == INTERFACES_MAX
+
+
+def test_the_largest_frame_comes_in(made):
+    for data in (io.pcap([(0, bytes(FRAME_SIZE_MAX))]), P1 + io.packet(bytes(FRAME_SIZE_MAX))):
+        with made(data) as source:
+            assert received(source)[0][2] == bytes(FRAME_SIZE_MAX)
+
+
+SMALL = {
+    "pcap": io.pcap(FRAMES[:2] + FRAMES[3:] + FRAMES[:1], ">", io.NS),
+    "pcapng": io.section(">")
+    + io.interface("p1", ">", resolution=9, offset_s=1)
+    + io.packet(b"a" * 13, 0, T, ">")
+    + io.old_packet(b"b" * 7, 0, 5, ">")
+    + io.section()
+    + io.interface("p2", resolution=0x94)
+    + io.simple_packet(b"c" * 5)
+    + io.packet(b"d" * 4, 0, 1, options=io.option(1, b"why")),
+}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_cut_at_every_byte_a_capture_gives_a_beginning_of_its_frames_and_says_so(made, kind):
+    data = SMALL[kind]
+    with made(data) as source:
+        whole = received(source)
+    assert len(whole) == 4
+    seen = set()
+    for size in range(len(data)):
+        try:
+            source = made(data[:size])
+        except CaptureError as error:
+            assert size < 28
+            assert error.offset == 0
+            continue
+        with source:
+            frames = received(source)
+            assert frames == whole[: len(frames)]
+            assert source.n_frames == len(frames) < 4
+            # a cut between two blocks leaves a good, shorter capture
+            assert source.damage is None or "the file ends within" in source.damage
+            seen.add((len(frames), source.damage is None))
+    assert {n for n, _ in seen} == {0, 1, 2, 3}
+    assert sum(whole for _, whole in seen) == 4
+
+
+@pytest.mark.parametrize("kind", SMALL)
+@settings(tmp, max_examples=500)
+@given(data=st.data())
+def test_changed_anywhere_a_capture_never_hurts(made, kind, data):
+    changed = bytearray(SMALL[kind])
+    for place in data.draw(st.lists(st.integers(0, len(changed) - 1), min_size=1, max_size=8)):
+        changed[place] = data.draw(st.integers(0, 255) | st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]))
+    try:
+        source = made(bytes(changed), in_port=1)
+    except CaptureError as error:
+        assert error.message  # noqa: PT017  either is right
+        return
+    with source:
+        frames = received(source)
+        assert len(frames) == source.n_frames
+        assert all(frame in changed for *_, frame in frames)
+        assert all(time <= source.last_ns for _, time, _ in frames)
+
+
+def test_rubbish_behind_a_good_head_never_hurts(made):
+    rubbish = random.Random(7)
+    for _ in range(300):
+        for head in (io.pcap_head(), io.section() + io.interface("p1")):
+            with made(head + rubbish.randbytes(rubbish.randrange(200)), in_port=0) as source:
+                assert len(received(source)) == source.n_frames
+
+
+def indexed() -> dict[str, dict[str, int]]:
+    """Frames per capture and port, from the tables of tests/captures/INDEX.md."""
+    counts: dict[str, dict[str, int]] = {}
+    name = ""
+    for line in (ROOT / "tests/captures/INDEX.md").read_text().splitlines():
+        if line.startswith("## "):
+            name = line[3:]
+        elif name and (row := re.match(r"\| (p\d|core) \| (\d+) \|", line)):
+            ports = counts.setdefault(name, {})
+            ports[row[1]] = ports.get(row[1], 0) + int(row[2])
+    return counts
+
+
+@pytest.mark.parametrize(("name", "counts"), indexed().items())
+def test_our_captures_come_in_as_their_index_counts_them(name, counts):
+    ports = {"p1": 0, "p2": 1, "p3": 2, "core": 3}
+    with PcapSource(ROOT / "tests/captures" / name, ports, 0 if name.endswith(".pcap") else None) as source:
+        frames = received(source)
+        assert source.damage is None
+    assert {port: sum(row[0] == place for row in frames) for port, place in ports.items() if port in counts} == counts
+    assert len(frames) == sum(counts.values())
+    oracle = io.read_frames(source.path)
+    assert [data for *_, data in frames] == [data for *_, data in oracle]
+    if name.endswith("ng"):
+        assert [(ports[port], time) for port, time, _ in oracle] == [row[:2] for row in frames]
+
+
+SHARED = ROOT.parent / "shared/captures"
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the captures of other projects are not here")
+def test_the_captures_of_other_projects_come_in_as_others_read_them():
+    paths = [path for path in sorted(SHARED.rglob("*")) if path.suffix in {".pcap", ".pcapng", ".cap"}]
+    refused = 0
+    for path in paths:
+        try:
+            source = PcapSource(path, {"any": 0}, 0)
+        except CaptureError as error:
+            assert "expected Ethernet (1)" in error.message
+            refused += 1
+            continue
+        with source:
+            assert source.damage is None
+            assert [row[2] for row in received(source)] == [row[2] for row in io.read_frames(path)]
+    assert len(paths) - refused > 70
+
+
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
+@pytest.mark.parametrize("kind", SMALL)
+def test_several_sections_read_as_tshark_reads_them(made, kind):
+    fields = ["frame.time_epoch", "frame.cap_len", "frame.interface_name"]
+    with made(SMALL[kind]) as source:
+        command = ["tshark", "-n", "-r", str(source.path), "-T", "json", *(f"-e{field}" for field in fields)]
+        told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        rows = [[packet["_source"]["layers"].get(field, [None])[0] for field in fields] for packet in told]
+        ours = received(source)
+    assert [len(data) for *_, data in ours] == [int(row[1]) for row in rows]
+    timed = [(time, row[0]) for (_, time, data), row in zip(ours, rows, strict=True) if data != b"c" * 5]
+    assert [f"{time // 10**9}.{time % 10**9:09}" for time, _ in timed] == [text for _, text in timed]
+    if kind == "pcapng":
+        assert [PORTS[row[2]] for row in rows] == [port for port, *_ in ours]
