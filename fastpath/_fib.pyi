@@ -6,7 +6,7 @@ import numpy.typing as npt
 from fastpath._layout import LayoutTable
 
 _Words = tuple[int, int, int, int, int]
-_Change = tuple[_Words, None] | tuple[_Words, Sequence[int], Sequence[int], Sequence[int]]
+_Change = tuple[_Words, None] | tuple[_Words, Sequence[int], Sequence[int], Sequence[int], int]
 
 class Fib:
     @property

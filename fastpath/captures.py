@@ -1,4 +1,4 @@
-"""Captures as ports: `PcapSource` stands in for all ports that frames come in on, `PcapSink` for all that copies leave by."""
+"""Captures as ports: `PcapSource` stands in for all ports that frames come in on, `PcapSink` for all out ports."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ ALIENS = {
 
 
 class PcapSource(PcapIn):
-    """The frames of a pcap or pcapng file, as they stand in a mapping of it; leave the file alone until `close`.
+    """The frames of a pcap or pcapng file, as they stand in a mapping of it.
 
-    `ports` gives the places of the ports by name. Frames of a pcapng interface come in on the port of its name, or
-    on `in_port` where no port has that name; all frames of a pcap come in on `in_port`, or the first port.
+    The file must be left alone until `close`: one that shrinks kills its reader. `ports` gives the places of the
+    ports by name. Frames of a pcapng interface come in on the port of its name, or on `in_port` where no port
+    has that name; all frames of a pcap come in on `in_port`, or the first port.
 
-    Raises CaptureError where nothing in the file can be used, or frames came from an interface that is no port
-    or no Ethernet. What is wrong behind the first frames is told by `damage`: the frames in front of it come in.
+    Raises CaptureError where nothing in the file can be used, or frames came from an interface that is no
+    port or no Ethernet. Anything else that is wrong is told by `damage`: the frames in front of it come in.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class PcapSource(PcapIn):
         finally:
             os.close(descriptor)
         self.damage: str | None = None
-        """What is wrong behind the last frame, in a sentence that names the file and the byte; None if nothing is."""
+        """What is wrong behind the last frame, naming file and byte; None if nothing is."""
         if self.fault is not None:
             offset, message, fatal = self.fault
             if fatal:
@@ -64,7 +65,7 @@ class PcapSource(PcapIn):
             for name, n_frames in self.declared()
         ]
         self.interfaces: tuple[str | None, ...] = tuple(name for name, _ in declared)
-        """The names of the interfaces in the order of the file, every section's anew; the one of a pcap has none."""
+        """The names of the interfaces as the file declares them, section by section; a pcap's has none."""
         for number, (name, n_frames) in enumerate(declared):
             self._assign(number, name, n_frames, ports, in_port)
 
@@ -80,7 +81,8 @@ class PcapSource(PcapIn):
             close = difflib.get_close_matches(name or "", ports, n=1, cutoff=0.4)
             raise CaptureError(
                 self.path,
-                f"{n_frames} frames came from {given} but no port is called that; the ports are {', '.join(ports)}"
+                f"{n_frames} frames came from {given} but no port is called that; "
+                f"the ports are {', '.join(ports)}"
                 + (f"; did you mean {close[0]!r}?" if close else "")
                 + " (or name the port that they shall come in on)",
             )
@@ -101,21 +103,25 @@ def _open(path: Path) -> int:
     except OSError as error:
         raise CaptureError(path, f"cannot be read: {error.strerror}") from error
     try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise CaptureError(path, f"is {_kind(mode)}; expected a regular file")
-        first = os.pread(descriptor, 8, 0)
-    except OSError as error:
-        os.close(descriptor)
-        raise CaptureError(path, f"cannot be read: {error.strerror}") from error
-    except CaptureError:
+        _check(path, descriptor)
+    except BaseException:
         os.close(descriptor)
         raise
+    return descriptor
+
+
+def _check(path: Path, descriptor: int) -> None:
+    """Name what people take for a pcap; what is neither that nor one, `PcapIn` finds."""
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        raise CaptureError(path, f"is {_kind(mode)}; expected a regular file")
+    try:
+        first = os.pread(descriptor, 8, 0)
+    except OSError as error:
+        raise CaptureError(path, f"cannot be read: {error.strerror}") from error
     for magic, sentence in ALIENS.items():
         if first.startswith(magic):
-            os.close(descriptor)
             raise CaptureError(path, f"{sentence}; expected a pcap or pcapng", 0)
-    return descriptor
 
 
 def _kind(mode: int) -> str:
@@ -124,15 +130,16 @@ def _kind(mode: int) -> str:
 
 
 class PcapSink(PcapOut):
-    """Writes the copies of all out ports to a file: pcap or pcapng, by the suffix of `path`; what it held is gone.
+    """Writes the copies of all out ports to a new file: pcap or pcapng, by the suffix of `path`.
 
-    `ports` names the out ports in the order of the layout; each is an interface of the pcapng. A copy has the time of its
-    frame: in nanoseconds in a pcapng, in microseconds in a pcap unless `nanoseconds` (`PcapSource.nanoseconds` tells
-    whether there are any), which some readers older than 2013 do not know.
+    `ports` names the out ports in the order of the layout; each is an interface of the pcapng. A copy has the
+    time of its frame: in nanoseconds in a pcapng, in microseconds in a pcap unless `nanoseconds`, which readers
+    from before 2013 do not know (`PcapSource.nanoseconds` tells whether there are any to keep).
 
-    One object stands for every out port: `Forwarder(layout, [sink] * len(ports), sources=[source])`. Close it, or use it as a
-    context: only then the last copies are in the file. Raises OSError naming the file when it cannot be opened, and,
-    from `close`, when a write has failed; `lost` then counts the copies that were counted as sent and are not in the file.
+    One object stands for every out port: `Forwarder(layout, [sink] * len(ports), sources=[source])`. Close it, or
+    use it as a context: only then are the last copies in the file. Raises OSError naming the file when it cannot
+    be opened and, from `close`, when a write has failed: `lost` are the copies that were counted as sent and
+    are not in the file.
     """
 
     def __init__(
@@ -141,7 +148,8 @@ class PcapSink(PcapOut):
         self.path = Path(path)
         if self.path.suffix not in {".pcap", ".pcapng"}:
             raise ValueError(
-                f"{self.path}: the suffix says what is written; expected .pcap or .pcapng, found {self.path.suffix!r}"
+                f"{self.path}: the suffix says what is written; "
+                f"expected .pcap or .pcapng, found {self.path.suffix!r}"
             )
         blocks = self.path.suffix == ".pcapng"
         head = _pcapng_head(ports) if blocks else _pcap_head(nanoseconds=nanoseconds)

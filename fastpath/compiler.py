@@ -72,6 +72,8 @@ class Compiler:
         self._egress_ids: dict[Egress, int] = {}
         self._egresses: list[Egress] = []
         self._fresh: dict[int, bytes] = {}
+        self.list_ids: dict[GroupKey, int] = {}
+        """Where the frames of each list are counted; a key keeps its place when it goes and comes back."""
         self._classes: dict[object, int] = {}
         self._table = LayoutTable(layout, self._sender_id)
         self._numbers = _numbers_by_group(layout)
@@ -107,13 +109,15 @@ class Compiler:
 
         Costs microseconds a list, whatever the size of the FIB.
         """
-        changes: list[tuple[Words, None] | tuple[Words, list[int], list[int], list[int]]] = [
+        changes: list[tuple[Words, None] | tuple[Words, list[int], list[int], list[int], int]] = [
             (key_words(key), None) for key in removed
         ]
         for one in lists:
             _check_owners(one)
             numbers = self._numbers.get(one.key.group, []) if one.key.kind in _OUTER_GROUP_KINDS else []
-            changes.append((key_words(one.key), self._segment(one.local), self._segment(one.remote), numbers))
+            segments = self._segment(one.local), self._segment(one.remote)
+            list_id = self.list_ids.setdefault(one.key, 1 + len(self.list_ids))
+            changes.append((key_words(one.key), *segments, numbers, list_id))
         self.fib = self.fib.with_changes(self._table, self._fresh, changes)
         self._fresh = {}
         return self.fib

@@ -1,7 +1,7 @@
 """The errors of fastpath, in three families that have nothing in common but Exception.
 
-You misused us: ValueError, TypeError, RuntimeError, with a sentence. What came from elsewhere broke its format: `FormatError`. The
-system said no: OSError, naming the file.
+You misused us: ValueError, TypeError, RuntimeError, with a sentence. What came from elsewhere broke its
+format: `FormatError`. The system said no: OSError, naming the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class FormatError(Exception):
 
 
 class CaptureError(FormatError):
-    """A capture cannot be replayed; `offset` is the byte of the file where that shows, None where it speaks of the whole."""
+    """A capture cannot be replayed; `offset` is the byte of the file where that shows, None if it is all of it."""
 
     def __init__(self, path: str | os.PathLike[str], message: str, offset: int | None = None) -> None:
         self.path = os.fspath(path)

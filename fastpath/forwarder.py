@@ -9,7 +9,7 @@ from fastpath._port import IoPort
 from fastpath.compiler import Columns, Compiler
 from fastpath.model import GroupKey, Layout, ReplicationList
 from fastpath.reasons import REASONS
-from fastpath.statistics import DropCount, EgressCount, PortCount, StageTime, Statistics
+from fastpath.statistics import DropCount, EgressCount, ListCount, PortCount, StageTime, Statistics
 
 STAGES = ("receive", "classify", "replicate")
 
@@ -96,5 +96,8 @@ class Forwarder:
                 )
             ),
             egresses=tuple(row for row in egresses if row.copies or row.dropped),
+            lists=tuple(
+                ListCount(key, self._engine.list_frames(place)) for key, place in self._compiler.list_ids.items()
+            ),
             stages=tuple(StageTime(*row) for row in zip(STAGES, counted["stage_ns"], strict=True)),
         )

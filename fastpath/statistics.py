@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastpath.model import Egress
+from fastpath.model import Egress, GroupKey
 from fastpath.reasons import Reason, Unit
 
 
@@ -24,6 +24,14 @@ class EgressCount:
     copies: int
     bytes: int
     dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListCount:
+    """Frames that were replicated by one list."""
+
+    key: GroupKey
+    frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,8 @@ class Statistics:
     ports: tuple[PortCount, ...]
     egresses: tuple[EgressCount, ...]
     """Only egresses that were used, or should have been."""
+    lists: tuple[ListCount, ...]
+    """All lists that were published one by one, unused ones included; those filled from columns are not counted singly."""
     stages: tuple[StageTime, ...]
 
     @property

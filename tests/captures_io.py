@@ -32,6 +32,7 @@ def read_frames(path: Path) -> list[Frame]:
             return [(None, round(stamp * 10**9 / unit) * unit, data) for stamp, data in reader]
     frames: list[Frame] = []
     with RawPcapNgReader(str(path)) as blocks:
+        about: Any  # scapy names the fields of pcapng in a subclass that its types do not know
         for data, about in blocks:
             units = about.tshigh << 32 | about.tslow
             name = about.ifname.decode() if about.ifname else None
@@ -39,13 +40,21 @@ def read_frames(path: Path) -> list[Frame]:
     return frames
 
 
-def pcap_head(order: str = "<", magic: int = US, *, link: int = ETHERNET, version: tuple[int, int] = (2, 4)) -> bytes:
+def pcap_head(
+    order: str = "<", magic: int = US, *, link: int = ETHERNET, version: tuple[int, int] = (2, 4)
+) -> bytes:
     """The header of a classic pcap."""
     return struct.pack(order + "IHHiIII", magic, *version, 0, 0, 1 << 18, link)
 
 
 def pcap_packet(
-    data: bytes, time_ns: int = 0, order: str = "<", magic: int = US, *, size: int | None = None, wire_size: int = -1
+    data: bytes,
+    time_ns: int = 0,
+    order: str = "<",
+    magic: int = US,
+    *,
+    size: int | None = None,
+    wire_size: int = -1,
 ) -> bytes:
     """One packet of a classic pcap; `size` is what its header says of `data`."""
     seconds, rest = divmod(time_ns, 10**9)
@@ -72,10 +81,14 @@ def option(code: int, value: bytes, order: str = "<", length: int | None = None)
 def block(kind: int, body: bytes, order: str = "<", size: int | None = None, end: int | None = None) -> bytes:
     """One block; `size` and `end` are what it says of its size, in front and behind."""
     size = len(body) + 12 if size is None else size
-    return struct.pack(order + "II", kind, size) + body + struct.pack(order + "I", size if end is None else end)
+    return (
+        struct.pack(order + "II", kind, size) + body + struct.pack(order + "I", size if end is None else end)
+    )
 
 
-def section(order: str = "<", *, mark: int = 0x1A2B3C4D, version: tuple[int, int] = (1, 0), **knobs: Any) -> bytes:
+def section(
+    order: str = "<", *, mark: int = 0x1A2B3C4D, version: tuple[int, int] = (1, 0), **knobs: Any
+) -> bytes:
     """The header of a section, of unspecified length."""
     return block(SECTION, struct.pack(order + "IHHq", mark, *version, -1), order, **knobs)
 
@@ -101,7 +114,13 @@ def interface(
 
 
 def packet(
-    data: bytes, number: int = 0, units: int = 0, order: str = "<", *, size: int | None = None, options: bytes = b""
+    data: bytes,
+    number: int = 0,
+    units: int = 0,
+    order: str = "<",
+    *,
+    size: int | None = None,
+    options: bytes = b"",
 ) -> bytes:
     """An enhanced packet block of interface `number`."""
     size = len(data) if size is None else size
@@ -118,5 +137,7 @@ def old_packet(data: bytes, number: int = 0, units: int = 0, order: str = "<") -
 def simple_packet(data: bytes, order: str = "<", wire_size: int | None = None) -> bytes:
     """A packet without time, of the first interface."""
     return block(
-        SIMPLE_PACKET, struct.pack(order + "I", len(data) if wire_size is None else wire_size) + padded(data), order
+        SIMPLE_PACKET,
+        struct.pack(order + "I", len(data) if wire_size is None else wire_size) + padded(data),
+        order,
     )

@@ -10,6 +10,7 @@ import click
 
 # name: where the command lives, and the sentence that `fastpath --help` shows for it
 COMMANDS: dict[str, tuple[str, str]] = {
+    "replay": ("ctrl.cli.replay:replay", "Send a capture through the data path, and show what became of it."),
     "check": ("ctrl.cli.check:check", "Check a config: every error and warning, with file, line and key."),
 }
 

@@ -13,7 +13,7 @@ from fastpath._classify cimport classify_batch
 from fastpath._fib cimport Fib
 from fastpath._trie cimport fib_t
 from fastpath._frame cimport (
-    BATCH_MAX, EGRESSES_MAX, N_REASONS, N_STAGES, PORTS_MAX, STAGE_CLASSIFY, STAGE_RECEIVE, STAGE_REPLICATE,
+    BATCH_MAX, EGRESSES_MAX, LISTS_MAX, N_REASONS, N_STAGES, PORTS_MAX, STAGE_CLASSIFY, STAGE_RECEIVE, STAGE_REPLICATE,
     VERDICT_DROP, batch_t, counters_t, egress_state_t, frame_t,
 )
 from fastpath._port cimport IoPort, port_t
@@ -77,7 +77,8 @@ cdef class Engine:
         self._replicator.n_ports = <uint32_t>len(self.ports)
         self._replicator.counters = &self._counters
         self._replicator.states = <egress_state_t *>calloc(EGRESSES_MAX, sizeof(egress_state_t))
-        if self._replicator.states == NULL:
+        self._replicator.list_frames = <uint64_t *>calloc(LISTS_MAX, sizeof(uint64_t))
+        if self._replicator.states == NULL or self._replicator.list_frames == NULL:
             raise MemoryError
         for i, port in enumerate(self.ports):
             if port.port.transmit == NULL:
@@ -91,6 +92,7 @@ cdef class Engine:
 
     def __dealloc__(self):
         free(self._replicator.states)
+        free(self._replicator.list_frames)
 
     def publish(self, Fib fib not None):
         """Make `fib` the one that the next burst takes. The layouts of all FIBs must name the same ports."""
@@ -224,3 +226,9 @@ cdef class Engine:
             raise IndexError(id)
         state = &self._replicator.states[id]
         return state.copies, state.bytes, state.dropped
+
+    def list_frames(self, uint32_t id):
+        """Number of frames that were replicated by the list with a counter id."""
+        if id >= LISTS_MAX:
+            raise IndexError(id)
+        return self._replicator.list_frames[id]

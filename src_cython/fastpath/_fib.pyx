@@ -7,7 +7,7 @@ number); lists as egress ids; egresses as packed structs. `fastpath.compiler` ma
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, malloc
 from libc.string cimport memcpy, memset
-from fastpath._frame cimport entry_t, key_t
+from fastpath._frame cimport LISTS_MAX, entry_t, key_t
 from fastpath._layout cimport LayoutTable
 from fastpath._trie cimport (
     PAGE_SPLIT, chunk_t, directory_release, directory_t, directory_with, entry_egresses, entry_numbers, entry_size,
@@ -196,8 +196,8 @@ cdef class Fib:
         return out
 
     def with_changes(self, LayoutTable layout not None, dict egresses, changes):
-        """The next snapshot: `egresses` set by id, then each change (key words, local ids, remote ids, numbers)
-        applied; a change of (key words, None) removes a list. Cost: microseconds a change, whatever the size."""
+        """The next snapshot: `egresses` set by id, then each change (key words, local ids, remote ids, numbers, counter
+        id) applied; a change of (key words, None) removes a list. Cost: microseconds a change, whatever the size."""
         cdef Fib out = derive(self, layout, egresses)
         cdef key_t key
         cdef bytearray buffer
@@ -211,7 +211,7 @@ cdef class Fib:
                 if fib_put(out.fib, &key, NULL) < 0:
                     raise MemoryError
                 continue
-            _, local, remote, numbers = change
+            _, local, remote, numbers, list_id = change
             ids = (*local, *remote, *numbers)
             buffer = bytearray(sizeof(entry_t) + 4 * len(ids) + 8)
             view = buffer
@@ -220,6 +220,7 @@ cdef class Fib:
             entry.n_local = len(local)
             entry.n_remote = len(remote)
             entry.n_numbers = len(numbers)
+            entry.list_id = list_id if list_id < LISTS_MAX else 0
             words = <uint32_t *>entry_egresses(entry)
             for n, word in enumerate(ids):
                 words[n] = word

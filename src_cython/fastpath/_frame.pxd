@@ -8,6 +8,7 @@ cdef enum:
     BATCH_MAX = 256           # frames that travel together
     PORTS_MAX = 256
     EGRESSES_MAX = 1 << 20    # per-egress counters are one array of this size, touched as used
+    LISTS_MAX = 1 << 20       # lists whose frames are counted singly, likewise
     HEAD_MAX = 80             # Ethernet 14 + IPv6 40 + UDP 8 + VXLAN 8, rounded up
     TRAIN_SEGMENTS_MAX = 128  # the kernel's limit (LIMITS trap 1)
     TRAIN_SIZE_MAX = 65000    # UDP payload of a super-frame, with room for every header below 64 KB
@@ -95,7 +96,7 @@ cdef struct entry_t:
     uint32_t n_local
     uint32_t n_remote
     uint32_t n_numbers
-    uint32_t _pad
+    uint32_t list_id          # where its frames are counted; 0: not counted by itself
 
 cdef struct frame_t:
     uint8_t *data

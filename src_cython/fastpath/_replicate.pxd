@@ -16,6 +16,7 @@ cdef struct replicator_t:
     bint trains               # gather runs at all: asked for, and some port takes them
     counters_t *counters
     egress_state_t *states
+    uint64_t *list_frames     # by list id
     uint32_t n_runs
     run_t runs[BATCH_MAX]
     uint16_t last[BATCH_MAX]  # of a run: place of its last frame

@@ -81,6 +81,7 @@ cdef void gather_runs(replicator_t *r, batch_t *batch) noexcept nogil:
         f = &batch.frames[i]
         if f.verdict != VERDICT_REPLICATE:
             continue
+        r.list_frames[f.entry.list_id] += 1
         if r.trains:
             slot = f.flow % BATCH_MAX
             if r.open_runs[slot] != 0 and joins(r, batch, r.open_runs[slot] - 1, f):

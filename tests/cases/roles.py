@@ -232,6 +232,9 @@ def edge_cases() -> None:
         copies=[leaving(CORE, dscp, GROUP_MAC)],
         **fields,
     )
+    bare = vxlan(ARP[:14], VTEP, GROUP, VNI, ip=ours, sport=0xC000 | ARP_FLOW & 0x3FFF)
+    want = [leaving(CORE, bare, GROUP_MAC)]
+    case("edge_shortest_frame_of_a_vm", ARP[:14], REPLICATE, in_port=VM_BLUE, copies=want, **fields)
     case("edge_runt_of_a_vm", TENANT[:13], "truncated", in_port=VM_BLUE, **fields)
     case(
         "edge_a_vm_sends_igmp",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_network
 
-from fastpath.model import AllowFrom, Endpoint, Form, Owner, Peer
+from fastpath.model import AllowFrom, Endpoint, Form, LocalNve, Owner, Peer
 from tests import frames as f
 from tests.cases.box import (
     BOX,
@@ -216,6 +216,17 @@ def sender_cases() -> None:
         lists=back,
         copies=[(VM_BLUE, TENANT)],
         note="R4",
+    )
+    also_local = replace(BOX, nves=(LocalNve(MIX, addr(PEER)),))
+    both = (of_number(DEVICE, VNI, at_nve(MIX, PEER), at_peer(CORE, PEER, Form.REWRITE)),)
+    case(
+        "a_remote_peer_is_excluded_as_a_peer_not_as_a_unicast_nve",
+        arriving(vxlan(TENANT, PEER, OWN)),
+        REPLICATE,
+        in_port=MIX,
+        layout=also_local,
+        lists=both,
+        copies=[leaving(MIX, vxlan(TENANT, PEER, PEER, ip=OURS))],
     )
     strict = replace(BOX, strict_members=True)
     members = (of_group(at_port(P0), at_nve(P1, UNICAST_NVE)),)

@@ -262,7 +262,7 @@ def nested_form_cases() -> None:
 
 def tenant_that_sums_to_zero(src: str, dst: str, sport: int = 0xC123) -> bytes:
     """A tenant's frame whose VXLAN packet from src to dst sums to zero, which is written 0xffff."""
-    even = f.tenant(size=38)
+    even = f.tenant(size=38, protocol=50)[:-2]
     packet = f.udp(f.vxlan_header(VNI) + even + b"\0\0", src, dst, sport=sport, checksum=f.RIGHT)
     return even + packet[6:8]
 

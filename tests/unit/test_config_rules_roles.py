@@ -384,20 +384,3 @@ addresses = [
     {{ address = "10.0.0.2", source = "own" }},  # warning: replicator.list[2].addresses[1].source: copies
 ]
 """)
-
-
-def test_a_missing_tunnel_address_does_not_hide_what_else_is_wrong():
-    check_marked(f"""
-{PORTS}
-mtu = 1500
-[device]  # error: device.address: missing
-[[device.peer]]
-group = "239.1.1.1"
-# error: device.peer[0].addresses[2]: 2001:db8::1 is given twice
-addresses = ["10.0.0.1", "2001:db8::1", "2001:db8::1"]
-[replicator]
-address = "x"  # error: replicator.address: "x" is not an IP address
-[[replicator.list]]
-vni = 100
-addresses = ["2001:db8::1", "10.0.0.1", "10.0.0.1"]  # error: 10.0.0.1 is given twice in this list
-""")

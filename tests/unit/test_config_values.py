@@ -123,6 +123,7 @@ def test_a_value_of_the_device_that_cannot_be_taken_is_explained(key, value, why
         ("address", "[1]", "port[0].address[0]: 1 given"),
         ("mtu", "true", "true given; expected 0 or a number from 576 to 65535"),
         ("mtu", "65536", "65536 given"),
+        ("mtu", '"x"', '"x" given; expected 0 or a number from 576 to 65535'),
         ("encap", '"VXLAN"', '"VXLAN" given; expected "vxlan" or "nvgre"; did you mean "vxlan"?'),
     ],
 )
@@ -248,5 +249,5 @@ vxlan_ports = []  # error: dataplane.vxlan_ports: [] given; expected a list of U
 address = "10.0.0.1"
 [[device.peer]]
 group = "239.1.1.1"
-addresses = []  # error: device.peer[0].addresses: [] given; expected a list of unicast addresses, one at least
+addresses = []  # error: device.peer[0].addresses: [] given; expected a list of unicast addresses
 """)

@@ -194,8 +194,11 @@ def test_identifications_go_round_after_65536(engine):
     up = Egress(b.CORE, Form.REWRITE, Owner(b.CORE), ip_address(b.GROUP), ip_address(b.VTEP), Encap.VXLAN)
     box = engine(b.EDGE, (b.of_number(Scope.NVE, b.VNI, up),))
     frame = Frame(m.ARP[:14])
-    for _ in range(65535):
-        box.forward(b.VM_BLUE, frame)
+    if isinstance(box, Reference):
+        box._copier.identifications[up] = 65535  # it would take ten seconds
+    else:
+        for _ in range(65535):
+            box.forward(b.VM_BLUE, frame)
     got = [identifications(box.forward(b.VM_BLUE, frame), Form.REWRITE) for _ in range(3)]
     assert got == [[65535], [0], [1]]
 

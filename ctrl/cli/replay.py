@@ -1,0 +1,139 @@
+"""`fastpath replay IN -c FILE -o OUT`: a capture through the compiled data path."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from ctrl.config import Config, ConfigError, load
+from ctrl.replay import CHUNK_FRAMES, Replayed, differences
+from ctrl.replay import replay as run_replay
+from ctrl.rows import group_rows, receiver_rows, table
+from fastpath.errors import CaptureError
+from fastpath.reasons import Unit
+
+FAILED, MISUSED = 1, 2
+
+
+@click.command("replay")
+@click.argument("in_file", metavar="IN", type=click.Path(path_type=Path))
+@click.option("-c", "--config", "config_file", required=True, type=click.Path(), help="The config to forward by.")
+@click.option("-o", "--out", "out_file", required=True, type=click.Path(path_type=Path), help="OUT.pcap or OUT.pcapng.")
+@click.option("--in-port", metavar="NAME", help="Where the frames of a pcap come in; the first port otherwise.")
+@click.option("--expect", "expect_file", type=click.Path(path_type=Path), help="Compare the copies with this capture.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print one JSON object.")
+def replay(
+    in_file: Path, config_file: str, out_file: Path, in_port: str | None, expect_file: Path | None, as_json: bool
+) -> None:
+    """Forward the frames of the capture IN as a config says, and write all copies to OUT.
+
+    Any config serves, that of a live box too: captures stand in for its ports. The interfaces of a pcapng are matched to ports by
+    name. Exits with 1 if the copies are not those of --expect or the capture is damaged, with 2 if something cannot be used.
+    """
+    config = _load(config_file)
+    ports = [port.name for port in config.ports]
+    if in_port is not None and in_port not in ports:
+        _fail(f"--in-port {in_port}: no port is called that; the ports are {', '.join(ports)}")
+    if out_file.suffix not in {".pcap", ".pcapng"}:
+        _fail(f"--out {out_file}: expected a name that ends in .pcap or .pcapng")
+    if out_file.exists() and in_file.exists() and out_file.samefile(in_file):
+        _fail(f"--out {out_file}: is the capture that is to be read")
+    try:
+        with _progress(as_json) as progress:
+            done = run_replay(config, in_file, out_file, in_port, progress)
+        found = list(differences(out_file, expect_file, ports)) if expect_file else []
+    except (CaptureError, OSError) as error:
+        _fail(str(error))
+    if as_json:
+        click.echo(json.dumps(done.as_object(), indent=2))
+    else:
+        for line in report(in_file, out_file, done):
+            click.echo(line)
+    for sentence in ([done.damage] if done.damage else []) + [f"{expect_file}: {one}" for one in found]:
+        click.echo(f"fastpath replay: {sentence}", err=True)
+    if done.damage or found:
+        raise SystemExit(FAILED)
+
+
+def report(in_file: Path, out_file: Path, done: Replayed) -> Iterator[str]:
+    """What a person wants to know of a replay."""
+    counted = done.statistics
+    yield f"{in_file}: {counted.received:,} frames, {done.traffic_s:.3f} s of traffic"
+    yield (
+        f"received {counted.received:,} = replicated {counted.replicated:,}"
+        f" + punted {counted.punted:,} (IGMP, MLD) + dropped {counted.dropped:,}"
+    )
+    sections = (
+        (group_rows(counted), {"scope": "ROLE", "group": "GROUP", "frames": "FRAMES"}),
+        (
+            receiver_rows(counted, done.layout),
+            {
+                "port": "PORT",
+                "receiver": "RECEIVER",
+                "form": "FORM",
+                "encap": "ENCAP",
+                "copies": "COPIES",
+                "bytes": "BYTES",
+                "dropped": "DROPPED",
+            },
+        ),
+        (
+            [
+                {"name": r.reason.name, "unit": r.reason.unit.value, "count": r.count, "why": r.reason.sentence}
+                for r in counted.drops
+            ],
+            {"name": "DROP", "unit": "UNIT", "count": "COUNT", "why": "WHY"},
+        ),
+    )
+    for rows, headings in sections:
+        if rows:
+            yield ""
+            yield from table(rows, headings)
+    yield ""
+    rate = counted.copies_out / done.seconds if done.seconds else 0.0
+    lost = sum(row.count for row in counted.drops if row.reason.unit is Unit.COPY)
+    yield (
+        f"{counted.copies_out:,} copies to {out_file}{f' ({lost:,} dropped)' if lost else ''}"
+        f" in {done.seconds * 1e3:,.1f} ms: {rate / 1e6:.2f} million copies/s, writing included"
+    )
+    if counted.received:
+        stages = ", ".join(f"{row.stage} {row.ns / counted.received:,.0f}" for row in counted.stages)
+        yield f"ns a frame: {stages}"
+
+
+def _load(path: str) -> Config:
+    try:
+        return load(path)
+    except ConfigError as error:
+        for finding in error.findings:
+            click.echo(str(finding), err=True)
+        raise SystemExit(MISUSED) from None
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, once there is more than a moment's work and someone to see it."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console  # noqa: PLC0415  costs 30 ms, and few replays show a bar
+    from rich.progress import Progress  # noqa: PLC0415
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("replaying", visible=False)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=total > CHUNK_FRAMES)
+
+        yield advance
+
+
+def _fail(sentence: str) -> NoReturn:
+    click.echo(f"fastpath replay: {sentence}", err=True)
+    raise SystemExit(MISUSED)

@@ -1,0 +1,106 @@
+"""The rows of `fastpath show` and of every `-j`: flat objects with stable snake_case keys, lists as arrays of strings.
+
+The table, the JSON and, later, the metrics are all made from these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ctrl.config import Config
+from fastpath.model import GroupKey, Layout
+from fastpath.statistics import Statistics
+
+Row = dict[str, Any]
+
+
+def drop_rows(statistics: Statistics, seconds: float, last: str | None) -> list[Row]:
+    """One row a reason that struck; `last` is when, where that is known."""
+    return [
+        {
+            "reason": row.reason.name,
+            "unit": row.reason.unit.value,
+            "stage": row.reason.stage,
+            "frames": row.count,
+            "rate_pps": round(row.count / seconds, 3) if seconds else None,
+            "last": last,
+        }
+        for row in statistics.drops
+    ]
+
+
+def member_rows(config: Config) -> list[Row]:
+    """One row a local member; peers are in the tunnels and groups."""
+    device = config.device
+    return [
+        {
+            "node": config.node,
+            "port": member.port,
+            "nve": None if member.nve is None else str(member.nve),
+            "vni": [str(network.vni) for network in config.networks if network.group == member.group],
+            "group": str(member.group),
+            "mode": "exclude",
+            "sources": [],
+            "blocked": [],
+            "origin": "static",
+            "expires_s": None,
+        }
+        for member in (device.members if device else ())
+    ]
+
+
+def key_name(key: GroupKey) -> str:
+    """How a list is called in a table: its group, or its network's number, with what narrows it."""
+    number = f"{key.encap.name.lower()} {key.vni}"
+    if key.group is None:
+        return number
+    group = str(key.group) if key.source is None else f"({key.source}, {key.group})"
+    return group if not key.vni else f"{number} {group}"
+
+
+def group_rows(statistics: Statistics) -> list[Row]:
+    """One row a replication list that was used: whose it is, and how many frames it replicated."""
+    return [
+        {"scope": row.key.scope.name.lower(), "group": key_name(row.key), "frames": row.frames}
+        for row in statistics.lists
+        if row.frames
+    ]
+
+
+def receiver_rows(statistics: Statistics, layout: Layout) -> list[Row]:
+    """One row a receiver: by which port, in what form, how many copies it got and did not get."""
+    return [
+        {
+            "port": layout.ports[row.egress.out_port].name,
+            "receiver": "group" if row.egress.address is None else str(row.egress.address),
+            "form": row.egress.form.name.lower(),
+            "encap": None if row.egress.encap is None else row.egress.encap.name.lower(),
+            "copies": row.copies,
+            "bytes": row.bytes,
+            "dropped": row.dropped,
+        }
+        for row in statistics.egresses
+    ]
+
+
+def table(rows: list[Row], headings: dict[str, str]) -> Iterator[str]:
+    """Lay rows out in columns, numbers to the right: one line a row, for eyes and grep."""
+    cells = [[_cell(row[key]) for key in headings] for row in rows]
+    right = [all(isinstance(row[key], int | float) for row in rows) for key in headings]
+    lines = [list(headings.values()), *cells]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
+    for line in lines:
+        padded = (
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(line, widths, right, strict=True)
+        )
+        yield "  ".join(padded).rstrip()
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
