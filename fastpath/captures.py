@@ -1,4 +1,4 @@
-"""Captures as ports: `PcapSource` stands in for all ports that frames come in on, `PcapSink` for all out ports."""
+"""Captures as ports: `PcapSource` stands in for all in ports, `PcapSink` for all out ports."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ ALIENS = {
 class PcapSource(PcapIn):
     """The frames of a pcap or pcapng file, as they stand in a mapping of it.
 
-    The file must be left alone until `close`: one that shrinks kills its reader. `ports` gives the places of the
-    ports by name. Frames of a pcapng interface come in on the port of its name, or on `in_port` where no port
-    has that name; all frames of a pcap come in on `in_port`, or the first port.
+    The file must be left alone until `close`: one that shrinks kills its reader. `ports` gives the places of
+    the ports by name. Frames of a pcapng interface come in on the port of its name, or on `in_port` where no
+    port has that name; all frames of a pcap come in on `in_port`, or the first port.
 
     Raises CaptureError where nothing in the file can be used, or frames came from an interface that is no
     port or no Ethernet. Anything else that is wrong is told by `damage`: the frames in front of it come in.
@@ -133,13 +133,13 @@ class PcapSink(PcapOut):
     """Writes the copies of all out ports to a new file: pcap or pcapng, by the suffix of `path`.
 
     `ports` names the out ports in the order of the layout; each is an interface of the pcapng. A copy has the
-    time of its frame: in nanoseconds in a pcapng, in microseconds in a pcap unless `nanoseconds`, which readers
-    from before 2013 do not know (`PcapSource.nanoseconds` tells whether there are any to keep).
+    time of its frame: in nanoseconds in a pcapng, in microseconds in a pcap unless `nanoseconds`, which
+    readers from before 2013 do not know (`PcapSource.nanoseconds` tells whether there are any to keep).
 
-    One object stands for every out port: `Forwarder(layout, [sink] * len(ports), sources=[source])`. Close it, or
-    use it as a context: only then are the last copies in the file. Raises OSError naming the file when it cannot
-    be opened and, from `close`, when a write has failed: `lost` are the copies that were counted as sent and
-    are not in the file.
+    One object stands for every out port: `Forwarder(layout, [sink] * n, sources=[source])`. Close it, or use
+    it as a context, to have the last copies in the file. Raises OSError naming the file when it cannot be
+    opened and, from `close`, when a write has failed: `lost` are the copies that were counted as sent and are
+    not in the file. Opening empties the file: it must not be the one that a source has mapped.
     """
 
     def __init__(

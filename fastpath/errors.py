@@ -16,7 +16,7 @@ class FormatError(Exception):
 
 
 class CaptureError(FormatError):
-    """A capture cannot be replayed; `offset` is the byte of the file where that shows, None if it is all of it."""
+    """A capture cannot be replayed; `offset` is the byte where that shows, None for all of the file."""
 
     def __init__(self, path: str | os.PathLike[str], message: str, offset: int | None = None) -> None:
         self.path = os.fspath(path)

@@ -25,7 +25,7 @@ class MemoryPort(MemoryIo):
                 self.push(frame.data, mark, frame.vlan, frame.time_ns)
 
     def take(self) -> list[bytes]:
-        """All copies that went out, oldest first, trains cut into the datagrams that a kernel would make of them."""
+        """All copies that went out, oldest first, trains cut into the datagrams that a kernel would make."""
         out: list[bytes] = []
         for data, train, segment_size in self.records():
             out.extend(cut_train(data, train, segment_size) if train else (data,))
@@ -34,7 +34,7 @@ class MemoryPort(MemoryIo):
 
 
 def cut_train(head: bytes, payload: bytes, segment_size: int) -> list[bytes]:
-    """Do what UDP segmentation offload does: one datagram per segment, lengths, identification and checksums finished."""
+    """Do what UDP segmentation offload does: one finished datagram per segment."""
     version = head[14] >> 4
     udp = len(head) - 8
     out = []

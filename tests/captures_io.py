@@ -141,3 +141,20 @@ def simple_packet(data: bytes, order: str = "<", wire_size: int | None = None) -
         struct.pack(order + "I", len(data) if wire_size is None else wire_size) + padded(data),
         order,
     )
+
+
+_T = 1_700_000_000_123_456_789
+SMALL = {
+    "pcap": pcap(
+        [(_T, b"\x01" * 60), (_T + 5_000, bytes(range(61))), (_T + 1, b""), (_T, b"\x02" * 15)], ">", NS
+    ),
+    "pcapng": section(">")
+    + interface("p1", ">", resolution=9, offset_s=1)
+    + packet(b"a" * 13, 0, _T, ">")
+    + old_packet(b"b" * 7, 0, 5, ">")
+    + section()
+    + interface("p2", resolution=0x94)
+    + simple_packet(b"c" * 5)
+    + packet(b"d" * 4, 0, 1, options=option(1, b"why")),
+}
+"""Four frames each, in as many ways as fit."""

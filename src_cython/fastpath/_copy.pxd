@@ -1,11 +1,12 @@
 # The one operation behind every copy: strip to what is kept, prepend a head, patch. Section 4 of README.md in this folder.
 #
 # All copies of a run at egresses of one class are alike but for addresses, identification and checksums. What they have in common,
-# whether they are made at all included, is worked out once: the stamp. A port takes the stamp of each egress (`tx_stamp`, which
-# has counted why where no copy is made), finds room for `size` + HEAD_MAX bytes, and has `copy_write` fill it. Heads are copied at their
-# largest size: that is a few vector stores, a variable copy is a function call.
+# whether they are made at all included, is worked out once: the stamp. A port goes through the egresses of a request, asks
+# `stamp_of` for the stamp where the class changes, finds room for `size` + HEAD_MAX bytes and has `copy_write` fill it. It keeps the
+# stamp in a local variable whose address goes nowhere, so that the compiler may keep it in registers while bytes are written.
+# Heads are copied at their largest size: that is a few vector stores, a variable copy is a function call.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from fastpath._frame cimport (
     ENCAP_ANY, ENCAP_NVGRE, ENCAP_RAW, ENCAP_VXLAN, HEAD_MAX, KEEP_MT, NUMBER_NONE, PATCH_FLOW_ID, PATCH_GRE_TYPE, PATCH_GROUP,
     PATCH_GROUP_MAC, PATCH_IPV4, PATCH_NUMBER, PATCH_PORTS, PATCH_SOURCE, PATCH_UDP_FULL, REASON_NONE, REASON_NO_HEADER,
@@ -13,12 +14,36 @@ from fastpath._frame cimport (
 )
 from fastpath._ip cimport PROTO_UDP, TYPE_IPV4, TYPE_IPV6, address_words_sum
 from fastpath._layout cimport NO_ROW, address_is_ipv4, layout_t, network_find
-from fastpath._port cimport CLASS_NONE, run_t, stamp_t, tx_t
+from fastpath._port cimport run_t, tx_t
 from fastpath._trie cimport directory_egress
 from fastpath._wire cimport (
     wire_checksum, wire_copy, wire_fold, wire_fold32, wire_load_be16, wire_load_be32, wire_store_be16, wire_store_be32, wire_store_be64,
-    wire_sum, wire_udp_checksum,
+    wire_sum, wire_sum20, wire_udp_checksum,
 )
+
+cdef enum:
+    CLASS_NONE = 0xffffffff
+
+# What all copies of one run have in common at egresses of one class.
+cdef struct stamp_t:
+    const uint8_t *kept
+    uint64_t udp              # ports and length, as they stand in the header
+    uint64_t udp_sum          # what the UDP checksum adds the addresses to
+    uint32_t egress_class
+    uint32_t size             # of a copy
+    uint32_t kept_size
+    uint32_t ip               # the first four bytes of the IP header
+    uint32_t ip_sum           # IPv4: what its checksum adds addresses and identification to; IPv6: the payload length
+    uint32_t addresses        # sum of those that come from the frame
+    uint32_t word             # four bytes at word_at: VNI, VSID and FlowID, or the GRE header of a nested tunnel
+    uint16_t patches
+    uint8_t reason            # REASON_NONE: copies are made
+    uint8_t made              # by the program of that name
+    uint8_t has_udp_sum
+    uint8_t head_size
+    uint8_t ip_at
+    uint8_t udp_at
+    uint8_t word_at           # where there is no such word, behind the head, for the kept bytes to overwrite
 
 cdef enum form_t:             # fastpath.model.Form
     FORM_GROUP = 0
@@ -123,12 +148,10 @@ cdef inline void stamp_udp(stamp_t *stamp, const program_t *p, run_t *run) noexc
         stamp.udp_sum = <uint64_t><uint16_t>~old + <uint16_t>~address_words_sum(f.data + f.mt, f.version)
     elif p.patches & PATCH_UDP_FULL or (p.patches & PATCH_PORTS and p.version == 6):
         stamp.udp_sum = <uint64_t>PROTO_UDP + 2 * size + (ports >> 16) + (ports & 0xffff) + kept_sum(run, p.keep)
-        for at in range(p.udp + 8, p.head_size, 2):
+        for at in range(p.udp + 8, stamp.word_at, 2):
             stamp.udp_sum += wire_load_be16(p.head + at)
-        if p.patches & PATCH_NUMBER:
-            stamp.udp_sum += (stamp.number >> 16) + (stamp.number & 0xffff)
-        if p.patches & PATCH_GRE_TYPE:
-            stamp.udp_sum += stamp.ethertype
+        if stamp.word_at < p.head_size:
+            stamp.udp_sum += (stamp.word >> 16) + (stamp.word & 0xffff)
     else:
         stamp.has_udp_sum = 0
 
@@ -143,29 +166,51 @@ cdef inline void stamp_ip(stamp_t *stamp, const program_t *p, uint8_t tos, uint3
         stamp.ip_sum = size - 40
 
 
-cdef inline void stamp_make(stamp_t *stamp, const egress_t *e, tx_t *tx) noexcept nogil:
+cdef inline uint16_t frame_ethertype(const frame_t *f) noexcept nogil:
+    return TYPE_IPV4 if f.version == 4 else TYPE_IPV6
+
+
+cdef inline stamp_t stamp_of(tx_t *tx, const egress_t *e) noexcept nogil:
     """Work out what all copies of a run for the class of `e` have in common."""
     cdef run_t *run = tx.run
     cdef const frame_t *f = run.frame
     cdef uint32_t number
-    cdef const program_t *p = choose_program(e, f, tx.layout, &number, &stamp.reason)
+    cdef stamp_t stamp
+    cdef const program_t *p
+    memset(&stamp, 0, sizeof(stamp))
+    p = choose_program(e, f, tx.layout, &number, &stamp.reason)
     stamp.egress_class = e.egress_class
     if p == NULL:
-        return
-    stamp.size = p.head_size + run.kept_size[p.keep]
+        return stamp
+    stamp.kept = run.kept[p.keep]
+    stamp.kept_size = run.kept_size[p.keep]
+    stamp.size = p.head_size + stamp.kept_size
     if stamp.size - 14 > packet_limit(p, f, tx.layout.ports[tx.out_port].mtu):
         stamp.reason = REASON_OVER_MTU
-        return
+        return stamp
     stamp.reason = REASON_NONE
     stamp.made = p == &e.made
-    stamp.ethertype = TYPE_IPV4 if f.version == 4 else TYPE_IPV6
-    stamp.number = number << 8 | ((f.flow >> 16 & 0xff) if p.patches & PATCH_FLOW_ID else 0)
-    if p.ip == 0:
-        return
+    stamp.patches = p.patches
+    stamp.head_size = p.head_size
+    stamp.ip_at = p.ip
+    stamp.udp_at = p.udp
+    stamp.word_at = p.head_size
     stamp.addresses = frame_addresses_sum(p, f)
-    stamp_ip(stamp, p, f.tos, stamp.size - p.ip)
-    if p.udp != 0:
-        stamp_udp(stamp, p, run)
+    if p.patches & PATCH_NUMBER:
+        stamp.word_at = p.number
+        stamp.word = number << 8 | ((f.flow >> 16 & 0xff) if p.patches & PATCH_FLOW_ID else 0)
+    elif p.patches & PATCH_GRE_TYPE:
+        stamp.word_at = p.head_size - 4
+        stamp.word = frame_ethertype(f)
+    if p.ip != 0:
+        stamp_ip(&stamp, p, f.tos, stamp.size - p.ip)
+        if p.udp != 0:
+            stamp_udp(&stamp, p, run)
+    return stamp
+
+
+cdef inline egress_t *tx_egress(const tx_t *tx, uint32_t k) noexcept nogil:
+    return directory_egress(tx.directory, tx.egresses[k])
 
 
 cdef inline const program_t *stamp_program(const stamp_t *stamp, const egress_t *e) noexcept nogil:
@@ -173,27 +218,9 @@ cdef inline const program_t *stamp_program(const stamp_t *stamp, const egress_t 
 
 
 cdef inline void tx_refuse(tx_t *tx, uint32_t k, uint8_t reason) noexcept nogil:
+    """Book the copies of egress `k` as dropped."""
     tx.drops[reason] += tx.run.n_frames
     tx.states[tx.egresses[k]].dropped += tx.run.n_frames
-
-
-cdef inline void tx_count(tx_t *tx, uint32_t k, uint64_t size) noexcept nogil:
-    """Book the copies of egress `k`, `size` bytes together, as sent."""
-    cdef egress_state_t *state = &tx.states[tx.egresses[k]]
-    state.copies += tx.run.n_frames
-    state.bytes += size
-
-
-cdef inline stamp_t *tx_stamp(tx_t *tx, uint32_t k) noexcept nogil:
-    """The stamp for copy (or train) `k` of a request; NULL where it is dropped, which is counted."""
-    cdef const egress_t *e = directory_egress(tx.directory, tx.egresses[k])
-    cdef stamp_t *stamp = &tx.run.stamp
-    if stamp.egress_class != e.egress_class:
-        stamp_make(stamp, e, tx)
-    if stamp.reason == REASON_NONE:
-        return stamp
-    tx_refuse(tx, k, stamp.reason)
-    return NULL
 
 
 cdef inline void write_group_mac(uint8_t *mac, const address_t *group) noexcept nogil:
@@ -205,18 +232,22 @@ cdef inline void write_group_mac(uint8_t *mac, const address_t *group) noexcept 
         wire_store_be32(mac + 2, <uint32_t>group.low)
 
 
-cdef inline void write_frame_addresses(uint8_t *ip, const program_t *p, const frame_t *f) noexcept nogil:
-    """Fill in the addresses that come from MT."""
+cdef inline void write_from_frame(uint8_t *out, const stamp_t *stamp, const program_t *p, const frame_t *f) noexcept nogil:
+    """Fill in what comes from the frame's own outer headers: the group's MAC, the addresses."""
     cdef const uint8_t *mt = f.data + f.mt
-    if p.version == 4:
-        if p.patches & PATCH_SOURCE:
+    cdef uint8_t *ip = out + stamp.ip_at
+    if stamp.patches & PATCH_GROUP_MAC:
+        write_group_mac(out, &f.group)
+        wire_store_be16(out + 12, frame_ethertype(f))
+    if stamp.patches & PATCH_SOURCE:
+        if p.version == 4:
             memcpy(ip + 12, mt + 12, 4)
-        if p.patches & PATCH_GROUP:
-            memcpy(ip + 16, mt + 16, 4)
-    else:
-        if p.patches & PATCH_SOURCE:
+        else:
             memcpy(ip + 8, mt + 8, 16)
-        if p.patches & PATCH_GROUP:
+    if stamp.patches & PATCH_GROUP:
+        if p.version == 4:
+            memcpy(ip + 16, mt + 16, 4)
+        else:
             memcpy(ip + 24, mt + 24, 16)
 
 
@@ -226,37 +257,32 @@ cdef inline uint32_t write_head(
     """Ethernet and IP headers of a copy; returns the sum of the IP addresses."""
     cdef uint32_t addresses = p.address_sum + stamp.addresses
     memcpy(out, p.head, HEAD_MAX)
-    if p.patches & PATCH_GROUP_MAC:
-        write_group_mac(out, &f.group)
-        wire_store_be16(out + 12, stamp.ethertype)
-    if p.patches & (PATCH_SOURCE | PATCH_GROUP):
-        write_frame_addresses(out + p.ip, p, f)
-    if p.patches & PATCH_IPV4:
-        wire_store_be32(out + p.ip, stamp.ip)
-        wire_store_be16(out + p.ip + 4, <uint16_t>id)
-        wire_store_be16(out + p.ip + 10, <uint16_t>~wire_fold32(stamp.ip_sum + addresses + (id & 0xffff)))
-    elif p.ip != 0:
-        wire_store_be32(out + p.ip, stamp.ip)
-        wire_store_be16(out + p.ip + 4, <uint16_t>stamp.ip_sum)
+    if stamp.patches & (PATCH_GROUP_MAC | PATCH_SOURCE | PATCH_GROUP):
+        write_from_frame(out, stamp, p, f)
+    if stamp.patches & PATCH_IPV4:
+        wire_store_be32(out + stamp.ip_at, stamp.ip)
+        wire_store_be16(out + stamp.ip_at + 4, <uint16_t>id)
+        wire_store_be16(out + stamp.ip_at + 10, <uint16_t>~wire_fold32(stamp.ip_sum + addresses + (id & 0xffff)))
+    elif stamp.ip_at != 0:
+        wire_store_be32(out + stamp.ip_at, stamp.ip)
+        wire_store_be16(out + stamp.ip_at + 4, <uint16_t>stamp.ip_sum)
     return addresses
 
 
-cdef inline void copy_write(uint8_t *out, tx_t *tx, uint32_t k, const stamp_t *stamp) noexcept nogil:
-    """Write copy `k` of a request: the stamp's `size` bytes; HEAD_MAX more behind them may be overwritten."""
-    cdef run_t *run = tx.run
-    cdef const program_t *p = stamp_program(stamp, directory_egress(tx.directory, tx.egresses[k]))
-    cdef egress_state_t *state = &tx.states[tx.egresses[k]]
-    cdef uint32_t addresses = write_head(out, stamp, p, run.frame, state.next_id)
-    if p.udp != 0:
-        wire_store_be64(out + p.udp, stamp.udp)
+cdef inline void copy_write(
+    uint8_t *out, const stamp_t *stamp, const egress_t *e, const frame_t *f, egress_state_t *state
+) noexcept nogil:
+    """Write one copy, the stamp's `size` bytes, and book it; HEAD_MAX bytes behind it may be overwritten."""
+    cdef uint32_t addresses = write_head(out, stamp, stamp_program(stamp, e), f, state.next_id)
+    if stamp.udp_at != 0:
+        wire_store_be64(out + stamp.udp_at, stamp.udp)
         if stamp.has_udp_sum:
-            wire_store_be16(out + p.udp + 6, wire_udp_checksum(stamp.udp_sum + addresses))
-    if p.patches & PATCH_NUMBER:
-        wire_store_be32(out + p.number, stamp.number)
-    if p.patches & PATCH_GRE_TYPE:
-        wire_store_be16(out + p.head_size - 2, stamp.ethertype)
-    wire_copy(out + p.head_size, run.kept[p.keep], run.kept_size[p.keep])
-    state.next_id += p.ip != 0
+            wire_store_be16(out + stamp.udp_at + 6, wire_udp_checksum(stamp.udp_sum + addresses))
+    wire_store_be32(out + stamp.word_at, stamp.word)
+    wire_copy(out + stamp.head_size, stamp.kept, stamp.kept_size)
+    state.copies += 1
+    state.bytes += stamp.size
+    state.next_id += stamp.ip_at != 0
 
 
 cdef inline bint rides(const egress_t *e, const frame_t *f, const layout_t *layout) noexcept nogil:
@@ -270,12 +296,12 @@ cdef inline bint rides(const egress_t *e, const frame_t *f, const layout_t *layo
 
 
 cdef inline uint32_t train_head_write(uint8_t *out, tx_t *tx, uint32_t k, const stamp_t *stamp) noexcept nogil:
-    """Write the one outer header of a train for egress `k`, with room for HEAD_MAX bytes; returns its size.
+    """Write the one outer header of a train for egress `k`, with room for HEAD_MAX bytes, and book its copies; returns its size.
 
     The UDP checksum field holds the sum of the pseudo-header, for the kernel to finish in every segment (LIMITS trap 1).
     """
     cdef const frame_t *f = tx.run.frame
-    cdef const program_t *p = stamp_program(stamp, directory_egress(tx.directory, tx.egresses[k]))
+    cdef const program_t *p = stamp_program(stamp, tx_egress(tx, k))
     cdef egress_state_t *state = &tx.states[tx.egresses[k]]
     cdef stamp_t whole = stamp[0]
     cdef uint32_t ip = 14, udp = ip + f.transport - f.mt, addresses, size
@@ -294,9 +320,11 @@ cdef inline uint32_t train_head_write(uint8_t *out, tx_t *tx, uint32_t k, const 
         if f.version == 4:
             wire_store_be16(out + ip + 2, <uint16_t>size)
             wire_store_be16(out + ip + 10, 0)
-            wire_store_be16(out + ip + 10, wire_checksum(wire_sum(out + ip, 20)))
+            wire_store_be16(out + ip + 10, wire_checksum(wire_sum20(out + ip)))
         else:
             wire_store_be16(out + ip + 4, <uint16_t>(size - 40))
     wire_store_be16(out + udp + 4, <uint16_t>(8 + tx.train_size))
     wire_store_be16(out + udp + 6, wire_fold(<uint64_t>addresses + PROTO_UDP + 8 + tx.train_size))
+    state.copies += tx.run.n_frames
+    state.bytes += <uint64_t>tx.run.n_frames * (udp + 8) + tx.train_size
     return udp + 8

@@ -4,24 +4,6 @@ from fastpath._trie cimport directory_t
 from fastpath._frame cimport batch_t, egress_state_t, frame_t
 from fastpath._layout cimport layout_t
 
-cdef enum:
-    CLASS_NONE = 0xffffffff
-
-# What all copies of one run have in common at egresses of one class; made by `_copy.pxd`.
-cdef struct stamp_t:
-    uint32_t egress_class
-    uint32_t size             # of a copy
-    uint64_t udp              # ports and length, as they stand in the header
-    uint64_t udp_sum          # what the checksum adds the addresses to
-    uint32_t ip               # the first four bytes of the IP header
-    uint32_t ip_sum           # IPv4: what its checksum adds addresses and identification to; IPv6: the payload length
-    uint32_t addresses        # sum of those that come from the frame
-    uint32_t number           # VNI or VSID and the byte behind it
-    uint16_t ethertype
-    uint8_t reason            # REASON_NONE: copies are made
-    uint8_t made              # by the program of that name
-    uint8_t has_udp_sum
-
 # One frame, or the frames of a train, and what their copies have in common. Indices are the keeps.
 cdef struct run_t:
     frame_t *frame            # the first; of a train, the one whose headers serve for all
@@ -30,7 +12,6 @@ cdef struct run_t:
     uint32_t sums[3]          # ones' complement sums of the kept bytes
     const uint8_t *kept[3]
     uint32_t kept_size[3]     # of a train: of its first frame
-    stamp_t stamp             # the latest
 
 # One run to consecutive egresses of one list, all on one port, never expanded: a port may fan out by itself.
 cdef struct tx_t:

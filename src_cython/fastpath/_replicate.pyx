@@ -15,7 +15,7 @@ from fastpath._frame cimport (
     VERDICT_REPLICATE, batch_t, egress_t, frame_t,
 )
 from fastpath._layout cimport layout_t
-from fastpath._port cimport CLASS_NONE, run_t, tx_t
+from fastpath._port cimport run_t, tx_t
 from fastpath._wire cimport wire_load_be16, wire_store_be32
 
 cdef enum:
@@ -26,7 +26,6 @@ cdef inline void run_start(run_t *run, frame_t *f) noexcept nogil:
     run.frame = f
     run.n_frames = 1
     run.sums_known = 0
-    run.stamp.egress_class = CLASS_NONE
     run.kept[KEEP_MT] = f.data + f.mt
     run.kept_size[KEEP_MT] = f.end - f.mt
     run.kept[KEEP_OVERLAY] = f.data + f.overlay

@@ -16,8 +16,18 @@ import pytest
 
 from fastpath.forwarder import Forwarder
 from fastpath.model import (
-    Egress, Encap, Faces, Form, Layout, Network, Owner, Port, ReplicationList, Scope, vni_key,
-)  # fmt: skip
+    Egress,
+    Encap,
+    Faces,
+    Form,
+    Layout,
+    Network,
+    Owner,
+    Port,
+    ReplicationList,
+    Scope,
+    vni_key,
+)
 from fastpath.ports import MemoryPort, PcapSink, PcapSource
 from tests import captures_io as io
 
@@ -105,10 +115,10 @@ def test_a_pcap_is_what_a_memory_port_would_have_taken(tmp_path, source):
 def test_tshark_finds_no_fault_with_it(tmp_path, source, suffix):
     with PcapSink(tmp_path / f"out.{suffix}", NAMES) as sink:
         echo(source(frames_of(50)), [sink] * 4).run()
+    fields = ("-T", "fields", "-e", "frame.cap_len", "-e", "frame.interface_name")
     told = subprocess.run(
-        ["tshark", "-n", "-r", sink.path, "-T", "fields", "-e", "frame.cap_len", "-e", "frame.interface_name"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
+        ["tshark", "-n", "-r", sink.path, *fields], check=True, capture_output=True, text=True
+    )
     rows = [line.split("\t") for line in told.stdout.splitlines()]
     assert [int(row[0]) for row in rows] == [14 + i % 1500 for i in range(50) for _ in range(3)]
     if suffix == "pcapng":

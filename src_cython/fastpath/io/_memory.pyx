@@ -8,11 +8,12 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
-from fastpath._copy cimport copy_write, train_head_write, tx_count, tx_refuse, tx_stamp
+from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, train_head_write, tx_egress, tx_refuse
 from fastpath._frame cimport (
-    FRAME_SIZE_MAX, HEAD_MAX, REASON_PORT_REFUSED, batch_t, frame_t,
+    FRAME_SIZE_MAX, HEAD_MAX, REASON_NONE, REASON_PORT_REFUSED, batch_t, egress_state_t, egress_t, frame_t,
 )
-from fastpath._port cimport IoPort, port_t, stamp_t, tx_t
+from fastpath._port cimport IoPort, port_t, tx_t
+from fastpath._trie cimport directory_egress, directory_t
 
 # A frame that waits to come in; its bytes stand at `offset`.
 cdef struct waiting_t:
@@ -183,11 +184,13 @@ cdef record_t *reserve(memory_t *m, uint64_t size) noexcept nogil:
 cdef int64_t transmit_train(memory_t *m, tx_t *tx) noexcept nogil:
     """One payload record (size 0, its length in segment_size), then one head record per destination."""
     cdef record_t *record
-    cdef const stamp_t *stamp
+    cdef const egress_t *e
+    cdef stamp_t stamp
     cdef uint32_t k
     cdef uint64_t train = 0, room = tx.train_size + tx.n_egresses * (sizeof(record_t) + HEAD_MAX + 8)
     cdef int64_t taken = 0
-    cdef uint8_t *out
+    memset(&stamp, 0, sizeof(stamp))
+    stamp.egress_class = CLASS_NONE
     record = reserve(m, room)
     if record != NULL:
         record.size = 0
@@ -196,42 +199,50 @@ cdef int64_t transmit_train(memory_t *m, tx_t *tx) noexcept nogil:
         memcpy(m.out + train, tx.train, tx.train_size)
         m.out_used = aligned(train) + aligned(tx.train_size)
     for k in range(tx.n_egresses):
-        stamp = tx_stamp(tx, k)
-        if stamp == NULL:
-            continue
-        if record == NULL:
-            tx_refuse(tx, k, REASON_PORT_REFUSED)
+        e = tx_egress(tx, k)
+        if e.egress_class != stamp.egress_class:
+            stamp = stamp_of(tx, e)
+        if stamp.reason != REASON_NONE or record == NULL:
+            tx_refuse(tx, k, stamp.reason if stamp.reason != REASON_NONE else REASON_PORT_REFUSED)
             continue
         record = <record_t *>(m.out + m.out_used)
-        out = <uint8_t *>(record + 1)
         record.train = train
         record.train_size = tx.train_size
-        record.size = train_head_write(out, tx, k, stamp)
+        record.size = train_head_write(<uint8_t *>(record + 1), tx, k, &stamp)
         record.segment_size = stamp.size - record.size
         m.out_used += aligned(sizeof(record_t) + record.size)
-        tx_count(tx, k, <uint64_t>record.size * tx.run.n_frames + tx.train_size)
         taken += tx.run.n_frames
     return taken
 
 
 cdef int64_t memory_transmit(port_t *port, tx_t *tx) noexcept nogil:
     cdef memory_t *m = <memory_t *>port.state
+    cdef const frame_t *f = tx.run.frame
+    cdef const uint32_t *egresses = tx.egresses
+    cdef const directory_t *directory = tx.directory
+    cdef egress_state_t *states = tx.states
+    cdef const egress_t *e
     cdef record_t *record
-    cdef const stamp_t *stamp
-    cdef uint32_t k
+    cdef stamp_t fresh, stamp
+    cdef uint32_t k, n = tx.n_egresses
     cdef int64_t taken = 0
     if tx.train != NULL:
         return transmit_train(m, tx)
-    for k in range(tx.n_egresses):
-        stamp = tx_stamp(tx, k)
-        if stamp == NULL:
+    memset(&stamp, 0, sizeof(stamp))
+    stamp.egress_class = CLASS_NONE
+    for k in range(n):
+        e = directory_egress(directory, egresses[k])
+        if e.egress_class != stamp.egress_class:
+            fresh = stamp_of(tx, e)
+            stamp = fresh
+        if stamp.reason != REASON_NONE:
+            tx_refuse(tx, k, stamp.reason)
             continue
         record = reserve(m, stamp.size)
         if record == NULL:
             tx_refuse(tx, k, REASON_PORT_REFUSED)
             continue
-        copy_write(<uint8_t *>(record + 1), tx, k, stamp)
+        copy_write(<uint8_t *>(record + 1), &stamp, e, f, &states[egresses[k]])
         m.out_used += aligned(sizeof(record_t) + stamp.size)
-        tx_count(tx, k, stamp.size)
         taken += 1
     return taken

@@ -1,0 +1,224 @@
+"""The compiled data path does what the reference does, to whole batches and to damaged frames."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+from itertools import groupby
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastpath.forwarder import Forwarder
+from fastpath.model import Frame, Peer, Scope, Verdict
+from fastpath.ports import MemoryPort
+from fastpath.reasons import REASONS
+from fastpath.reference import Reference
+from tests import frames as f
+from tests.cases import CASES, Case
+from tests.cases import box as b
+from tests.cases import made as m
+from tests.compiled import Arrival, Compiled, assert_same, is_refused, settled
+from tests.native._arrivals import Arrivals
+from tests.strategies import scenes, seeded_scenes
+
+BATCHES = (1, 3, 32, 256)
+RANDOM = settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
+
+
+def by_box(case: Case) -> str:
+    return repr((case.layout, case.lists))
+
+
+def is_open(case: Case) -> bool:
+    return any(is_refused(egress) for one in case.lists for egress in (*one.local, *one.remote))
+
+
+SETTLED = sorted((case for case in CASES if not is_open(case)), key=by_box)
+BOXES = [list(cases) for _, cases in groupby(SETTLED, by_box)]
+"""The cases, those of one box together."""
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_all_cases_of_a_box_travel_together(batch: int):
+    for cases in BOXES:
+        arrivals = [(case.in_port, case.frame) for case in cases]
+        assert_same(cases[0].layout, cases[0].lists, arrivals, batch)
+
+
+@RANDOM
+@given(scene=scenes(24), batch=st.sampled_from(BATCHES))
+def test_a_random_batch_is_replicated_as_the_reference_does(scene, batch):
+    scene = settled(scene)
+    assert_same(scene.layout, scene.lists, scene.batch, batch)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_many_seeded_batches_are_replicated_as_the_reference_does(batch: int):
+    reached: set[str] = set()
+    for scene in map(settled, seeded_scenes(11 + batch, 40, 300)):
+        sent = assert_same(scene.layout, scene.lists, scene.batch, batch)
+        reached |= {*sent.reasons, *sent.copy_drops}
+    assert {r.name for r in REASONS} - reached <= {"port_refused", "wrong_point", "too_many_extensions"}
+
+
+def test_copies_leave_in_the_order_of_the_frames_and_of_their_lists_whatever_their_ports():
+    """Where one sink stands for all ports, as in a capture of the copies, the order is that of the reference."""
+    for scene in map(settled, seeded_scenes(5, 20, 200)):
+        reference = Reference(scene.layout, scene.lists)
+        wanted = [copy.data for arrival in scene.batch for copy in reference.forward(*arrival).copies]
+        sink, source = MemoryPort(1 << 22), Arrivals()
+        forwarder = Forwarder(scene.layout, [sink] * len(scene.layout.ports), scene.lists, sources=[source])
+        for in_port, frame in scene.batch:
+            source.push(in_port, frame.data, frame.mark and (frame.mark.start, frame.mark.offset), frame.vlan)
+        forwarder.run()
+        assert sink.take() == wanted
+
+
+# --- damage -------------------------------------------------------------------------------------------------
+
+VXLAN = f.vxlan_packet(m.TENANT, b.VTEP, b.GROUP, b.VNI, datagram={"checksum": f.RIGHT})
+VXLAN6 = f.vxlan_packet(m.TENANT6, b.VTEP6, b.GROUP6, 0x313233, datagram={"checksum": f.RIGHT})
+NVGRE = f.nvgre_packet(m.TENANT, b.VTEP, b.GROUP, b.VSID)
+ROUTED = {"extensions": [f.extension(f.HOP_BY_HOP), f.extension(f.DESTINATION_OPTIONS, 1)]}
+
+WHOLE: dict[str, tuple[int, bytes]] = {
+    "vxlan": (b.P1, f.wire(VXLAN)),
+    "vxlan_tagged": (b.P1, f.wire(VXLAN, [(f.SERVICE_TAG, 5), (f.TAG, 6)], bytes(9))),
+    "vxlan_inner_tags": (b.P1, f.wire(f.vxlan_packet(f.tenant(tags=[(f.TAG, 9)]), b.VTEP, b.GROUP, b.VNI))),
+    "vxlan_options": (b.P1, f.wire(f.vxlan_packet(m.ARP, b.VTEP, b.GROUP, b.VNI, packet={"options": bytes(8)}))),
+    "vxlan_ipv6": (b.P1, f.wire(f.vxlan_packet(m.TENANT6, b.VTEP6, b.GROUP6, 0x313233, packet=ROUTED))),
+    "vxlan_to_us": (b.CORE, f.wire(f.vxlan_packet(m.TENANT, b.PEER, b.OWN, b.VNI, datagram={"checksum": f.RIGHT}))),
+    "nvgre": (b.P1, f.wire(f.nvgre_packet(m.TENANT, b.VTEP, b.GROUP, b.VSID, packet={"options": bytes(4)}))),
+    "nvgre_ipv6": (b.P1, f.wire(f.nvgre_packet(m.TENANT6, b.VTEP6, b.GROUP6, 0x313233))),
+    "nested": (b.CORE, f.wire(f.nested_packet(VXLAN, b.PEER, b.OWN, datagram={"checksum": f.RIGHT}))),
+    "nested_nvgre": (b.CORE, f.wire(f.nested_packet(NVGRE, b.PEER, b.OWN, packet={"options": bytes(4)}))),
+    "nested_ipv6": (b.CORE, f.wire(f.nested_packet(VXLAN6, b.PEER6, b.OWN6, packet=ROUTED))),
+    "raw": (b.VM_BLUE, f.tenant(tags=[(f.TAG, 7)])),
+    "igmp": (b.P0, f.wire(f.igmp(b.VTEP, "224.0.0.22"))),
+    "mld": (b.P0, f.wire(f.mld("fe80::7", "ff02::16"))),
+}
+"""A sound frame of every kind, and where it comes in."""
+
+DAMAGED = replace(
+    b.BOX,
+    networks=(replace(b.BLUE, clear_reserved=True), b.GREEN),
+    peers=(*b.BOX.peers, Peer(Scope.REPLICATOR, ip_address(b.PEER))),
+    nves=b.BOX.nves,
+)
+EVERYWHERE = (
+    b.of_group(
+        *b.LISTS[0].local,
+        b.at_nve(b.P0, "2001:db8:1::9", source=ip_address(b.OWN6)),
+        b.at_vm(b.VM_GREEN),
+        remote=(*b.LISTS[0].remote, b.at_peer(b.SMALL, "10.0.0.4", encap=b.Encap.NVGRE, form=b.Form.REWRITE)),
+    ),
+    b.of_group(
+        *b.LISTS[1].local,
+        b.at_vm(b.VM_BLUE),
+        remote=(b.at_peer(b.CORE, b.PEER6, source=b.OWN6), b.at_peer(b.MIX, b.PEER, form=b.Form.REWRITE)),
+        group=b.GROUP6,
+    ),
+    b.of_number(Scope.NVE, b.VNI, b.at_vm(b.VM_GREEN), b.at_peer(b.CORE, b.PEER, b.Form.REWRITE, encap=b.Encap.VXLAN)),
+)
+
+
+@pytest.fixture(params=WHOLE)
+def whole(request: pytest.FixtureRequest) -> Arrival:
+    """Give one sound frame after the other."""
+    in_port, data = WHOLE[request.param]
+    return in_port, Frame(data)
+
+
+def test_a_sound_frame_is_not_dropped(whole):
+    sent = assert_same(DAMAGED, EVERYWHERE, [whole])
+    assert Verdict.DROP not in sent.verdicts
+
+
+def test_a_frame_cut_anywhere_meets_the_same_fate(whole):
+    in_port, frame = whole
+    assert_same(DAMAGED, EVERYWHERE, [(in_port, Frame(frame.data[:size])) for size in range(len(frame.data) + 1)])
+
+
+def corrupted(frame: Frame, values: int, first: int = 0, last: int = 120) -> list[Frame]:
+    """The frame with each of its bytes replaced by others: of 256, `values` that are spread and some that mean much."""
+    data = frame.data
+    out = []
+    for at in range(first, min(last, len(data))):
+        chosen = {data[at] ^ 1 << bit for bit in range(8)} | {0, 0xFF, data[at] ^ 0xFF}
+        chosen |= {(data[at] + 1 + i * 256 // values) % 256 for i in range(values - 1)}
+        out += [Frame(data[:at] + bytes((value,)) + data[at + 1 :]) for value in sorted(chosen - {data[at]})]
+    return out
+
+
+def test_a_frame_with_one_wrong_byte_meets_the_same_fate(whole):
+    in_port, frame = whole
+    assert_same(DAMAGED, EVERYWHERE, [(in_port, one) for one in corrupted(frame, 2)])
+
+
+def test_a_frame_with_one_wrong_byte_meets_the_same_fate_when_no_checksum_shows_it(whole):
+    """Deeper: most corruption of an outer header would otherwise end at its checksum."""
+    in_port, frame = whole
+    layout = replace(DAMAGED, verify_checksums=False)
+    assert_same(layout, EVERYWHERE, [(in_port, one) for one in corrupted(frame, 2)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_frame_with_any_byte_of_its_headers_replaced_by_any_other_meets_the_same_fate(whole, verify):
+    in_port, frame = whole
+    layout = replace(DAMAGED, verify_checksums=verify)
+    assert_same(layout, EVERYWHERE, [(in_port, one) for one in corrupted(frame, 256)])
+
+
+@pytest.mark.parametrize("vlan", [(f.TAG, 0x6064), (f.SERVICE_TAG, 7)])
+def test_a_cut_frame_with_a_tag_out_of_band_meets_the_same_fate(whole, vlan):
+    in_port, frame = whole
+    cut = [Frame(frame.data[:size], vlan=vlan) for size in range(0, len(frame.data) + 1, 3)]
+    assert_same(DAMAGED, EVERYWHERE, [(in_port, one) for one in cut])
+
+
+def test_an_ipv6_packet_with_an_ipv4_address_mapped_is_not_taken_for_ipv4():
+    """::ffff:10.0.0.1 is not 10.0.0.1: neither as sender, nor as one of our addresses, nor as a tenant's group."""
+    mapped = [
+        ("::ffff:10.0.0.2", b.OWN6),
+        (b.PEER6, "::ffff:10.0.0.1"),
+        ("::ffff:10.0.0.1", b.GROUP6),
+        ("::ffff:10.0.0.2", b.GROUP6),
+        (b.VTEP6, "::ffff:239.1.1.100"),
+    ]
+    inner = [f.tenant("fd00::9", "::ffff:239.77.1.3"), m.TENANT6]
+    arrivals = [
+        (port, Frame(f.wire(f.vxlan_packet(one, src, dst, 0x313233, datagram={"checksum": f.RIGHT}))))
+        for src, dst in (*mapped, (b.VTEP6, b.GROUP6), (b.PEER6, b.OWN6))
+        for one in inner
+        for port in (b.P1, b.CORE)
+    ]
+    lists = (*EVERYWHERE, b.of_number(b.DEVICE, 0x313233, b.at_vm(b.VM_BLUE), group="239.77.1.3"))
+    assert_same(DAMAGED, lists, arrivals)
+
+
+def test_the_compiled_engine_tells_with_which_frame_a_difference_begins(monkeypatch):
+    """The comparison itself: a reference that forgets one rule is found out, and the frame named."""
+    from fastpath.reference.lookup import Lookup
+
+    monkeypatch.setattr(Lookup, "refuse_own", lambda self, frame: None)
+    own = f.wire(f.vxlan_packet(m.TENANT, b.OWN, b.GROUP, b.VNI))
+    arrivals = [(b.P1, Frame(f.wire(VXLAN))), (b.P1, Frame(own))]
+    with pytest.raises(AssertionError, match=own.hex()):
+        assert_same(b.BOX, b.LISTS, arrivals)
+
+
+def test_the_books_of_a_batch_are_balanced_by_someone_else_than_the_engine():
+    """The adapter sees a copy that left uncounted."""
+    box = Compiled(b.BOX, b.LISTS)
+    box.forward(b.P1, Frame(f.wire(VXLAN)))
+    box.ports[b.P0].take()
+    box.ports[b.P0].take = lambda: [b"one too many"]
+    with pytest.raises(AssertionError):
+        box.forward(b.P1, Frame(f.wire(VXLAN)))
