@@ -46,8 +46,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     judged = [one for one in figures if one.met is not None]
     terminalreporter.write_line("")
     terminalreporter.write_line(
-        f"{sum(bool(one.met) for one in judged)} of {len(judged)} targets met; medians of rounds taken in turn with "
-        f"what they race, ± median distance, minima in brackets; load {os.getloadavg()[0]:.1f}"
+        f"{sum(bool(one.met) for one in judged)} of {len(judged)} targets met; medians of rounds in turn "
+        f"with what they race, ± median distance, minima in brackets; load {os.getloadavg()[0]:.1f}"
     )
     if not config.option.benchmark_disable:
         keep(figures)
@@ -79,28 +79,26 @@ class Race:
         reading: Callable[[], int] | None = None,
         budget_s: float = 0.4,
         least: int = 5,
-        once: bool = False,
+        between: Action | None = None,
     ) -> Rounds:
         """Time rounds of `ours` and of `rival`, each `per` pieces, and what the clock `reading` made of ours.
 
-        Each side goes once before its time is taken, to find its caches as it left them; `once`: it does not, and
-        goes exactly once a round, because it cannot go twice.
+        Each side goes once before its time is taken, to find its caches as it left them. Not with `between`:
+        that clears up before each turn, so that all is fresh, and each side goes exactly once a round.
         """
         rival_ns: list[float] = []
         ours_ns: list[float] = []
         read_ns: list[float] = []
-        loops, rounds = (1, least) if once else self._plan(ours, rival, budget_s, least)
+        loops, rounds = (1, least) if between else self._plan(ours, rival, budget_s, least)
 
         def prepare() -> None:
             if rival is not None:
-                if not once:
-                    rival()
+                (between or rival)()
                 begin = now_ns()
                 for _ in range(loops):
                     rival()
                 rival_ns.append((now_ns() - begin) / loops / per)
-            if not once:
-                ours()
+            (between or ours)()
 
         def run() -> None:
             read = 0 if reading is None else reading()

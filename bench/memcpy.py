@@ -1,7 +1,7 @@
 """The limit that every figure is raced against: one plain memcpy of the same number of bytes.
 
-The memory is mapped here rather than taken from numpy, which asks for huge pages for large arrays: the copies of the data path go to
-memory from malloc, and the race must be between the copying, not between the page sizes.
+The memory is mapped here rather than taken from numpy, which asks for huge pages for large arrays: the copies
+of the data path go to memory from malloc, and the race is between the copying, not between the page sizes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Memcpy:
 
 
 class MemcpyToFile:
-    """Calling it makes a file of `size` bytes, maps it, copies one buffer into it and closes it."""
+    """Calling it makes a new file of `size` bytes, maps it, copies one buffer into it and closes it."""
 
     def __init__(self, size: int, path: Path) -> None:
         self._from = Buffer(size)
@@ -45,7 +45,6 @@ class MemcpyToFile:
 
     def __call__(self) -> None:
         size = self._from.size
-        self._path.unlink(missing_ok=True)
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(fd, size)

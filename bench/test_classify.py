@@ -1,10 +1,12 @@
 """Parse, classify and look up: what a frame costs before its first copy.
 
-Measured twice in the same rounds: by the stage's own clock, and by the time of whole bursts whose frames all end as `no_receiver`,
-because their sender is the only member; the latter holds receive, counting and the burst's own work as well.
+Measured twice in the same rounds: by the stage's own clock, and by the time of whole bursts whose frames end as
+`no_receiver`, because their sender is the only member; that holds receive and the burst's own work, too.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -52,13 +54,13 @@ def test_classify_frames_of_many_groups(race: Race, n_groups: int, batch: int) -
 
 
 def test_classify_frames_that_are_replicated(race: Race) -> None:
-    """The stage, with all that comes before a copy is made, beside a replicate stage that uses the caches, too."""
+    """The stage with all that comes before a copy, beside a replicate stage that shares its caches."""
     bench = Bench(vxlan_frames(64, 0, np.arange(BATCH)), 1 << 19, lists=[receivers(Form.NESTED, 8)])
     rounds = race(bench, Memcpy(bench.frames.size), per=BATCH, reading=lambda: classify_ns(bench))
     assert rounds.read is not None
     assert egress(Form.NESTED, 7) in bench.lists[0].remote
     reference = timed(lambda: bench.reference(64), 64, 1)
-    parameters: dict[str, object] = {"groups": 1, "batch": BATCH, "frames": BATCH}
+    parameters = {"groups": 1, "batch": BATCH, "frames": BATCH}
     race.book(
         "classify, then 8 copies",
         parameters,
@@ -77,7 +79,7 @@ def classify_ns(bench: Bench) -> int:
 def book(
     race: Race,
     name: str,
-    parameters: dict[str, object],
+    parameters: Mapping[str, object],
     ours: Sample,
     rival: Sample | None,
     target: Target | None,

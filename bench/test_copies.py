@@ -1,4 +1,4 @@
-"""Full copies, memory to memory: every byte of every copy is written, as where a kernel takes frames one by one."""
+"""Full copies, memory to memory: each byte of each copy is written, as for a kernel that takes single frames."""
 
 from __future__ import annotations
 
@@ -29,14 +29,12 @@ def copies_bench(form: Form, fan_out: int, size: int, batch: int) -> Bench:
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("fan_out", [1, 8, 50, 256])
-def test_full_copies_against_one_memcpy_of_all_output(
-    race: Race, fan_out: int, size: int, batch: int
-) -> None:
+def test_full_copies_against_one_memcpy(race: Race, fan_out: int, size: int, batch: int) -> None:
     run(race, Form.NESTED, fan_out, size, batch)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_rewritten_copies_against_one_memcpy_of_all_output(race: Race, size: int) -> None:
+def test_rewritten_copies_against_one_memcpy(race: Race, size: int) -> None:
     run(race, Form.REWRITE, 50, size, BATCH)
 
 

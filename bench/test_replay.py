@@ -1,12 +1,11 @@
 """Replay: a capture of a million frames through the data path into a fresh file, everything on tmpfs.
 
-The rival maps a fresh file of the size that replay wrote and fills it with one memcpy. Both sides open, write and close; the file of
-the round before is deleted outside the time of either.
+The rival maps a fresh file of the size that replay wrote and fills it with one memcpy. Both sides open, write
+and close; the files of the turn before are deleted outside the time of either.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -85,12 +84,11 @@ def test_replay_a_million_frames_into_a_fresh_file(race: Race, folder: Path, suf
         assert records_of(out, 100 * FAN_OUT) == [data for _, data in bench.reference(100)]
     memcpy = MemcpyToFile(size, copied)
 
-    def fresh(action: object = None) -> None:
+    def clear_up() -> None:
         out.unlink(missing_ok=True)
-        memcpy()
+        copied.unlink(missing_ok=True)
 
-    rounds = race(replay, fresh, per=N_FRAMES * FAN_OUT, once=True, least=3)
-    os.unlink(copied)
+    rounds = race(replay, memcpy, per=N_FRAMES * FAN_OUT, between=clear_up, least=3)
     race.book(
         f"replay into a {suffix}",
         {"frames": N_FRAMES, "fan_out": FAN_OUT, "size": SIZE},

@@ -1,4 +1,4 @@
-"""Copies as trains: per destination one header is patched, the payload is built once and shared by all of a port."""
+"""Copies as trains: a header is patched per destination, the payload built once and shared by a port's own."""
 
 from __future__ import annotations
 
@@ -21,15 +21,13 @@ from fastpath.model import Form
 
 FAN_OUT = 50
 TARGET = Target(1.5)
-"""ns a copy at length 32. Not of GROUP, where each destination is a port of its own, with a payload of its own."""
+"""ns a copy at length 32; not of GROUP, where each destination is a port of its own, with its own payload."""
 
 
 @pytest.mark.parametrize("form", [Form.NESTED, Form.REWRITE, Form.GROUP], ids=lambda form: form.name.lower())
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("length", [4, 16, 32, 128])
-def test_trains_against_one_memcpy_of_what_they_stand_for(
-    race: Race, form: Form, size: int, length: int
-) -> None:
+def test_trains_against_one_memcpy_of_their_datagrams(race: Race, form: Form, size: int, length: int) -> None:
     n_out = FAN_OUT if form is Form.GROUP else 1
     n_trains = BATCH // length + 8  # 64 KB cut the longest in pieces
     capacity = BATCH * copy_size(form, size) + n_trains * TRAIN_HEAD_SIZE * (FAN_OUT // n_out + 1)

@@ -1,7 +1,7 @@
 """What the benchmarks send, and through what: VXLAN frames as numpy arrays, one layout, lists of any fan-out.
 
-A frame of `size` is a VM's UDP datagram to a group, in an Ethernet frame of that size, in VXLAN without a UDP checksum, to an
-outer group: 50 bytes more. The list of a group has `fan_out` receivers, all alike, of one form.
+A frame of `size` is a VM's UDP datagram to a group, in an Ethernet frame of that size, in VXLAN without a UDP
+checksum, to an outer group: 50 bytes more. The list of a group has `fan_out` receivers of one form.
 """
 
 from __future__ import annotations
@@ -181,10 +181,10 @@ class Bench:
 
 
 def check(bench: Bench, n_frames: int, *, trains: bool = False) -> None:
-    """Send all frames of a fresh bench through: what comes out must be what the reference makes, byte by byte.
+    """Send all frames of a fresh bench through: what comes out must be what the reference makes.
 
-    The reference is slow, so only the first frames are compared, the others counted. Segments of trains stand in another order, and
-    carry the UDP checksum of their train: that one field is left out here, the tests verify it.
+    The reference is slow, so only the first frames are compared, the others counted. Segments of trains stand
+    in another order, and carry a UDP checksum: that one field is left out here, the tests verify it.
     """
     bench()
     expected: dict[int, list[bytes]] = {}

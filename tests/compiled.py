@@ -7,7 +7,7 @@ dropped, and each is the sum of what the ports, the egresses and the reasons say
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fastpath.compiler import egress_order, key_words
@@ -63,7 +63,10 @@ class Count:
 
 
 class Compiled:
-    """The compiled forwarder for one layout and its lists; frames come in mixed, copies leave by memory ports."""
+    """The compiled forwarder for one layout and its lists; frames come in mixed, copies leave by memory ports.
+
+    `trains` are the ports that take super-frames; `room` is that of each port, in bytes.
+    """
 
     def __init__(
         self,
@@ -71,12 +74,12 @@ class Compiled:
         lists: Iterable[ReplicationList],
         *,
         batch: int = 256,
-        trains: bool = False,
+        trains: Container[int] = (),
         room: int = 1 << 22,
     ) -> None:
         self.lists = {key_words(one.key): one for one in lists}
         self.arrivals = Arrivals()
-        self.ports = [MemoryPort(room, trains) for _ in layout.ports]
+        self.ports = [MemoryPort(room, i in trains) for i in range(len(layout.ports))]
         self.forwarder = Forwarder(layout, self.ports, self.lists.values(), sources=[self.arrivals], batch=batch)
         self._count = self._counted()
 

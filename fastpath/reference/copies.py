@@ -188,8 +188,10 @@ class Copier:
 
     def made_anew(self, frame: Parsed, egress: Egress, destination: IPAddress) -> bytes:
         """Section 4, *made anew*: the tenant's frame under headers of our own (RFC 7348, RFC 7637)."""
+        encap = egress.encap
+        if encap is None:
+            raise CopyDrop("no_header")
         header = new_header(frame, egress, destination)
-        encap = frame.encap if egress.encap is None else egress.encap
         number = self.new_number(frame, egress, encap)
         inner = frame.inner_frame()
         if encap is Encap.NVGRE:

@@ -249,7 +249,8 @@ class Lookup:
                 raise Drop("unknown_peer")
         if self.layout.strict_members and scope is Scope.DEVICE and source_class is SourceClass.LOCAL:
             members = {e.owner for e in found.local}
-            if Owner(in_port) not in members and Owner(in_port, sender) not in members:
+            of_nve = self.is_local_nve(in_port, frame) and Owner(in_port, sender) in members
+            if Owner(in_port) not in members and not of_nve:
                 raise Drop("not_a_member")
 
     def receivers(

@@ -25,8 +25,7 @@ from fastpath._layout cimport (
 )
 from fastpath._normalise cimport ecn_inside, normalise_frame
 
-cdef extern from *:
-    void __builtin_prefetch(const void *) noexcept nogil
+from fastpath._wire cimport wire_prefetch
 
 
 cdef inline void drop(frame_t *f, uint8_t reason) noexcept nogil:
@@ -138,12 +137,12 @@ cdef void lookup_round(batch_t *batch, const fib_t *fib, uint8_t kind) noexcept 
         one.hash = key_hash(&one.key)
         slot = <size_t>fib.slots[root_slot(one.hash)]
         if slot & 1:
-            __builtin_prefetch(&(<node_t *>(slot - 1)).pages[node_slot(one.hash)])
+            wire_prefetch(&(<node_t *>(slot - 1)).pages[node_slot(one.hash)])
         n += 1
     for i in range(n):
         one = &lookups[i]
         one.page = fib_page(fib, one.hash)
-        __builtin_prefetch(one.page)
+        wire_prefetch(one.page)
     for i in range(n):
         one = &lookups[i]
         one.candidate = NULL
@@ -151,8 +150,8 @@ cdef void lookup_round(batch_t *batch, const fib_t *fib, uint8_t kind) noexcept 
             one.at = page_match(one.page, <uint16_t>one.hash, 0)
             if one.at < one.page.n:
                 one.candidate = page_entry(one.page, one.at)
-                __builtin_prefetch(one.candidate)
-                __builtin_prefetch(<const uint8_t *>one.candidate + 64)
+                wire_prefetch(one.candidate)
+                wire_prefetch(<const uint8_t *>one.candidate + 64)
     for i in range(n):
         one = &lookups[i]
         while one.candidate != NULL:
@@ -299,8 +298,8 @@ cdef void classify_batch(batch_t *batch, const fib_t *fib) noexcept nogil:
     cdef uint32_t i
     for i in range(batch.n):
         if i + 4 < batch.n:
-            __builtin_prefetch(batch.frames[i + 4].data)
-            __builtin_prefetch(batch.frames[i + 4].data + 64)
+            wire_prefetch(batch.frames[i + 4].data)
+            wire_prefetch(batch.frames[i + 4].data + 64)
         f = &batch.frames[i]
         decap_frame(f, layout)
         if f.verdict == VERDICT_PENDING:

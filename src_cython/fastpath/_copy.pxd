@@ -17,7 +17,7 @@ from fastpath._layout cimport NO_ROW, address_is_ipv4, layout_t, network_find
 from fastpath._port cimport run_t, tx_t
 from fastpath._trie cimport directory_egress
 from fastpath._wire cimport (
-    wire_checksum, wire_copy, wire_fold, wire_fold32, wire_load_be16, wire_load_be32, wire_store_be16, wire_store_be32, wire_store_be64,
+    wire_checksum, wire_copy, wire_fold, wire_fold32, wire_load_be16, wire_load_be32, wire_prefetch, wire_store_be16, wire_store_be32, wire_store_be64,
     wire_sum, wire_sum20, wire_udp_checksum,
 )
 
@@ -209,7 +209,13 @@ cdef inline stamp_t stamp_of(tx_t *tx, const egress_t *e) noexcept nogil:
     return stamp
 
 
-cdef inline egress_t *tx_egress(const tx_t *tx, uint32_t k) noexcept nogil:
+cdef inline const egress_t *tx_egress(const tx_t *tx, uint32_t k) noexcept nogil:
+    """Egress `k` of a request. Those two ahead are fetched meanwhile: what copies write drives them out of the first cache."""
+    cdef const egress_t *ahead
+    if k + 2 < tx.n_egresses:
+        ahead = directory_egress(tx.directory, tx.egresses[k + 2])
+        wire_prefetch(ahead)
+        wire_prefetch(<const uint8_t *>ahead + 64)
     return directory_egress(tx.directory, tx.egresses[k])
 
 

@@ -21,6 +21,9 @@ cdef enum:
     PORT_NESTED = 4754
     EXTENSIONS_MAX = 8
 
+cdef enum:
+    DISCARD_ONLY = 0x0100000000000000
+
 cdef struct ip_t:
     uint32_t at
     uint32_t transport
@@ -36,12 +39,16 @@ cdef inline bint is_tag(uint16_t ethertype) noexcept nogil:
 
 
 cdef inline void load_address(const uint8_t *at, uint8_t version, address_t *out) noexcept nogil:
+    """IPv4 is held mapped. An IPv6 packet must not name itself so (RFC 4291 section 2.5.5.2): moved into 100::/64, which
+    nobody is in (RFC 6666), it is never taken for IPv4."""
     if version == 4:
         out.high = 0
         out.low = <uint64_t>0xffff << 32 | wire_load_be32(at)
     else:
         out.high = wire_load_be64(at)
         out.low = wire_load_be64(at + 8)
+        if out.high == 0 and out.low >> 32 == 0xffff:
+            out.high = DISCARD_ONLY
 
 
 cdef inline void load_source(const uint8_t *ip, uint8_t version, address_t *out) noexcept nogil:

@@ -111,6 +111,8 @@ cdef inline uint32_t address_table_find(
 cdef inline bint prefix_holds(const prefix_row_t *row, const address_t *address) noexcept nogil:
     cdef uint64_t high = row.address.high ^ address.high
     cdef uint64_t low = row.address.low ^ address.low
+    if row.bits < 96 and address_is_ipv4(address):
+        return False          # ::/0 holds all of IPv6, and nothing else
     if row.bits <= 64:
         return row.bits == 0 or high >> (64 - row.bits) == 0
     return high == 0 and low >> (128 - row.bits) == 0

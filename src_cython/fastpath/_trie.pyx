@@ -2,7 +2,11 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
+
+cdef extern from "stdlib.h" nogil:
+    void *aligned_alloc(size_t alignment, size_t size)
+
 from fastpath._frame cimport EGRESSES_MAX, egress_t, entry_t, key_t
 
 assert sizeof(entry_t) == 56 and sizeof(key_t) == 40
@@ -212,6 +216,16 @@ cdef fib_t *fib_clone(const fib_t *fib) except NULL:
     return out
 
 
+cdef chunk_t *chunk_make() except NULL:
+    """A chunk without egresses, aligned so that what a copy reads of an egress is two cache lines."""
+    cdef void *memory = aligned_alloc(64, sizeof(chunk_t))
+    if memory == NULL:
+        raise MemoryError
+    memset(memory, 0, sizeof(chunk_t))
+    (<chunk_t *>memory).refs = 1
+    return <chunk_t *>memory
+
+
 cdef directory_t *directory_with(const directory_t *old, dict egresses) except NULL:
     """A directory with some egresses set: id -> packed egress_t. Only chunks that change are copied."""
     cdef uint32_t n = old.n_egresses, n_chunks, i
@@ -235,10 +249,7 @@ cdef directory_t *directory_with(const directory_t *old, dict egresses) except N
     try:
         for i in range(old.n_chunks, n_chunks):
             out.n_chunks = i
-            out.chunks[i] = <chunk_t *>calloc(1, sizeof(chunk_t))
-            if out.chunks[i] == NULL:
-                raise MemoryError
-            out.chunks[i].refs = 1
+            out.chunks[i] = chunk_make()
         out.n_chunks = n_chunks
         for id, data in egresses.items():
             packed = data
@@ -246,9 +257,7 @@ cdef directory_t *directory_with(const directory_t *old, dict egresses) except N
                 raise ValueError(f"egress {id}: {packed.shape[0]} bytes, expected {sizeof(egress_t)}")
             i = id // CHUNK_EGRESSES
             if out.chunks[i].refs > 1:
-                chunk = <chunk_t *>malloc(sizeof(chunk_t))
-                if chunk == NULL:
-                    raise MemoryError
+                chunk = chunk_make()
                 memcpy(chunk, out.chunks[i], sizeof(chunk_t))
                 chunk.refs = 1
                 out.chunks[i].refs -= 1

@@ -85,6 +85,7 @@ cdef extern from * nogil:
         return __builtin_bswap16(wire_fold((a & 0xffffffffu) + (a >> 32) + (b & 0xffffffffu) + (b >> 32)));
     }
     """
+    void wire_prefetch "__builtin_prefetch"(const void *p) noexcept
     uint16_t wire_load_be16(const uint8_t *p) noexcept
     uint32_t wire_load_be32(const uint8_t *p) noexcept
     uint64_t wire_load_be64(const uint8_t *p) noexcept

@@ -136,10 +136,10 @@ def group_cases() -> None:
         "group_another_number",
         arriving(FROM_NVE),
         REPLICATE,
-        lists=of_only(at_port(P0, vni=0x717273)),
+        lists=of_only(at_port(P0, encap=Encap.VXLAN, vni=0x717273)),
         copies=[renumbered],
     )
-    own_source = at_port(P0, vni=0x717273, source=addr(OWN))
+    own_source = at_port(P0, encap=Encap.VXLAN, vni=0x717273, source=addr(OWN))
     from_us = leaving(P0, vxlan(TENANT, OWN, GROUP, 0x717273, ip=OURS_TOO, sport=TENANT_PORT), GROUP_MAC)
     case(
         "group_made_anew_from_us", arriving(FROM_NVE), REPLICATE, lists=of_only(own_source), copies=[from_us]
@@ -191,7 +191,7 @@ def group_cases() -> None:
         arriving(FROM_NVE),
         REPLICATE,
         layout=eighth,
-        lists=of_only(at_port(P0, vni=0x717273)),
+        lists=of_only(at_port(P0, encap=Encap.VXLAN, vni=0x717273)),
         copies=[(P0, copy8472)],
     )
     reserved = from_nve(header={"flags": 0xFF, "reserved": 0xABCDEF, "last": 0x55})
@@ -200,7 +200,7 @@ def group_cases() -> None:
         "reserved_bits_are_zero_in_headers_we_make",
         reserved,
         REPLICATE,
-        lists=of_only(at_port(P0, vni=0x717273)),
+        lists=of_only(at_port(P0, encap=Encap.VXLAN, vni=0x717273)),
         copies=[clean],
         note="W1",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import groupby
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastpath.forwarder import Forwarder
-from fastpath.model import Frame, Peer, Scope, Verdict
+from fastpath.model import AllowFrom, Frame, GroupMap, Peer, Scope, Verdict
 from fastpath.ports import MemoryPort
 from fastpath.reasons import REASONS
 from fastpath.reference import Reference
@@ -25,7 +25,7 @@ from tests.strategies import scenes, seeded_scenes
 
 BATCHES = (1, 3, 32, 256)
 RANDOM = settings(
-    max_examples=25,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
@@ -201,6 +201,23 @@ def test_an_ipv6_packet_with_an_ipv4_address_mapped_is_not_taken_for_ipv4():
     ]
     lists = (*EVERYWHERE, b.of_number(b.DEVICE, 0x313233, b.at_vm(b.VM_BLUE), group="239.77.1.3"))
     assert_same(DAMAGED, lists, arrivals)
+
+
+def test_a_prefix_of_all_ipv6_holds_no_ipv4_address():
+    """::/0 among the allowed senders, and as a map of a network."""
+    everyone = replace(b.BLUE, maps=(GroupMap(ip_network("::/0"), ip_address(b.MAPPED)),))
+    layout = replace(
+        b.BOX, networks=(everyone, b.GREEN), allow_from=(AllowFrom(Scope.DEVICE, ip_network("::/0")),), peers=()
+    )
+    lists = (*b.LISTS, b.of_group(b.at_port(b.P7), group=b.MAPPED))
+    arrivals = [
+        (b.CORE, Frame(f.wire(f.vxlan_packet(m.TENANT, src, dst, b.VNI, datagram={"checksum": f.RIGHT}))))
+        for src, dst in ((b.STRANGER, b.OWN), ("2001:db8:bad::66", b.OWN6))
+    ]
+    sent = assert_same(layout, lists, arrivals)
+    assert sent.reasons == {"unknown_peer": 1, "ambiguous_group": 1}
+    allowed = replace(layout, peers=(Peer(Scope.DEVICE, ip_address(b.STRANGER)),))
+    assert assert_same(allowed, lists, arrivals[:1]).copies[b.P1]
 
 
 def test_the_compiled_engine_tells_with_which_frame_a_difference_begins(monkeypatch):

@@ -10,10 +10,9 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, train_head_write, tx_egress, tx_refuse
 from fastpath._frame cimport (
-    FRAME_SIZE_MAX, HEAD_MAX, REASON_NONE, REASON_PORT_REFUSED, batch_t, egress_state_t, egress_t, frame_t,
+    FRAME_SIZE_MAX, HEAD_MAX, REASON_NONE, REASON_PORT_REFUSED, batch_t, egress_t, frame_t,
 )
 from fastpath._port cimport IoPort, port_t, tx_t
-from fastpath._trie cimport directory_egress, directory_t
 
 # A frame that waits to come in; its bytes stand at `offset`.
 cdef struct waiting_t:
@@ -84,7 +83,7 @@ cdef class MemoryIo(IoPort):
         if size > FRAME_SIZE_MAX:
             raise ValueError(f"a frame of {size} bytes; expected at most {FRAME_SIZE_MAX}")
         if self._m.in_used + size >= self._m.in_room:
-            self._m.in_room = 2 * (self._m.in_used + size)
+            self._m.in_room = 2 * (self._m.in_used + size) + 4096
             self._m.bytes_in = <uint8_t *>self._grow(self._m.bytes_in, self._m.in_room)
         if self._m.n_waiting == self._m.waiting_room:
             self._m.waiting_room = 2 * self._m.n_waiting + 256
@@ -218,20 +217,17 @@ cdef int64_t transmit_train(memory_t *m, tx_t *tx) noexcept nogil:
 cdef int64_t memory_transmit(port_t *port, tx_t *tx) noexcept nogil:
     cdef memory_t *m = <memory_t *>port.state
     cdef const frame_t *f = tx.run.frame
-    cdef const uint32_t *egresses = tx.egresses
-    cdef const directory_t *directory = tx.directory
-    cdef egress_state_t *states = tx.states
     cdef const egress_t *e
     cdef record_t *record
     cdef stamp_t fresh, stamp
-    cdef uint32_t k, n = tx.n_egresses
+    cdef uint32_t k
     cdef int64_t taken = 0
     if tx.train != NULL:
         return transmit_train(m, tx)
     memset(&stamp, 0, sizeof(stamp))
     stamp.egress_class = CLASS_NONE
-    for k in range(n):
-        e = directory_egress(directory, egresses[k])
+    for k in range(tx.n_egresses):
+        e = tx_egress(tx, k)
         if e.egress_class != stamp.egress_class:
             fresh = stamp_of(tx, e)
             stamp = fresh
@@ -242,7 +238,7 @@ cdef int64_t memory_transmit(port_t *port, tx_t *tx) noexcept nogil:
         if record == NULL:
             tx_refuse(tx, k, REASON_PORT_REFUSED)
             continue
-        copy_write(<uint8_t *>(record + 1), &stamp, e, f, &states[egresses[k]])
+        copy_write(<uint8_t *>(record + 1), &stamp, e, f, &tx.states[tx.egresses[k]])
         m.out_used += aligned(sizeof(record_t) + stamp.size)
         taken += 1
     return taken
