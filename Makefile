@@ -35,7 +35,7 @@ build: $(READY)  ## build everything: ./.venv with ./.venv/bin/fastpath, seeing 
 	@$(SETUP) build_ext --inplace
 
 demo: build  ## send a real VXLAN and NVGRE capture through the compiled data path, and show what became of it
-	$(VENV)/bin/fastpath --help
+	@scripts/demo.sh $(VENV)
 
 test: build  ## run the tests, except those that take longer than ten seconds each
 	$(PY) -m pytest -m "not slow" $(ARGS)

@@ -1,6 +1,6 @@
 """Parse, classify and look up: what a frame costs before its first copy.
 
-Measured twice in the same rounds: by the stage's own clock, and by the time of whole bursts whose frames end as
+Measured twice in the same rounds: by the stage's own clock, and by the time of bursts whose frames all end as
 `no_receiver`, because their sender is the only member; that holds receive and the burst's own work, too.
 """
 

@@ -1,4 +1,4 @@
-"""Full copies, memory to memory: each byte of each copy is written, as for a kernel that takes single frames."""
+"""Full copies, memory to memory: each byte of each copy is written, as for ports that take single frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies as trains: a header is patched per destination, the payload built once and shared by a port's own."""
+"""Copies as trains: a header is patched per destination, the payload built once and shared."""
 
 from __future__ import annotations
 

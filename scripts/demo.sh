@@ -1,0 +1,24 @@
+#!/bin/sh
+# What `make demo` shows: a real capture through the compiled data path, then the same traffic at length, to see how fast.
+#
+#   scripts/demo.sh VENV
+set -eu
+cd "$(dirname "$0")/.."
+bin=$1/bin
+work=build/demo
+capture=tests/captures/mixed_demo.pcapng
+mkdir -p $work
+
+cat <<TEXT
+A ToR forwards: VXLAN hosts on p1 and p2, NVGRE hosts on p3, three other devices across a core without multicast.
+Its config is examples/demo.toml; its traffic was recorded from Linux VXLAN devices and Open vSwitch.
+
+\$ fastpath replay $capture -c examples/demo.toml -o $work/copies.pcapng
+TEXT
+"$bin/fastpath" replay $capture -c examples/demo.toml -o $work/copies.pcapng
+
+printf '\nThe same traffic a thousand times over, without a pause, into a file:\n\n'
+"$bin/python" scripts/lengthen_capture.py $capture $work/long.pcapng 1000
+"$bin/fastpath" replay $work/long.pcapng -c examples/demo.toml -o $work/long_copies.pcapng | tail -2
+rm -f $work/long.pcapng $work/long_copies.pcapng
+printf '\nThe copies are in %s: tcpdump, tshark and Wireshark read it.\n' $work/copies.pcapng
