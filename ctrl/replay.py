@@ -1,10 +1,12 @@
 """Replay: captures stand in for every port of a config, live or not; no root, no network.
 
-The frames of the input come in on the ports that its interfaces are named for, or on one port; all copies go to one file.
+The frames of the input come in on the ports that its interfaces are named for, or on one port; all copies go
+to one file.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,29 +24,31 @@ CHUNK_FRAMES = 1 << 16
 """Frames between two calls of `progress`."""
 
 
+class CutShort(Exception):
+    """The output could not be written to its end: it holds whole copies, the first ones, and no more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay came to. `seconds` is how long forwarding took, `traffic_s` the time that the capture spans."""
+    """What a replay came to. `seconds` is how long forwarding took, `traffic_s` the time the capture spans."""
 
     statistics: Statistics
     layout: Layout
     members: list[Row]
     seconds: float
     traffic_s: float
-    last_s: float
     damage: str | None
 
     def as_object(self) -> Row:
         """The object that `fastpath replay -j` prints."""
         counted = self.statistics
-        last = f"{self.last_s:.9f}" if counted.received else None
         return {
             "received": counted.received,
             "replicated": counted.replicated,
             "punted": counted.punted,
             "dropped": counted.dropped,
             "copies_out": counted.copies_out,
-            "drops": drop_rows(counted, self.traffic_s, last),
+            "drops": drop_rows(counted, self.traffic_s),
             "members": self.members,
             "seconds": round(self.seconds, 6),
             "copies_per_s": round(counted.copies_out / self.seconds) if self.seconds else 0,
@@ -60,10 +64,13 @@ def replay(
 ) -> Replayed:
     """Forward the frames of `source_path` as `config` says, copies to `out_path`.
 
-    `progress` is told (frames done, frames in all) now and then. CaptureError where the input cannot be used,
-    OSError where the output cannot be written; damage in mid-file is told in the result, after all before it was forwarded.
+    `progress` is told (frames done, frames in all) now and then. Where the input or the output cannot be used,
+    CaptureError or OSError, and nothing was forwarded; CutShort where the output could not be written to its
+    end. Damage in mid-file is told in the result, after all before it was forwarded.
     """
     planned = plan(config)
+    if not planned.layout.ports:
+        raise ValueError("no [[port]] is given, so there is none for the frames to come in on")
     names = [port.name for port in planned.layout.ports]
     places = {name: place for place, name in enumerate(names)}
     with (
@@ -79,9 +86,18 @@ def replay(
             trains=config.dataplane.trains,
         )
         begin = time.perf_counter()
-        while forwarder.run(CHUNK_FRAMES):
-            progress(source.frames_read, source.n_frames)
-        sink.close()
+        try:
+            while forwarder.run(CHUNK_FRAMES):
+                progress(source.frames_read, source.n_frames)
+            sink.close()
+        except OSError as error:
+            sink.finish()
+            if not sink.error:
+                raise
+            raise CutShort(
+                f"{out_path}: {os.strerror(sink.error)}; it holds the first {sink.copies - sink.lost:,} copies, "
+                f"all others are lost (frame {source.frames_read:,} of {source.n_frames:,} was reached)"
+            ) from error
         seconds = time.perf_counter() - begin
         return Replayed(
             forwarder.statistics(),
@@ -89,48 +105,51 @@ def replay(
             member_rows(config),
             seconds,
             (source.last_ns - source.first_ns) / 1e9,
-            source.last_ns / 1e9,
             source.damage,
         )
 
 
-def differences(out_path: Path, expect_path: Path, ports: list[str]) -> Iterator[str]:
-    """Compare two captures byte for byte, in order per port (a pcap has one order for all); times do not count.
+def differences(out_path: Path, expect_path: Path) -> Iterator[str]:
+    """Compare two captures byte for byte, in order per port; a pcap has one order for all; times do not count.
 
-    Yields one sentence a port that differs, about its first difference.
+    Yields one sentence a port that differs, about its first difference, and one if the expectation is damaged.
     """
-    out, expect = (_frames_by_port(path, ports) for path in (out_path, expect_path))
-    if None in out or None in expect:
-        out, expect = ({None: _in_file_order(path, ports)} for path in (out_path, expect_path))
-    for port in sorted({*out, *expect}, key=str):
-        where = "" if port is None else f"port {port}, "
-        for number, (got, wanted) in enumerate(zip_longest(out.get(port, []), expect.get(port, [])), 1):
-            if got != wanted:
-                yield f"{where}copy {number}: {_difference(got, wanted)}"
+    with open_any(out_path) as out, open_any(expect_path) as expect:
+        by_port = out.is_pcapng and expect.is_pcapng
+        got, wanted = _frames(out, by_port=by_port), _frames(expect, by_port=by_port)
+        damage = expect.damage
+    for port in sorted({*got, *wanted}):
+        for number, (one, other) in enumerate(zip_longest(got.get(port, []), wanted.get(port, [])), 1):
+            if one != other:
+                yield f"{expect_path}: {port}copy {number}: {_difference(one, other)}"
                 break
+    if damage:
+        yield damage
+
+
+def open_any(path: Path) -> PcapSource:
+    """Open a capture whatever its interfaces are called; CaptureError if it is none."""
+    return PcapSource(path, {}, in_port=0)
+
+
+def _frames(capture: PcapSource, *, by_port: bool) -> dict[str, list[bytes]]:
+    found: dict[str, list[bytes]] = {}
+    for interface, data in capture.frames():
+        found.setdefault(f"port {capture.interfaces[interface]}, " if by_port else "", []).append(data)
+    return found
 
 
 def _difference(got: bytes | None, wanted: bytes | None) -> str:
     if wanted is None:
-        return f"{len(got or b'')} bytes that were not expected: {(got or b'').hex()}"
+        return f"not expected: {_excerpt(got or b'', 0)}"
     if got is None:
-        return f"missing; expected {len(wanted)} bytes: {wanted.hex()}"
-    at = next((i for i, (a, b) in enumerate(zip(got, wanted, strict=False)) if a != b), min(len(got), len(wanted)))
-    return f"differs from byte {at} on: {got.hex()}; expected {wanted.hex()}"
+        return f"missing: {_excerpt(wanted, 0)}"
+    at = next(
+        (i for i, (a, b) in enumerate(zip(got, wanted, strict=False)) if a != b), min(len(got), len(wanted))
+    )
+    return f"differs from byte {at} on: {_excerpt(got, at)}; expected {_excerpt(wanted, at)}"
 
 
-def _frames_by_port(path: Path, ports: list[str]) -> dict[str | None, list[bytes]]:
-    found: dict[str | None, list[bytes]] = {}
-    with _open(path, ports) as capture:
-        for interface, data in capture.frames():
-            found.setdefault(capture.interfaces[interface], []).append(data)
-    return found
-
-
-def _in_file_order(path: Path, ports: list[str]) -> list[bytes]:
-    with _open(path, ports) as capture:
-        return [data for _, data in capture.frames()]
-
-
-def _open(path: Path, ports: list[str]) -> PcapSource:
-    return PcapSource(path, {name: place for place, name in enumerate(ports)})
+def _excerpt(data: bytes, at: int) -> str:
+    """Some bytes from `at` on: enough to see which field it is, not a screenful."""
+    return f"{data[at : at + 24].hex(' ', 2) or 'no more'} ({len(data)} bytes in all)"

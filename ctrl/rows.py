@@ -1,6 +1,6 @@
-"""The rows of `fastpath show` and of every `-j`: flat objects with stable snake_case keys, lists as arrays of strings.
+"""The rows of `fastpath show` and of every `-j`: flat objects with stable snake_case keys.
 
-The table, the JSON and, later, the metrics are all made from these.
+Lists are arrays of strings. The table, the JSON and, later, the metrics are all made from these.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from ctrl.config import Config
-from fastpath.model import GroupKey, Layout
+from ctrl.config.schema import NetworkTable
+from fastpath.model import GroupKey, IPAddress, Layout
 from fastpath.statistics import Statistics
 
 Row = dict[str, Any]
 
 
-def drop_rows(statistics: Statistics, seconds: float, last: str | None) -> list[Row]:
-    """One row a reason that struck; `last` is when, where that is known."""
+def drop_rows(statistics: Statistics, seconds: float) -> list[Row]:
+    """One row a reason that struck; the counters do not know when it struck last."""
     return [
         {
             "reason": row.reason.name,
@@ -24,7 +25,7 @@ def drop_rows(statistics: Statistics, seconds: float, last: str | None) -> list[
             "stage": row.reason.stage,
             "frames": row.count,
             "rate_pps": round(row.count / seconds, 3) if seconds else None,
-            "last": last,
+            "last": None,
         }
         for row in statistics.drops
     ]
@@ -38,7 +39,7 @@ def member_rows(config: Config) -> list[Row]:
             "node": config.node,
             "port": member.port,
             "nve": None if member.nve is None else str(member.nve),
-            "vni": [str(network.vni) for network in config.networks if network.group == member.group],
+            "vni": [str(one.vni) for one in config.networks if member.group in groups_of(one)],
             "group": str(member.group),
             "mode": "exclude",
             "sources": [],
@@ -48,6 +49,11 @@ def member_rows(config: Config) -> list[Row]:
         }
         for member in (device.members if device else ())
     ]
+
+
+def groups_of(network: NetworkTable) -> set[IPAddress | None]:
+    """Every outer group that carries frames of the network."""
+    return {network.group, *(m.group for m in network.maps)}
 
 
 def key_name(key: GroupKey) -> str:

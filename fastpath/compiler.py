@@ -174,6 +174,8 @@ def _ordered(columns: Columns) -> npt.NDArray[np.uint32]:
     ranks[sorted(range(len(ranks)), key=lambda i: egress_order(columns.egresses[i]))] = np.arange(len(ranks))
     offsets = columns.offsets.astype(np.int64)
     sizes = offsets[1:] - offsets[:-1]
+    if len(columns.n_local) != len(columns.keys):
+        raise ValueError(f"{len(columns.n_local)} numbers of local egresses for {len(columns.keys)} keys")
     if np.any(sizes < 0) or len(columns.offsets) != len(columns.keys) + 1 or int(sizes.sum()) != len(columns.ids):
         raise ValueError("offsets do not divide the ids among the keys")
     rows = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes)

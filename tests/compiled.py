@@ -1,24 +1,23 @@
 """The compiled forwarder behind the face of the reference, so that cases and scenes run through both.
 
-After every call the books are balanced: received = replicated + punted + dropped, copies wanted = copies out + copies
-dropped, and each is the sum of what the ports, the egresses and the reasons say for themselves.
+After every call the books are balanced: received = replicated + punted + dropped, copies wanted = copies
+out + copies dropped, and each is the sum of what the ports, the egresses and the reasons say for themselves.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from fastpath.compiler import egress_order, key_words
 from fastpath.forwarder import Forwarder
-from fastpath.model import Egress, Form, Frame, Layout, LocalNve, ReplicationList, Verdict
+from fastpath.model import Frame, Layout, ReplicationList, Verdict
 from fastpath.ports import MemoryPort
 from fastpath.reasons import REASONS, Unit
 from fastpath.reference import Copy, Outcome, Reference
 from tests.native._arrivals import Arrivals
 from tests.native._outcome import classified
-from tests.strategies import Scene
 
 Arrival = tuple[int, Frame]
 REMOTE = 1
@@ -63,7 +62,7 @@ class Count:
 
 
 class Compiled:
-    """The compiled forwarder for one layout and its lists; frames come in mixed, copies leave by memory ports.
+    """The compiled forwarder for one layout and its lists: frames in, mixed; copies out by memory ports.
 
     `trains` are the ports that take super-frames; `room` is that of each port, in bytes.
     """
@@ -80,7 +79,9 @@ class Compiled:
         self.lists = {key_words(one.key): one for one in lists}
         self.arrivals = Arrivals()
         self.ports = [MemoryPort(room, i in trains) for i in range(len(layout.ports))]
-        self.forwarder = Forwarder(layout, self.ports, self.lists.values(), sources=[self.arrivals], batch=batch)
+        self.forwarder = Forwarder(
+            layout, self.ports, self.lists.values(), sources=[self.arrivals], batch=batch
+        )
         self._count = self._counted()
 
     def forward(self, in_port: int, frame: Frame) -> Outcome:
@@ -122,7 +123,9 @@ class Compiled:
         count = self._count.since(before)
         copies = tuple(tuple(port.take()) for port in self.ports)
         self._balance(arrivals, count, copies)
-        verdicts = {verdict: count.verdicts[verdict.value] for verdict in Verdict if count.verdicts[verdict.value]}
+        verdicts = {
+            verdict: count.verdicts[verdict.value] for verdict in Verdict if count.verdicts[verdict.value]
+        }
         return Sent(verdicts, count.of_unit(Unit.FRAME), count.of_unit(Unit.COPY), copies), count
 
     def _counted(self) -> Count:
@@ -130,7 +133,12 @@ class Compiled:
         now = engine.counters()
         egresses = [engine.egress_counters(i) for i in range(len(self.forwarder._compiler.egresses))]
         return Count(
-            now["verdicts"], now["drops"], now["port_received"], now["port_copies"], now["copies_out"], egresses
+            now["verdicts"],
+            now["drops"],
+            now["port_received"],
+            now["port_copies"],
+            now["copies_out"],
+            egresses,
         )
 
     def _balance(self, arrivals: Sequence[Arrival], count: Count, copies: Sequence[Sequence[bytes]]) -> None:
@@ -179,25 +187,3 @@ def assert_same(
             assert got == want, f"port {in_port}, {frame.data.hex()}, {frame.mark}, {frame.vlan}"
         raise AssertionError(f"one by one the frames agree, {batch} at a time they do not")
     return sent
-
-
-def is_refused(egress: Egress) -> bool:
-    """A GROUP copy with a number of its own must say its encapsulation."""
-    return egress.form is Form.GROUP and egress.encap is None and egress.vni is not None
-
-
-def settled(scene: Scene) -> Scene:
-    """A scene as a planner would make it: without egresses that are refused, and an NVE that a list serves by unicast
-    is one of the layout's."""
-
-    def settle(egress: Egress) -> Egress:
-        return replace(egress, vni=None) if is_refused(egress) else egress
-
-    lists = tuple(
-        replace(one, local=tuple(map(settle, one.local)), remote=tuple(map(settle, one.remote)))
-        for one in scene.lists
-    )
-    owners = {egress.owner for one in lists for egress in (*one.local, *one.remote)}
-    served = {LocalNve(o.port, o.address) for o in owners if o.port is not None and o.address is not None}
-    nves = (*scene.layout.nves, *sorted(served - {*scene.layout.nves}, key=str))
-    return replace(scene, layout=replace(scene.layout, nves=nves), lists=lists)

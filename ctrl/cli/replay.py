@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from ctrl.config import Config, ConfigError, load
-from ctrl.replay import CHUNK_FRAMES, Replayed, differences
+from ctrl.replay import CHUNK_FRAMES, CutShort, Replayed, differences, open_any
 from ctrl.replay import replay as run_replay
 from ctrl.rows import group_rows, receiver_rows, table
 from fastpath.errors import CaptureError
@@ -23,41 +23,72 @@ FAILED, MISUSED = 1, 2
 
 @click.command("replay")
 @click.argument("in_file", metavar="IN", type=click.Path(path_type=Path))
-@click.option("-c", "--config", "config_file", required=True, type=click.Path(), help="The config to forward by.")
-@click.option("-o", "--out", "out_file", required=True, type=click.Path(path_type=Path), help="OUT.pcap or OUT.pcapng.")
-@click.option("--in-port", metavar="NAME", help="Where the frames of a pcap come in; the first port otherwise.")
-@click.option("--expect", "expect_file", type=click.Path(path_type=Path), help="Compare the copies with this capture.")
+@click.option(
+    "-c", "--config", "config_file", required=True, type=click.Path(), help="The config to forward by."
+)
+@click.option(
+    "-o", "--out", "out_file", required=True, type=click.Path(path_type=Path), help="OUT.pcap or OUT.pcapng."
+)
+@click.option(
+    "--in-port", metavar="NAME", help="Where the frames of a pcap come in; the first port otherwise."
+)
+@click.option(
+    "--expect", "expect_file", type=click.Path(path_type=Path), help="Compare the copies with this capture."
+)
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print one JSON object.")
 def replay(
-    in_file: Path, config_file: str, out_file: Path, in_port: str | None, expect_file: Path | None, as_json: bool
+    in_file: Path,
+    config_file: str,
+    out_file: Path,
+    in_port: str | None,
+    expect_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Forward the frames of the capture IN as a config says, and write all copies to OUT.
 
-    Any config serves, that of a live box too: captures stand in for its ports. The interfaces of a pcapng are matched to ports by
-    name. Exits with 1 if the copies are not those of --expect or the capture is damaged, with 2 if something cannot be used.
+    Any config serves, that of a live box too: captures stand in for its ports. The interfaces of a pcapng
+    are matched to ports by name.
+
+    Exits with 1 if the copies are not those of --expect, if the capture is damaged, or if OUT could not be
+    written to its end: OUT holds the copies up to there. Exits with 2 if something cannot be used; then
+    nothing was forwarded.
     """
     config = _load(config_file)
     ports = [port.name for port in config.ports]
+    if not ports:
+        _fail(f"{config_file}: no [[port]] is given; expected one at least, for the frames to come in on")
     if in_port is not None and in_port not in ports:
         _fail(f"--in-port {in_port}: no port is called that; the ports are {', '.join(ports)}")
     if out_file.suffix not in {".pcap", ".pcapng"}:
         _fail(f"--out {out_file}: expected a name that ends in .pcap or .pcapng")
-    if out_file.exists() and in_file.exists() and out_file.samefile(in_file):
-        _fail(f"--out {out_file}: is the capture that is to be read")
+    read = {in_file: "the capture to read", Path(config_file): "the config"}
+    if expect_file:
+        read[expect_file] = "the capture to compare with"
+    for path, what in read.items():
+        if _are_one_file(out_file, path):
+            _fail(f"--out {out_file}: is {what}, {path}; writing would empty it")
     try:
+        if expect_file:
+            open_any(expect_file).close()
         with _progress(as_json) as progress:
             done = run_replay(config, in_file, out_file, in_port, progress)
-        found = list(differences(out_file, expect_file, ports)) if expect_file else []
-    except (CaptureError, OSError) as error:
+        found = list(differences(out_file, expect_file)) if expect_file else []
+    except CutShort as error:
+        _say(str(error))
+        raise SystemExit(FAILED) from None
+    except CaptureError as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or out_file}: {error.strerror or error}")
     if as_json:
         click.echo(json.dumps(done.as_object(), indent=2))
     else:
         for line in report(in_file, out_file, done):
-            click.echo(line)
-    for sentence in ([done.damage] if done.damage else []) + [f"{expect_file}: {one}" for one in found]:
-        click.echo(f"fastpath replay: {sentence}", err=True)
-    if done.damage or found:
+            click.echo(_printable(line))
+    faults = ([done.damage] if done.damage else []) + found
+    for sentence in faults:
+        _say(sentence)
+    if faults:
         raise SystemExit(FAILED)
 
 
@@ -85,7 +116,12 @@ def report(in_file: Path, out_file: Path, done: Replayed) -> Iterator[str]:
         ),
         (
             [
-                {"name": r.reason.name, "unit": r.reason.unit.value, "count": r.count, "why": r.reason.sentence}
+                {
+                    "name": r.reason.name,
+                    "unit": r.reason.unit.value,
+                    "count": r.count,
+                    "why": r.reason.sentence,
+                }
                 for r in counted.drops
             ],
             {"name": "DROP", "unit": "UNIT", "count": "COUNT", "why": "WHY"},
@@ -116,24 +152,48 @@ def _load(path: str) -> Config:
         raise SystemExit(MISUSED) from None
 
 
+def _are_one_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there; whoever opens it tells
+        return False
+
+
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A progress bar, once there is more than a moment's work and someone to see it."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
+    with ExitStack() as stack:
+        advance: Callable[[int], object] | None = None
+
+        def progress(done: int, total: int) -> None:
+            nonlocal advance
+            if advance is None and total > CHUNK_FRAMES and not quiet and sys.stderr.isatty():
+                advance = stack.enter_context(_bar(total))
+            if advance is not None:
+                advance(done)
+
+        yield progress
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], object]]:
     from rich.console import Console  # noqa: PLC0415  costs 30 ms, and few replays show a bar
     from rich.progress import Progress  # noqa: PLC0415
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("replaying", visible=False)
+        task = bar.add_task("replaying", total=total)
+        yield lambda done: bar.update(task, completed=done)
 
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=total > CHUNK_FRAMES)
 
-        yield advance
+def _printable(text: str) -> str:
+    """A file's name is bytes, and may be no text: such bytes are shown, not choked on."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _say(sentence: str) -> None:
+    click.echo(f"fastpath replay: {_printable(sentence)}", err=True)
 
 
 def _fail(sentence: str) -> NoReturn:
-    click.echo(f"fastpath replay: {sentence}", err=True)
+    _say(sentence)
     raise SystemExit(MISUSED)

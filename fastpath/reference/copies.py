@@ -118,14 +118,20 @@ class NewHeader:
 
 
 class Copier:
-    """Makes copies; it remembers how many IPv4 headers each egress has got."""
+    """Makes copies; it remembers how many each egress has sent."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.identifications: Counter[Egress] = Counter()
+        self.sent: Counter[Egress] = Counter()
 
     def copy(self, frame: Parsed, egress: Egress) -> bytes:
         """Section 4: the frame that leaves for this egress, or CopyDrop."""
+        data = self.formed(frame, egress)
+        self.sent[egress] += 1
+        return data
+
+    def formed(self, frame: Parsed, egress: Egress) -> bytes:
+        """Section 4: the table of forms."""
         if egress.form is Form.GROUP:
             return self.to_group(frame, egress)
         if egress.form is Form.REWRITE:
@@ -232,8 +238,7 @@ class Copier:
             packet = ipv6_header(header, protocol, len(payload)) + payload
         else:
             port = self.fitting_port(header.egress, 20 + len(payload), 4)
-            identification = self.identifications[header.egress] % 65536
-            self.identifications[header.egress] += 1
+            identification = self.sent[header.egress] % 65536
             packet = ipv4_header(header, protocol, len(payload), identification) + payload
         return ethernet_frame(port, header.destination, packet)
 

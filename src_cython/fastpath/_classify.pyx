@@ -24,7 +24,6 @@ from fastpath._layout cimport (
     layout_t, network_find, network_row_t, port_row_t, prefix_holds,
 )
 from fastpath._normalise cimport ecn_inside, normalise_frame
-
 from fastpath._wire cimport wire_prefetch
 
 
@@ -49,6 +48,7 @@ cdef inline uint8_t identify(frame_t *f, const layout_t *layout) noexcept nogil:
     """Section 2, rules 1 to 4: source class, owners, and whether the sender may."""
     cdef const port_row_t *port = &layout.ports[f.in_port]
     cdef bint asked
+    cdef address_t sender
     cdef uint32_t i
     cdef uint32_t peer, nve = OWNER_NONE
     f.owner_port = f.in_port
@@ -58,13 +58,14 @@ cdef inline uint8_t identify(frame_t *f, const layout_t *layout) noexcept nogil:
     f.source_class = CLASS_LOCAL
     if f.encap == ENCAP_RAW:
         return REASON_NONE
+    load_source(f.data + f.ut, f.ut_version, &sender)
     for i in range(layout.n_endpoints):
-        if address_equal(&layout.endpoints[i].address, &f.sender):
+        if address_equal(&layout.endpoints[i].address, &sender):
             return REASON_OWN_SOURCE
     f.scope = port.group_scope if f.endpoint == NO_ENDPOINT else layout.endpoints[f.endpoint].scope
-    peer = address_table_find(&layout.peers, &f.sender, f.scope)
+    peer = address_table_find(&layout.peers, &sender, f.scope)
     if port.has_nves:
-        nve = address_table_find(&layout.nves, &f.sender, f.in_port)
+        nve = address_table_find(&layout.nves, &sender, f.in_port)
     if f.endpoint != NO_ENDPOINT and layout.endpoints[f.endpoint].replicate:
         f.source_class = CLASS_ALL
     elif port.faces & FACES_CORE and (not port.faces & FACES_NVE or peer != OWNER_NONE):
@@ -75,7 +76,7 @@ cdef inline uint8_t identify(frame_t *f, const layout_t *layout) noexcept nogil:
         return REASON_NONE
     asked = f.scope != SCOPE_NVE or layout.nve_allow_from
     if asked and layout.n_allow_from:
-        f.allowed = allowed_from(layout, f.scope, &f.sender)
+        f.allowed = allowed_from(layout, f.scope, &sender)
     if asked and peer == OWNER_NONE and not f.allowed and (f.scope != SCOPE_DEVICE or nve == OWNER_NONE):
         return REASON_UNKNOWN_PEER
     if f.scope == SCOPE_REPLICATOR and not in_point_ranges(layout, f.number):
@@ -196,6 +197,19 @@ cdef inline uint8_t recover_group(frame_t *f, const layout_t *layout) noexcept n
     return REASON_NONE
 
 
+cdef void recover_groups(batch_t *batch, const layout_t *layout) noexcept nogil:
+    """What is keyed by a number and has no list of it: a group's list may serve."""
+    cdef frame_t *f
+    cdef uint8_t reason
+    cdef uint32_t i
+    for i in range(batch.n):
+        f = &batch.frames[i]
+        if f.verdict == VERDICT_PENDING and f.entry == NULL and by_number(f):
+            reason = REASON_UNKNOWN_VNI if f.scope == SCOPE_NVE else recover_group(f, layout)
+            if reason != REASON_NONE:
+                drop(f, reason)
+
+
 cdef inline bint network_has_group(const layout_t *layout, uint32_t tagged, const address_t *group) noexcept nogil:
     cdef uint32_t at = network_find(layout, tagged), i
     while at < layout.n_networks and layout.networks[at].tagged_number == tagged:
@@ -230,6 +244,8 @@ cdef inline bint any_network_has_group(const layout_t *layout, const address_t *
 
 cdef inline bint in_wrong_group(const frame_t *f, const layout_t *layout) noexcept nogil:
     """Rule 6, for a packet that came to a group."""
+    if layout.n_networks == 0:
+        return f.scope == SCOPE_NVE
     if f.scope == SCOPE_NVE:
         return not network_has_group(layout, tagged_number(f), &f.group)
     if f.entry.key.kind_scope_encap_number >> 48 < KIND_VNI:
@@ -238,7 +254,7 @@ cdef inline bint in_wrong_group(const frame_t *f, const layout_t *layout) noexce
         return not network_has_group(layout, tagged_number(f), &f.group)
     if f.entry.n_numbers:
         return not numbers_hold(f.entry, tagged_number(f))
-    return layout.n_networks != 0 and network_find(layout, tagged_number(f)) != NO_ROW
+    return network_find(layout, tagged_number(f)) != NO_ROW
 
 
 cdef inline uint32_t count_owner(const entry_t *entry, uint32_t n, const directory_t *egresses, uint32_t owner) noexcept nogil:
@@ -296,6 +312,7 @@ cdef void classify_batch(batch_t *batch, const fib_t *fib) noexcept nogil:
     cdef frame_t *f
     cdef uint8_t reason
     cdef uint32_t i
+    cdef bint numbered = False
     for i in range(batch.n):
         if i + 4 < batch.n:
             wire_prefetch(batch.frames[i + 4].data)
@@ -306,18 +323,16 @@ cdef void classify_batch(batch_t *batch, const fib_t *fib) noexcept nogil:
             reason = identify(f, layout)
             if reason != REASON_NONE:
                 drop(f, reason)
+            else:
+                numbered |= by_number(f)
     if fib.n_kind[KIND_INNER_SOURCE_GROUP]:
         lookup_round(batch, fib, KIND_INNER_SOURCE_GROUP)
     if fib.n_kind[KIND_INNER_GROUP]:
         lookup_round(batch, fib, KIND_INNER_GROUP)
-    if fib.n_kind[KIND_VNI]:
-        lookup_round(batch, fib, KIND_VNI)
-    for i in range(batch.n):
-        f = &batch.frames[i]
-        if f.verdict == VERDICT_PENDING and f.entry == NULL and by_number(f):
-            reason = REASON_UNKNOWN_VNI if f.scope == SCOPE_NVE else recover_group(f, layout)
-            if reason != REASON_NONE:
-                drop(f, reason)
+    if numbered:
+        if fib.n_kind[KIND_VNI]:
+            lookup_round(batch, fib, KIND_VNI)
+        recover_groups(batch, layout)
     if fib.n_kind[KIND_SOURCE_GROUP]:
         lookup_round(batch, fib, KIND_SOURCE_GROUP)
     if fib.n_kind[KIND_GROUP]:

@@ -4,7 +4,7 @@
 # whether they are made at all included, is worked out once: the stamp. A port goes through the egresses of a request, asks
 # `stamp_of` for the stamp where the class changes, finds room for `size` + HEAD_MAX bytes and has `copy_write` fill it. It keeps the
 # stamp in a local variable whose address goes nowhere, so that the compiler may keep it in registers while bytes are written.
-# Heads are copied at their largest size: that is a few vector stores, a variable copy is a function call.
+# Heads are copied in one of two sizes: that is a few vector stores, a variable copy is a function call.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from fastpath._frame cimport (
@@ -23,6 +23,8 @@ from fastpath._wire cimport (
 
 cdef enum:
     CLASS_NONE = 0xffffffff
+    DONT_FRAGMENT = 0x4000
+    SHORT_HEAD = 48           # a nested tunnel over IPv4 needs 46, a group copy 14
 
 # What all copies of one run have in common at egresses of one class.
 cdef struct stamp_t:
@@ -262,12 +264,13 @@ cdef inline uint32_t write_head(
 ) noexcept nogil:
     """Ethernet and IP headers of a copy; returns the sum of the IP addresses."""
     cdef uint32_t addresses = p.address_sum + stamp.addresses
-    memcpy(out, p.head, HEAD_MAX)
+    memcpy(out, p.head, SHORT_HEAD)
+    if stamp.head_size > SHORT_HEAD:
+        memcpy(out + SHORT_HEAD, p.head + SHORT_HEAD, HEAD_MAX - SHORT_HEAD)
     if stamp.patches & (PATCH_GROUP_MAC | PATCH_SOURCE | PATCH_GROUP):
         write_from_frame(out, stamp, p, f)
     if stamp.patches & PATCH_IPV4:
-        wire_store_be32(out + stamp.ip_at, stamp.ip)
-        wire_store_be16(out + stamp.ip_at + 4, <uint16_t>id)
+        wire_store_be64(out + stamp.ip_at, <uint64_t>stamp.ip << 32 | (id & 0xffff) << 16 | DONT_FRAGMENT)
         wire_store_be16(out + stamp.ip_at + 10, <uint16_t>~wire_fold32(stamp.ip_sum + addresses + (id & 0xffff)))
     elif stamp.ip_at != 0:
         wire_store_be32(out + stamp.ip_at, stamp.ip)
@@ -279,7 +282,7 @@ cdef inline void copy_write(
     uint8_t *out, const stamp_t *stamp, const egress_t *e, const frame_t *f, egress_state_t *state
 ) noexcept nogil:
     """Write one copy, the stamp's `size` bytes, and book it; HEAD_MAX bytes behind it may be overwritten."""
-    cdef uint32_t addresses = write_head(out, stamp, stamp_program(stamp, e), f, state.next_id)
+    cdef uint32_t addresses = write_head(out, stamp, stamp_program(stamp, e), f, state.copies)
     if stamp.udp_at != 0:
         wire_store_be64(out + stamp.udp_at, stamp.udp)
         if stamp.has_udp_sum:
@@ -288,16 +291,27 @@ cdef inline void copy_write(
     wire_copy(out + stamp.head_size, stamp.kept, stamp.kept_size)
     state.copies += 1
     state.bytes += stamp.size
-    state.next_id += stamp.ip_at != 0
 
 
-cdef inline bint rides(const egress_t *e, const frame_t *f, const layout_t *layout) noexcept nogil:
-    """May the copies of a train leave as one super-frame at this egress? Only UDP outside, and headers of fixed size."""
+cdef inline bint rides(const egress_t *e, const run_t *run, const layout_t *layout) noexcept nogil:
+    """May the copies of a train leave as one super-frame at this egress? Only UDP outside, and headers of fixed size.
+
+    Copies over the MTU go one by one, for a shorter last one may pass. So do those whose checksum nobody has verified:
+    segmentation would make a wrong one right.
+    """
     cdef uint32_t number
     cdef uint8_t reason
+    cdef const frame_t *f = run.frame
     cdef const program_t *p = choose_program(e, f, layout, &number, &reason)
-    return p != NULL and p.rides != 255 and (p.keep == KEEP_MT or f.encap == ENCAP_VXLAN) and (
-        p.ip != 0 or (f.encap == ENCAP_VXLAN and f.transport - f.mt == (20 if f.version == 4 else 40))
+    if p == NULL or p.rides == 255:
+        return False
+    if p.head_size + run.kept_size[p.keep] - 14 > packet_limit(p, f, layout.ports[e.out_port].mtu):
+        return False
+    if p.keep == KEEP_MT and p.ip != 0:
+        return True
+    return (
+        f.encap == ENCAP_VXLAN and (p.ip != 0 or f.transport - f.mt == (20 if f.version == 4 else 40))
+        and (layout.verify_checksums or wire_load_be16(f.data + f.transport + 6) == 0)
     )
 
 
@@ -315,8 +329,7 @@ cdef inline uint32_t train_head_write(uint8_t *out, tx_t *tx, uint32_t k, const 
         ip, udp = p.ip, p.udp
         size = udp - ip + 8 + tx.train_size
         stamp_ip(&whole, p, f.tos, size)
-        addresses = write_head(out, &whole, p, f, state.next_id)
-        state.next_id += tx.run.n_frames
+        addresses = write_head(out, &whole, p, f, state.copies)
         wire_store_be32(out + udp, <uint32_t>(stamp.udp >> 32))
     else:
         write_head(out, stamp, p, f, 0)

@@ -10,7 +10,7 @@ from fastpath._frame cimport (
 )
 from fastpath._ip cimport (
     PORT_NESTED, PROTO_GRE, PROTO_ICMPV6, PROTO_IGMP, PROTO_SCTP, PROTO_TCP, PROTO_UDP, TYPE_BRIDGED, TYPE_IPV4, TYPE_IPV6,
-    ip_header, ip_sound, ip_t, ip_udp, is_tag, load_destination, load_source, load_tos,
+    ip_header, ip_sound, ip_t, ip_udp, is_tag, load_destination, load_tos,
 )
 from fastpath._layout cimport address_equal, address_is_multicast, layout_t, mix
 from fastpath._wire cimport (
@@ -272,7 +272,6 @@ cdef inline uint8_t decap_outer(frame_t *f, const layout_t *layout) noexcept nog
     else:
         return REASON_NOT_OURS
     if f.verdict == VERDICT_PENDING:
-        load_source(f.data + ip.at, ip.version, &f.sender)
         load_destination(f.data + ip.at, ip.version, &f.group)
         f.to_group = address_is_multicast(&f.group)
         if not f.to_group:

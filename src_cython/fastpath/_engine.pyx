@@ -102,7 +102,12 @@ cdef class Engine:
             self._retired.append(self.fib)
         self.fib = fib
         engine_store(&self._current, fib.fib)
+        self._free_retired()
+
+    cdef int _free_retired(self) except -1:
+        """Let go of the snapshots that no burst holds."""
         self._retired = [old for old in self._retired if (<Fib>old).fib == engine_load(&self._in_use)]
+        return 0
 
     @property
     def fibs_alive(self):
@@ -191,6 +196,7 @@ cdef class Engine:
                         raise OSError(-n, os.strerror(-n))
         finally:
             self._running = False
+            self._free_retired()
         return total
 
     def counters(self):

@@ -140,7 +140,6 @@ cdef struct frame_t:
     uint8_t from_nve          # owner_sender is a local NVE's, not a peer's
     uint32_t owner_port
     uint32_t owner_sender
-    address_t sender
     address_t group           # MT's destination, or the group recovered from the number
 
 cdef struct batch_t:
@@ -198,7 +197,7 @@ cdef struct egress_state_t:
     uint64_t copies
     uint64_t bytes
     uint64_t dropped
-    uint64_t next_id
+    uint64_t _pad
 
 cdef enum:                    # stages of a burst
     STAGE_RECEIVE

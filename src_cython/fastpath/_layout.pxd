@@ -29,6 +29,7 @@ cdef struct address_row_t:
 
 cdef struct address_table_t:
     address_row_t *rows
+    uint64_t filter           # a bit per address; most strangers are told by it alone
     uint32_t mask             # rows - 1; rows is a power of two, at most half full
 
 cdef struct prefix_row_t:
@@ -93,12 +94,19 @@ cdef inline uint64_t mix(uint64_t h, uint64_t word) noexcept nogil:
     return h ^ (h >> 32)
 
 
+cdef inline uint32_t filter_bit(const address_t *address) noexcept nogil:
+    return address.low * <uint64_t>0xff51afd7ed558ccd >> 58
+
+
 cdef inline uint32_t address_table_find(
     const address_table_t *table, const address_t *address, uint32_t tag
 ) noexcept nogil:
     """The owner that stands for an address, or OWNER_NONE."""
-    cdef uint32_t i = <uint32_t>mix(mix(tag, address.high), address.low)
+    cdef uint32_t i
     cdef const address_row_t *row
+    if table.filter >> filter_bit(address) & 1 == 0:
+        return OWNER_NONE
+    i = <uint32_t>mix(mix(tag, address.high), address.low)
     while True:
         row = &table.rows[i & table.mask]
         if row.owner == OWNER_NONE:

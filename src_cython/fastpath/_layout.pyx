@@ -46,6 +46,7 @@ cdef int fill_addresses(address_table_t *table, list rows) except -1:
         row.owner = owner
         if address_table_find(table, &row.address, row.tag) != OWNER_NONE:
             continue
+        table.filter |= <uint64_t>1 << filter_bit(&row.address)
         i = <uint32_t>mix(mix(row.tag, row.address.high), row.address.low)
         while table.rows[i & table.mask].owner != OWNER_NONE:
             i += 1

@@ -42,7 +42,7 @@ cdef inline bint same_headers(const frame_t *a, const frame_t *b) noexcept nogil
     if a.version != b.version or size != b.transport - b.mt or size != (20 if a.version == 4 else 40):
         return False
     if a.version == 4:
-        if x[1] != y[1] or x[8] != y[8] or memcmp(x + 12, y + 12, 8) != 0:
+        if x[1] != y[1] or memcmp(x + 6, y + 6, 3) != 0 or memcmp(x + 12, y + 12, 8) != 0:
             return False
     elif memcmp(x, y, 4) != 0 or memcmp(x + 7, y + 7, 33) != 0:
         return False
@@ -95,10 +95,12 @@ cdef void gather_runs(replicator_t *r, batch_t *batch) noexcept nogil:
         r.n_runs += 1
 
 
-cdef inline void transmit(replicator_t *r, tx_t *tx) noexcept nogil:
+cdef inline int64_t transmit(replicator_t *r, tx_t *tx) noexcept nogil:
+    """Make a request; returns how many copies the port took."""
     cdef int64_t taken = r.ports[tx.out_port].transmit(r.ports[tx.out_port], tx)
     r.counters.copies_out += taken
     r.counters.port_copies[tx.out_port] += taken
+    return taken
 
 
 cdef uint32_t build_train(replicator_t *r, batch_t *batch, const run_t *run, uint32_t kind) noexcept nogil:
@@ -120,13 +122,13 @@ cdef uint32_t build_train(replicator_t *r, batch_t *batch, const run_t *run, uin
     return size
 
 
-cdef inline int train_kind(const egress_t *e, const frame_t *f, const layout_t *layout) noexcept nogil:
+cdef inline int train_kind(const egress_t *e, const run_t *run, const layout_t *layout) noexcept nogil:
     """Which train the copies of an egress ride, or -1."""
     cdef uint32_t number
     cdef uint8_t reason
-    if not rides(e, f, layout):
+    if not rides(e, run, layout):
         return -1
-    return NESTED_TRAIN if choose_program(e, f, layout, &number, &reason).rides == GRE_SIZE else OVERLAY_TRAIN
+    return NESTED_TRAIN if choose_program(e, run.frame, layout, &number, &reason).rides == GRE_SIZE else OVERLAY_TRAIN
 
 
 cdef void send_singly(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noexcept nogil:
@@ -145,6 +147,7 @@ cdef void send_range(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noex
     """Send a run to egresses of one port: each stretch that rides the same train in one request."""
     cdef const uint32_t *ids = tx.egresses
     cdef uint32_t n = tx.n_egresses, first = 0, last
+    cdef int64_t taken
     cdef int kind
     if run.n_frames == 1:
         tx.run = run
@@ -155,9 +158,9 @@ cdef void send_range(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noex
         kind = -1
         last = n
         if r.ports[tx.out_port].trains:
-            kind = train_kind(directory_egress(tx.directory, ids[first]), run.frame, tx.layout)
+            kind = train_kind(directory_egress(tx.directory, ids[first]), run, tx.layout)
             last = first + 1
-            while last < n and train_kind(directory_egress(tx.directory, ids[last]), run.frame, tx.layout) == kind:
+            while last < n and train_kind(directory_egress(tx.directory, ids[last]), run, tx.layout) == kind:
                 last += 1
         tx.egresses = ids + first
         tx.n_egresses = last - first
@@ -169,9 +172,9 @@ cdef void send_range(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noex
             tx.run = run
             tx.train = r.trains_built[kind]
             tx.train_size = r.train_sizes[kind]
-            r.counters.trains += tx.n_egresses
-            r.counters.train_copies += tx.n_egresses * run.n_frames
-            transmit(r, tx)
+            taken = transmit(r, tx)
+            r.counters.trains += taken / run.n_frames
+            r.counters.train_copies += taken
         first = last
 
 

@@ -1,6 +1,6 @@
 """The oracle itself: every case of `tests.cases`, its state, and what the random batches reach.
 
-A compiled engine joins by one row of ENGINES; it then has to give the same outcomes for the same cases.
+Each engine is one row of ENGINES, and gives the same outcomes for the same cases.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tests.cases import CASES, Case
 from tests.cases import box as b
 from tests.cases import made as m
 from tests.cases.ecn import DECAPSULATED_ECN, ECN_NAMES
+from tests.compiled import Compiled
 from tests.strategies import Scene, scenes, seeded_scenes
 
 
@@ -43,7 +44,7 @@ class Engine(Protocol):
 
 ENGINES: dict[str, Callable[[Layout, tuple[ReplicationList, ...]], Engine]] = {
     "reference": Reference,
-    # "compiled": the compiled forwarder, once it is there
+    "compiled": Compiled,
 }
 
 SHOWN_HERE = {

@@ -26,12 +26,20 @@ cdef struct waiting_t:
     uint8_t marked
 
 # What stands before each copy or train head in the arena.
+cdef enum record_kind:
+    RECORD_COPY
+    RECORD_TRAIN              # a train_t and the head
+    RECORD_PAYLOAD            # what several trains carry
+
 cdef struct record_t:
-    uint64_t train            # where the payload of its train stands
-    uint32_t size             # of the copy, or of the head of a train
-    uint32_t train_size       # 0: a copy
+    uint32_t size             # of what follows
+    uint32_t kind
+
+# Stands between the record and the head of a train.
+cdef struct train_t:
+    uint64_t payload          # where the payload of the train stands
+    uint32_t size             # of the payload
     uint32_t segment_size
-    uint32_t _pad
 
 cdef inline uint64_t aligned(uint64_t size) noexcept nogil:
     return (size + 7) & ~<uint64_t>7
@@ -123,19 +131,22 @@ cdef class MemoryIo(IoPort):
         """What stands in the arena, oldest first: (copy, b"", 0), or (head, payload, segment size) of a train."""
         cdef uint64_t at = 0
         cdef record_t *record
+        cdef train_t *train
+        cdef uint8_t *data
         out = []
         while at < self._m.out_used:
             record = <record_t *>(self._m.out + at)
-            data = PyBytes_FromStringAndSize(<char *>(record + 1), record.size)
-            if record.train_size:
+            data = <uint8_t *>(record + 1)
+            at += sizeof(record_t) + aligned(record.size)
+            if record.kind == RECORD_COPY:
+                out.append((PyBytes_FromStringAndSize(<char *>data, record.size), b"", 0))
+            elif record.kind == RECORD_TRAIN:
+                train = <train_t *>data
                 out.append((
-                    data, PyBytes_FromStringAndSize(<char *>self._m.out + record.train, record.train_size), record.segment_size
+                    PyBytes_FromStringAndSize(<char *>(train + 1), record.size - sizeof(train_t)),
+                    PyBytes_FromStringAndSize(<char *>self._m.out + train.payload, train.size),
+                    train.segment_size,
                 ))
-            elif record.size:
-                out.append((data, b"", 0))
-            at += aligned(sizeof(record_t) + record.size)
-            if record.size == 0:
-                at += aligned(record.segment_size)
         return out
 
     @property
@@ -165,7 +176,7 @@ cdef int memory_receive(port_t *port, batch_t *batch) noexcept nogil:
     return <int>batch.n
 
 
-cdef record_t *reserve(memory_t *m, uint64_t size) noexcept nogil:
+cdef inline record_t *reserve(memory_t *m, uint64_t size) noexcept nogil:
     """Room for a record of `size` bytes and what a head may overwrite behind it; NULL when there is none."""
     cdef record_t *record
     if m.out_used + sizeof(record_t) + size + HEAD_MAX > m.capacity:
@@ -173,43 +184,46 @@ cdef record_t *reserve(memory_t *m, uint64_t size) noexcept nogil:
             return NULL
         m.out_used = 0
     record = <record_t *>(m.out + m.out_used)
-    record.train = 0
     record.size = <uint32_t>size
-    record.train_size = 0
-    record.segment_size = 0
+    record.kind = RECORD_COPY
     return record
 
 
 cdef int64_t transmit_train(memory_t *m, tx_t *tx) noexcept nogil:
-    """One payload record (size 0, its length in segment_size), then one head record per destination."""
+    """One payload record, then one head record per destination."""
     cdef record_t *record
+    cdef train_t *train
     cdef const egress_t *e
-    cdef stamp_t stamp
+    cdef stamp_t fresh, stamp
     cdef uint32_t k
-    cdef uint64_t train = 0, room = tx.train_size + tx.n_egresses * (sizeof(record_t) + HEAD_MAX + 8)
+    cdef uint64_t payload = 0
+    cdef uint64_t room = tx.train_size + (tx.n_egresses + 1) * (sizeof(record_t) + sizeof(train_t) + HEAD_MAX + 8)
     cdef int64_t taken = 0
     memset(&stamp, 0, sizeof(stamp))
     stamp.egress_class = CLASS_NONE
     record = reserve(m, room)
     if record != NULL:
-        record.size = 0
-        record.segment_size = tx.train_size
-        train = m.out_used + sizeof(record_t)
-        memcpy(m.out + train, tx.train, tx.train_size)
-        m.out_used = aligned(train) + aligned(tx.train_size)
+        record.kind = RECORD_PAYLOAD
+        record.size = tx.train_size
+        payload = m.out_used + sizeof(record_t)
+        memcpy(m.out + payload, tx.train, tx.train_size)
+        m.out_used = payload + aligned(tx.train_size)
     for k in range(tx.n_egresses):
         e = tx_egress(tx, k)
         if e.egress_class != stamp.egress_class:
-            stamp = stamp_of(tx, e)
+            fresh = stamp_of(tx, e)
+            stamp = fresh
         if stamp.reason != REASON_NONE or record == NULL:
             tx_refuse(tx, k, stamp.reason if stamp.reason != REASON_NONE else REASON_PORT_REFUSED)
             continue
         record = <record_t *>(m.out + m.out_used)
-        record.train = train
-        record.train_size = tx.train_size
-        record.size = train_head_write(<uint8_t *>(record + 1), tx, k, &stamp)
-        record.segment_size = stamp.size - record.size
-        m.out_used += aligned(sizeof(record_t) + record.size)
+        train = <train_t *>(record + 1)
+        record.kind = RECORD_TRAIN
+        record.size = <uint32_t>sizeof(train_t) + train_head_write(<uint8_t *>(train + 1), tx, k, &stamp)
+        train.payload = payload
+        train.size = tx.train_size
+        train.segment_size = stamp.size + <uint32_t>sizeof(train_t) - record.size
+        m.out_used += sizeof(record_t) + aligned(record.size)
         taken += tx.run.n_frames
     return taken
 
@@ -220,8 +234,7 @@ cdef int64_t memory_transmit(port_t *port, tx_t *tx) noexcept nogil:
     cdef const egress_t *e
     cdef record_t *record
     cdef stamp_t fresh, stamp
-    cdef uint32_t k
-    cdef int64_t taken = 0
+    cdef uint32_t k, n_refused = 0
     if tx.train != NULL:
         return transmit_train(m, tx)
     memset(&stamp, 0, sizeof(stamp))
@@ -231,14 +244,11 @@ cdef int64_t memory_transmit(port_t *port, tx_t *tx) noexcept nogil:
         if e.egress_class != stamp.egress_class:
             fresh = stamp_of(tx, e)
             stamp = fresh
-        if stamp.reason != REASON_NONE:
-            tx_refuse(tx, k, stamp.reason)
-            continue
-        record = reserve(m, stamp.size)
+        record = reserve(m, stamp.size) if stamp.reason == REASON_NONE else NULL
         if record == NULL:
-            tx_refuse(tx, k, REASON_PORT_REFUSED)
+            tx_refuse(tx, k, stamp.reason if stamp.reason != REASON_NONE else REASON_PORT_REFUSED)
+            n_refused += 1
             continue
         copy_write(<uint8_t *>(record + 1), &stamp, e, f, &tx.states[tx.egresses[k]])
-        m.out_used += aligned(sizeof(record_t) + stamp.size)
-        taken += 1
-    return taken
+        m.out_used += sizeof(record_t) + aligned(stamp.size)
+    return tx.n_egresses - n_refused

@@ -1,0 +1,1 @@
+"""Mutated frames and captures through the compiled data path; `python -m tests.fuzz.run --help`."""

@@ -1,0 +1,497 @@
+"""`fastpath replay`: what it prints, its exit codes, and what it does when something cannot be used."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import ctrl.cli.replay
+from ctrl.cli import main
+from fastpath.errors import CaptureError
+from tests import captures_io as c
+from tests import frames as f
+from tests.captures_io import read_frames
+from tests.replaying import CAPTURES, EXAMPLES
+from tests.unit.test_config import LIVE
+from tests.unit.test_replay import SMALL, TO_GROUP, cut, pcap_of, pcapng_of
+
+COMMAND = (sys.executable, "-c", "from ctrl.cli import main; main(prog_name='fastpath')", "replay")
+DEMO, CAPTURE = EXAMPLES / "demo.toml", CAPTURES / "mixed_demo.pcapng"
+ENVIRONMENT = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command came to."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Box:
+    """A folder with a config, a capture of one frame, and the command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "box.toml").write_text(SMALL)
+        pcap_of(folder / "in.pcap", TO_GROUP)
+
+    def replay(self, *words: str | Path) -> Done:
+        """Run the command in the folder, with words or the usual ones."""
+        usual = ("in.pcap", "-c", "box.toml", "-o", "out.pcapng")
+        result = CliRunner().invoke(main, ["replay", *map(str, words or usual)], prog_name="fastpath")
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+        return Done(result.exit_code, result.stdout, result.stderr)
+
+    def process(self, *words: str | Path, before: Callable[[], None] | None = None) -> Done:
+        """The same in a process of its own."""
+        done = subprocess.run(
+            [*COMMAND, *words],
+            cwd=self.folder,
+            env=ENVIRONMENT,
+            preexec_fn=before,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert "Traceback" not in done.stderr
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def refuses(self, *words: str | Path) -> str:
+        """Run the command, which must end with 2, say one sentence and print nothing; returns the sentence."""
+        done = self.replay(*words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("fastpath replay: ")
+        assert done.stderr.count("\n") == 1
+        return done.stderr.removeprefix("fastpath replay: ").rstrip("\n")
+
+
+@pytest.fixture
+def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
+    """Make a folder to replay in, and go there."""
+    monkeypatch.chdir(tmp_path)
+    return Box(tmp_path)
+
+
+# --- what it prints -----------------------------------------------------------------------------------------
+
+REPORT = """\
+in.pcap: 1 frames, 0.000 s of traffic
+received 1 = replicated 1 + punted 0 (IGMP, MLD) + dropped 0
+
+ROLE    GROUP        FRAMES
+device  239.1.1.100       1
+
+PORT  RECEIVER  FORM    ENCAP  COPIES  BYTES  DROPPED
+p2    group     group   vxlan       1    129        0
+up    10.0.0.2  nested  -           1    161        0
+
+"""
+
+
+def test_it_prints_frames_groups_receivers_and_how_fast(box: Box):
+    done = box.replay()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(REPORT)
+    *_, copies, stages = done.stdout.splitlines()
+    assert copies.startswith("2 copies to out.pcapng in ")
+    assert copies.endswith(" million copies/s, writing included")
+    assert stages.startswith("ns a frame: receive ")
+
+
+def test_drops_are_printed_with_their_reasons_in_words_and_what_copies_were_lost(box: Box):
+    (box.folder / "box.toml").write_text(SMALL.replace('faces = "core"', 'faces = "core"\nmtu = 576'))
+    big = c.pcap([(0, TO_GROUP), (1, b"\x00" * 30), (2, TO_GROUP[:40])])
+    (box.folder / "in.pcap").write_bytes(big)
+    done = box.replay()
+    assert (
+        "not_ours   frame      1  Not a tunnel packet to a group or to one of our addresses;" in done.stdout
+    )
+    assert "truncated  frame      1  The frame ends before its own headers say it should." in done.stdout
+    pcap_of(
+        box.folder / "in.pcap", f.wire(f.vxlan_packet(f.tenant(size=500), "10.1.1.2", "239.1.1.100", 100))
+    )
+    done = box.replay()
+    assert "over_mtu  copy      1  The copy is larger than the out port's MTU" in done.stdout
+    assert "\n1 copies to out.pcapng (1 dropped) in " in done.stdout
+
+
+OBJECT = [
+    "received",
+    "replicated",
+    "punted",
+    "dropped",
+    "copies_out",
+    "drops",
+    "members",
+    "seconds",
+    "copies_per_s",
+]
+DROP = ["reason", "unit", "stage", "frames", "rate_pps", "last"]
+MEMBER = ["node", "port", "nve", "vni", "group", "mode", "sources", "blocked", "origin", "expires_s"]
+
+
+def test_json_is_one_object_with_the_keys_of_the_design(box: Box):
+    done = box.replay(CAPTURE, "-c", DEMO, "-o", "out.pcapng", "-j")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert list(told) == OBJECT
+    assert [list(row) for row in told["drops"]] == [DROP] * 5
+    assert [list(row) for row in told["members"]] == [MEMBER] * 8
+    counts = {name: told[name] for name in OBJECT[:5]}
+    assert counts == {"received": 280, "replicated": 256, "punted": 13, "dropped": 11, "copies_out": 739}
+    assert sum(row["frames"] for row in told["drops"] if row["unit"] == "frame") == told["dropped"]
+    assert told["drops"][0] | {"rate_pps": 2.3} == {
+        "reason": "not_ours",
+        "unit": "frame",
+        "stage": "parse",
+        "frames": 7,
+        "rate_pps": 2.3,
+        "last": None,
+    }
+    served = next(row for row in told["members"] if row["nve"])
+    assert served == {
+        "node": "tor1",
+        "port": "p2",
+        "nve": "10.1.2.2",
+        "vni": ["300"],
+        "group": "239.1.1.7",
+        "mode": "exclude",
+        "sources": [],
+        "blocked": [],
+        "origin": "static",
+        "expires_s": None,
+    }
+    assert told["seconds"] > 0
+    assert told["copies_per_s"] > 0
+
+
+def test_the_config_of_a_live_box_is_taken_with_all_its_tables(box: Box):
+    (box.folder / "box.toml").write_text(LIVE)
+    done = box.replay("in.pcap", "-c", "box.toml", "-o", "out.pcap", "--in-port", "p1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "received 1 = replicated 1 + punted 0" in done.stdout
+
+
+def test_copies_go_to_a_pcap_or_a_pcapng_by_the_name(box: Box):
+    for name, magic in (
+        ("out.pcap", "d4c3b2a1" if sys.byteorder == "little" else "a1b2c3d4"),
+        ("o.pcapng", "0a0d0d0a"),
+    ):
+        assert box.replay("in.pcap", "-c", "box.toml", "-o", name).returncode == 0
+        assert (box.folder / name).read_bytes()[:4].hex() == magic
+        assert len(read_frames(box.folder / name)) == 2
+
+
+def test_a_file_s_name_may_be_no_text(box: Box):
+    name = os.fsdecode(b"\xff.pcap")
+    (box.folder / "in.pcap").rename(box.folder / name)
+    done = box.process(name, "-c", "box.toml", "-o", os.fsdecode(b"\xfe.pcap"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("\\xff.pcap: 1 frames")
+    done = box.process(os.fsdecode(b"gone\xff.pcap"), "-c", "box.toml", "-o", "o.pcap")
+    assert done.returncode == 2
+    assert "gone\\xff.pcap: cannot be read: No such file or directory" in done.stderr
+
+
+# --- --expect -----------------------------------------------------------------------------------------------
+
+
+def expecting(box: Box, *frames: tuple[str, bytes]) -> Done:
+    """Replay with an expectation of (port, bytes)."""
+    pcapng_of(box.folder / "expect.pcapng", *frames)
+    return box.replay("in.pcap", "-c", "box.toml", "-o", "out.pcapng", "--expect", "expect.pcapng")
+
+
+@pytest.fixture
+def made(box: Box) -> tuple[bytes, bytes]:
+    """Give the copies that the box makes: to the member, to the peer."""
+    box.replay()
+    (_, _, member), (_, _, peer) = read_frames(box.folder / "out.pcapng")
+    return member, peer
+
+
+def test_the_copies_that_were_expected_are_exit_code_0(box: Box, made):
+    done = expecting(box, ("up", made[1]), ("p2", made[0]))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("expected", "sentence"),
+    [
+        (
+            lambda p2, up: [("p2", p2), ("up", up[:20] + b"\x99" + up[21:])],
+            "port up, copy 1: differs from byte 20 on:",
+        ),
+        (lambda p2, up: [("p2", p2), ("up", up), ("up", up)], "port up, copy 2: missing: 02fa"),
+        (lambda p2, up: [("up", up)], "port p2, copy 1: not expected: 0100"),
+        (lambda p2, up: [("p2", up), ("up", p2)], "port p2, copy 1: differs from byte 0 on:"),
+    ],
+    ids=["changed", "missing", "extra", "swapped"],
+)
+def test_other_copies_are_exit_code_1_and_a_sentence_with_port_copy_and_byte(
+    box: Box, made, expected, sentence
+):
+    done = expecting(box, *expected(*made))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"fastpath replay: expect.pcapng: {sentence}")
+    assert done.stdout.startswith(REPORT)
+
+
+def test_an_expectation_that_cannot_be_read_is_told_before_anything_is_forwarded(box: Box):
+    sentence = box.refuses("in.pcap", "-c", "box.toml", "-o", "out.pcap", "--expect", "nowhere.pcap")
+    assert sentence == "nowhere.pcap: cannot be read: No such file or directory"
+    assert not (box.folder / "out.pcap").exists()
+
+
+# --- damage -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_capture_damaged_in_mid_file_is_exit_code_1_with_the_copies_of_the_frames_before(
+    box: Box, as_json: bool
+):
+    whole = pcap_of(box.folder / "whole.pcap", *[TO_GROUP] * 5)
+    cut(box.folder / "in.pcap", whole, whole.stat().st_size - len(TO_GROUP) - 16 - 7)
+    done = box.replay("in.pcap", "-c", "box.toml", "-o", "out.pcapng", *(["-j"] if as_json else []))
+    assert done.returncode == 1
+    assert done.stderr.startswith("fastpath replay: in.pcap: byte ")
+    assert done.stderr.count("\n") == 1
+    assert len(read_frames(box.folder / "out.pcapng")) == 6
+    received = (
+        json.loads(done.stdout)["received"] if as_json else int(done.stdout.split("received ")[1].split()[0])
+    )
+    assert received == 3
+
+
+# --- what cannot be used ------------------------------------------------------------------------------------
+
+
+def test_a_capture_that_is_not_there(box: Box):
+    sentence = box.refuses("nowhere.pcap", "-c", "box.toml", "-o", "out.pcap")
+    assert sentence == "nowhere.pcap: cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "byte 0: is empty"),
+        (b"\x1f\x8b\x08\x00" + bytes(40), "byte 0: this is gzip: gunzip it first; expected a pcap or pcapng"),
+        (b"Dear Sir or Madam, here is the capture", "byte 0: "),
+    ],
+    ids=["empty", "gzip", "letter"],
+)
+def test_an_alien_file_is_named_and_the_output_left_alone(box: Box, content: bytes, sentence: str):
+    (box.folder / "alien.pcap").write_bytes(content)
+    (box.folder / "out.pcap").write_text("precious")
+    assert box.refuses("alien.pcap", "-c", "box.toml", "-o", "out.pcap").startswith(f"alien.pcap: {sentence}")
+    assert (box.folder / "out.pcap").read_text() == "precious"
+
+
+def test_a_folder_is_no_capture(box: Box):
+    assert (
+        box.refuses(".", "-c", "box.toml", "-o", "out.pcap") == ".: is a directory; expected a regular file"
+    )
+
+
+def test_a_config_with_errors_is_told_as_check_tells_it(box: Box):
+    (box.folder / "box.toml").write_text(SMALL + "[dataplane]\nbatch = 0\nworkerz = 1\n")
+    done = box.replay()
+    assert (done.returncode, done.stdout) == (2, "")
+    checked = CliRunner().invoke(main, ["check", "box.toml"])
+    assert done.stderr.splitlines() == checked.output.splitlines()[:-1]
+    assert [line.split(": ")[:3] for line in done.stderr.splitlines()] == [
+        ["box.toml:21", "error", "dataplane.batch"],
+        ["box.toml:22", "error", "dataplane.workerz"],
+    ]
+
+
+def test_a_config_that_is_not_there(box: Box):
+    done = box.replay("in.pcap", "-c", "nowhere.toml", "-o", "out.pcap")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "nowhere.toml: error: cannot be read: No such file or directory\n"
+
+
+def test_a_config_without_ports(box: Box):
+    (box.folder / "box.toml").write_text('node = "a"\n')
+    sentence = box.refuses()
+    assert sentence == "box.toml: no [[port]] is given; expected one at least, for the frames to come in on"
+
+
+def test_an_in_port_that_is_none_of_the_config_s(box: Box):
+    sentence = box.refuses("in.pcap", "-c", "box.toml", "-o", "out.pcap", "--in-port", "p9")
+    assert sentence == "--in-port p9: no port is called that; the ports are p1, p2, up"
+
+
+def test_an_interface_that_is_none_of_the_config_s(box: Box):
+    pcapng_of(box.folder / "in.pcapng", ("p11", TO_GROUP))
+    sentence = box.refuses("in.pcapng", "-c", "box.toml", "-o", "out.pcap")
+    assert (
+        "interface 'p11' but no port is called that; the ports are p1, p2, up; did you mean 'p1'?" in sentence
+    )
+
+
+@pytest.mark.parametrize("name", ["out", "out.txt", "out.pcap.gz"])
+def test_an_output_whose_name_does_not_say_what_to_write(box: Box, name: str):
+    sentence = box.refuses("in.pcap", "-c", "box.toml", "-o", name)
+    assert sentence == f"--out {name}: expected a name that ends in .pcap or .pcapng"
+
+
+@pytest.mark.parametrize(
+    ("role", "link"),
+    [
+        *((role, link) for role in ("in.pcap", "expect.pcap") for link in ("itself", "another way")),
+        *(
+            (role, link)
+            for role in ("in.pcap", "expect.pcap", "box.toml")
+            for link in ("hard link", "symbolic link")
+        ),
+    ],
+)
+def test_an_output_that_is_one_of_the_files_to_read_is_refused_before_it_is_emptied(
+    box: Box, role: str, link: str
+):
+    pcap_of(box.folder / "expect.pcap", TO_GROUP)
+    read, out = box.folder / role, box.folder / "out.pcap"
+    if link == "hard link":
+        out.hardlink_to(read)
+    elif link == "symbolic link":
+        out.symlink_to(role)
+    elif link == "another way":
+        (box.folder / "way").symlink_to(".")
+        out = box.folder / "way" / role
+    else:
+        out = read
+    before = read.read_bytes()
+    sentence = box.refuses("in.pcap", "-c", "box.toml", "-o", out, "--expect", "expect.pcap")
+    what = {
+        "in.pcap": "the capture to read",
+        "expect.pcap": "the capture to compare with",
+        "box.toml": "the config",
+    }
+    assert sentence == f"--out {out}: is {what[role]}, {role}; writing would empty it"
+    assert read.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("nowhere/out.pcap", "No such file or directory"),
+        ("folder.pcap", "Is a directory"),
+        ("in.pcap/out.pcap", "Not a directory"),
+        ("x" * 300 + ".pcap", "File name too long"),
+        ("full.pcap", "No space left on device"),
+    ],
+)
+def test_an_output_that_cannot_be_written(box: Box, name: str, why: str):
+    (box.folder / "folder.pcap").mkdir()
+    (box.folder / "full.pcap").symlink_to("/dev/full")
+    assert box.refuses("in.pcap", "-c", "box.toml", "-o", name) == f"{name}: {why}"
+
+
+@pytest.mark.parametrize("suffix", [".pcap", ".pcapng"])
+def test_an_output_that_is_full_after_some_copies_is_exit_code_1_and_holds_whole_copies(
+    box: Box, suffix: str
+):
+    """Nothing is lost silently: how many copies the file holds, and how far the replay got."""
+    box.replay(CAPTURE, "-c", DEMO, "-o", "whole" + suffix)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = box.process(CAPTURE, "-c", DEMO, "-o", "out" + suffix, before=limit)
+    assert (done.returncode, done.stdout) == (1, "")
+    held, whole = read_frames(box.folder / ("out" + suffix)), read_frames(box.folder / ("whole" + suffix))
+    assert 0 < len(held) < len(whole)
+    assert held == whole[: len(held)]
+    assert done.stderr == (
+        f"fastpath replay: out{suffix}: File too large; it holds the first {len(held)} copies, all others are lost "
+        "(frame 280 of 280 was reached)\n"
+    )
+
+
+def test_the_help_tells_the_exit_codes(box: Box):
+    told = " ".join(box.replay("--help").stdout.split())
+    assert (
+        "Exits with 1 if the copies are not those of --expect, if the capture is damaged, or if OUT could"
+        in told
+    )
+    assert "Exits with 2 if something cannot be used; then nothing was forwarded." in told
+
+
+def test_words_that_are_missing_are_asked_for(box: Box):
+    done = box.replay("in.pcap")
+    assert done.returncode == 2
+    assert "Missing option" in done.stderr
+
+
+def test_a_failure_behind_the_replay_is_no_traceback_either(box: Box, monkeypatch: pytest.MonkeyPatch):
+    """The output is gone when it is to be compared."""
+
+    def fails(*_: object) -> list[str]:
+        raise CaptureError("out.pcap", "is empty", 0)
+
+    monkeypatch.setattr(ctrl.cli.replay, "differences", fails)
+    sentence = box.refuses("in.pcap", "-c", "box.toml", "-o", "out.pcap", "--expect", "in.pcap")
+    assert sentence == "out.pcap: byte 0: is empty"
+
+
+# --- the progress bar ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def long_capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a capture of four chunks, too short to bore anyone."""
+    return pcap_of(tmp_path_factory.mktemp("long") / "long.pcap", *[TO_GROUP] * (4 << 16))
+
+
+def seen(box: Box, capture: Path, *words: str) -> bytes:
+    """Replay with a terminal for standard error; returns what it shows."""
+    master, terminal = pty.openpty()
+    command = [*COMMAND, str(capture), "-c", "box.toml", "-o", "out.pcap", *words]
+    with subprocess.Popen(
+        command, cwd=box.folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=terminal
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        try:
+            while part := os.read(master, 1 << 16):
+                shown += part
+        except OSError:  # EIO: nobody has the terminal open any more
+            pass
+        finally:
+            os.close(master)
+    assert process.returncode == 0
+    return shown
+
+
+def test_a_long_capture_shows_a_progress_bar_on_a_terminal(box: Box, long_capture: Path):
+    shown = seen(box, long_capture)
+    assert b"replaying" in shown
+    assert b"100%" in shown
+    assert shown.count(b"\x1b[?25h") == 1  # the cursor is back
+
+
+def test_a_short_capture_leaves_the_terminal_alone(box: Box):
+    assert seen(box, box.folder / "in.pcap") == b""
+
+
+def test_json_comes_without_a_progress_bar(box: Box, long_capture: Path):
+    assert seen(box, long_capture, "-j") == b""
+
+
+def test_without_a_terminal_there_is_no_progress_bar(box: Box, long_capture: Path):
+    done = box.replay(long_capture, "-c", "box.toml", "-o", "out.pcap")
+    assert (done.returncode, done.stderr) == (0, "")
