@@ -30,7 +30,7 @@ class CutShort(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay came to. `seconds` is how long forwarding took, `traffic_s` the time the capture spans."""
+    """What a replay came to. `seconds` is how long forwarding took, `traffic_s` the time of the capture."""
 
     statistics: Statistics
     layout: Layout
@@ -64,9 +64,9 @@ def replay(
 ) -> Replayed:
     """Forward the frames of `source_path` as `config` says, copies to `out_path`.
 
-    `progress` is told (frames done, frames in all) now and then. Where the input or the output cannot be used,
-    CaptureError or OSError, and nothing was forwarded; CutShort where the output could not be written to its
-    end. Damage in mid-file is told in the result, after all before it was forwarded.
+    `progress` is told (frames done, frames in all) now and then. Where input or output cannot be used,
+    CaptureError or OSError, and nothing was forwarded; CutShort where the output could not be written to
+    its end. Damage in mid-file is told in the result, after all before it was forwarded.
     """
     planned = plan(config)
     if not planned.layout.ports:
@@ -95,8 +95,8 @@ def replay(
             if not sink.error:
                 raise
             raise CutShort(
-                f"{out_path}: {os.strerror(sink.error)}; it holds the first {sink.copies - sink.lost:,} copies, "
-                f"all others are lost (frame {source.frames_read:,} of {source.n_frames:,} was reached)"
+                f"{out_path}: {os.strerror(sink.error)}; it holds the first {sink.copies - sink.lost:,} "
+                f"copies, the others are lost (reached frame {source.frames_read:,} of {source.n_frames:,})"
             ) from error
         seconds = time.perf_counter() - begin
         return Replayed(
@@ -110,9 +110,9 @@ def replay(
 
 
 def differences(out_path: Path, expect_path: Path) -> Iterator[str]:
-    """Compare two captures byte for byte, in order per port; a pcap has one order for all; times do not count.
+    """Compare two captures byte for byte, in order per port (a pcap has one order for all), without times.
 
-    Yields one sentence a port that differs, about its first difference, and one if the expectation is damaged.
+    Yields one sentence a port that differs, about its first difference; and one of a damaged expectation.
     """
     with open_any(out_path) as out, open_any(expect_path) as expect:
         by_port = out.is_pcapng and expect.is_pcapng

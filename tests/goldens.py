@@ -1,8 +1,9 @@
-"""The golden files: what each capture comes to by each config of examples/, a frame and its copies line by line.
+"""The golden files: what each capture comes to by each config of examples/, in lines: a frame, its copies.
 
-They are replayed and compared by tests/unit/test_replay.py. After a change that is meant to change them:
+They are replayed and compared by tests/unit/test_replay.py. A change that is meant to change them is followed
+by this, which writes tests/golden/*.txt anew; read the diff before you believe it:
 
-    .venv/bin/python -m tests.goldens      # writes tests/golden/*.txt anew; read the diff before you believe it
+    .venv/bin/python -m tests.goldens
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ MADE = {
         f.wire(f.vxlan_packet(TENANT, "10.0.0.1", "10.0.0.111", 101)),
     ],
 }
-"""Captures for the roles that none of the recorded ones is about; made from nothing, a millisecond a frame."""
+"""Captures for the roles that none of the recorded ones is about, made from nothing."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def lines(golden: Golden, result: Checked) -> Iterator[str]:
     """Give the lines of a golden file: each frame that came in, and under it what became of it."""
     ports = [port.name for port in result.done.layout.ports]
     left = iter(result.copies)
-    yield f"# {golden.capture} by examples/{golden.config}: number, port, bytes, CRC-32, headers; under each frame its copies"
+    yield f"# {golden.capture} by examples/{golden.config}: frame, port, bytes, CRC-32, headers; its copies"
     for number, ((in_port, frame), outcome) in enumerate(
         zip(result.arrivals, result.outcomes, strict=True), 1
     ):

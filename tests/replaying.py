@@ -62,8 +62,8 @@ def arrivals_of(
 
 
 def checked(config: Config, capture: Path, out: Path, in_port: str | None = None) -> Checked:
-    """Replay a capture into the pcapng `out`; assert that the books are balanced and that all is as the reference says,
-    frame by frame."""
+    """Replay a capture into the pcapng `out`; assert that its books are balanced, and each frame's fate the
+    reference's."""
     ports = [port.name for port in config.ports]
     arrivals = arrivals_of(read_frames(capture), ports, in_port or ports[0])
     done = replay(config, capture, out, in_port)
@@ -80,7 +80,7 @@ def check_copies(
     left: list[tuple[str | None, int, bytes]],
     ports: Sequence[str],
 ) -> list[Outcome]:
-    """Assert that the copies are the reference's, frame by frame: ports, bytes, order, and the time of the frame."""
+    """Assert that the copies are the reference's, frame by frame: ports, order, bytes, the frame's time."""
     outcomes, at = [], 0
     for number, (in_port, frame) in enumerate(arrivals, 1):
         outcome = reference.forward(in_port, frame)
@@ -94,7 +94,7 @@ def check_copies(
 
 
 def check_books(done: Replayed, arrivals: list[Arrival], outcomes: list[Outcome]) -> None:
-    """Assert that nothing is lost and nothing counted twice, and that the reasons are those of the reference."""
+    """Assert that nothing is lost or counted twice, and that the reasons are those of the reference."""
     counted = done.statistics
     verdicts = Counter(outcome.verdict for outcome in outcomes)
     reasons = Counter(outcome.reason for outcome in outcomes if outcome.reason)

@@ -5,14 +5,15 @@ number); lists as egress ids; egresses as packed structs. `fastpath.compiler` ma
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, malloc
+from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset
 from fastpath._frame cimport LISTS_MAX, entry_t, key_t
 from fastpath._layout cimport LayoutTable
 from fastpath._trie cimport (
-    PAGE_SPLIT, chunk_t, directory_release, directory_t, directory_with, entry_egresses, entry_numbers, entry_size,
+    NODE_SLOTS, PAGE_SPLIT, ROOT_SLOTS, chunk_t, directory_release, directory_t, directory_with, entry_egresses, entry_numbers, entry_size,
     fib_clone, fib_find, fib_put, fib_release, fib_t, key_equal, key_hash, node_slot, node_t, page_entry, page_head_size, page_match,
-    page_offsets, page_release, page_t, page_tags, root_slot,
+    page_offsets, page_release, page_t, page_tags, root_slot, slab_make, slab_page,
+    slab_release, slab_t,
 )
 
 
@@ -43,7 +44,7 @@ cdef int check_columns(uint32_t n_egresses, const uint32_t[::1] offsets, const u
     return 0
 
 
-cdef page_t *page_from_rows(const uint64_t *keys, const int64_t *order, const uint32_t *offsets, const uint32_t *n_local,
+cdef page_t *page_from_rows(slab_t *slab, const uint64_t *keys, const int64_t *order, const uint32_t *offsets, const uint32_t *n_local,
                             const uint32_t *ids, const uint32_t *number_offsets, const uint32_t *numbers,
                             int64_t first, int64_t last) noexcept nogil:
     """The page of rows order[first:last]: one allocation, filled in place."""
@@ -58,7 +59,7 @@ cdef page_t *page_from_rows(const uint64_t *keys, const int64_t *order, const ui
         n_ids = offsets[row + 1] - offsets[row]
         n_numbers = number_offsets[row + 1] - number_offsets[row]
         size += sizeof(entry_t) + ((4 * <uint64_t>(n_ids + n_numbers) + 7) & ~<uint64_t>7)
-    page = <page_t *>malloc(size)
+    page = slab_page(slab, size)
     if page == NULL:
         return NULL
     page.refs = 1
@@ -93,7 +94,14 @@ cdef bint page_repeats(const page_t *page) noexcept nogil:
     return False
 
 
-cdef int fill_columns(fib_t *fib, const uint64_t *keys, const int64_t *order, const uint32_t *offsets,
+cdef uint64_t room_of(const uint32_t *offsets, const uint32_t *number_offsets, int64_t n) noexcept nogil:
+    """At least the bytes that n rows need as pages: entries, a tag and an offset each, and the heads of as many pages as there may be."""
+    cdef uint64_t entries = n * (sizeof(entry_t) + 16) + 4 * (<uint64_t>offsets[n] + number_offsets[n])
+    cdef uint64_t pages = n if n < ROOT_SLOTS * NODE_SLOTS else ROOT_SLOTS * NODE_SLOTS
+    return entries + pages * (sizeof(page_t) + 80)
+
+
+cdef int fill_columns(slab_t *slab, fib_t *fib, const uint64_t *keys, const int64_t *order, const uint32_t *offsets,
                       const uint32_t *n_local, const uint32_t *ids, const uint32_t *number_offsets,
                       const uint32_t *numbers, int64_t n) noexcept nogil:
     """Fill an empty FIB with rows sorted by hash: 0, -1 when memory is out, -2 when a key stands twice."""
@@ -125,7 +133,7 @@ cdef int fill_columns(fib_t *fib, const uint64_t *keys, const int64_t *order, co
                     key_hash(<const key_t *>(keys + 5 * order[page_last]))
                 ) == node_slot(h):
                     page_last += 1
-            page = page_from_rows(keys, order, offsets, n_local, ids, number_offsets, numbers, first, page_last)
+            page = page_from_rows(slab, keys, order, offsets, n_local, ids, number_offsets, numbers, first, page_last)
             if page == NULL:
                 return -1
             if node == NULL:
@@ -241,6 +249,7 @@ cdef class Fib:
         cdef Fib out = derive(self, layout, egresses)
         cdef int64_t n = keys.shape[0]
         cdef int status
+        cdef slab_t *slab
         if out.fib.n_groups:
             raise ValueError("with_columns fills an empty FIB; with_changes changes one")
         if not (order.shape[0] == n_local.shape[0] == n and offsets.shape[0] == number_offsets.shape[0] == n + 1):
@@ -248,10 +257,14 @@ cdef class Fib:
         if n == 0:
             return out
         check_columns(out.fib.directory.n_egresses, offsets, n_local, ids, number_offsets, numbers, order)
+        slab = slab_make(room_of(&offsets[0], &number_offsets[0], n))
+        if slab == NULL:
+            raise MemoryError
         with nogil:
-            status = fill_columns(out.fib, &keys[0, 0], &order[0], &offsets[0], &n_local[0],
+            status = fill_columns(slab, out.fib, &keys[0, 0], &order[0], &offsets[0], &n_local[0],
                                   &ids[0] if ids.shape[0] else NULL, &number_offsets[0],
                                   &numbers[0] if numbers.shape[0] else NULL, n)
+        slab_release(slab)
         if status == -2:
             raise ValueError("with_columns: a key stands twice")
         if status < 0:

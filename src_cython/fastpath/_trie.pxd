@@ -21,12 +21,20 @@ cdef enum:
     KIND_SOURCE_GROUP = 3
     KIND_GROUP = 4
 
+# What the pages of a bulk load are cut from: huge pages of the MMU, without which a million groups hit at random miss the TLB
+# each time, and loading them spends half its time on page faults. Freed with the last page.
+cdef struct slab_t:
+    uint64_t refs
+    uint64_t size
+    uint64_t used
+
 # Behind the head: n tags (uint16), padding to 4, n offsets (uint32, in units of 8 bytes from the page's start), padding to
 # 8, then the entries. Tags of a small page share the head's cache line.
 cdef struct page_t:
     uint32_t refs
     uint32_t n
     uint64_t size
+    slab_t *slab              # NULL: the page was allocated by itself
 
 cdef struct node_t:
     uint64_t refs
@@ -121,6 +129,9 @@ cdef const entry_t *fib_find(const fib_t *fib, const key_t *key) noexcept nogil
 cdef uint64_t entry_size(const entry_t *entry) noexcept nogil
 cdef uint64_t page_head_size(uint32_t n) noexcept nogil
 cdef void page_release(page_t *page) noexcept nogil
+cdef slab_t *slab_make(uint64_t room) noexcept nogil
+cdef void slab_release(slab_t *slab) noexcept nogil
+cdef page_t *slab_page(slab_t *slab, uint64_t size) noexcept nogil
 cdef void fib_release(fib_t *fib) noexcept nogil
 cdef int fib_put(fib_t *fib, const key_t *key, const entry_t *entry) noexcept nogil
 cdef fib_t *fib_clone(const fib_t *fib) except NULL

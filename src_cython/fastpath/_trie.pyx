@@ -2,7 +2,14 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
+from posix.mman cimport (
+    MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap, munmap,
+)
 from libc.string cimport memcpy, memset
+
+cdef enum:
+    HUGE_PAGE = 1 << 21
+    LINE = 64
 
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
@@ -49,6 +56,7 @@ cdef page_t *page_make(const entry_t **entries, uint32_t n) noexcept nogil:
     page.refs = 1
     page.n = n
     page.size = size
+    page.slab = NULL
     for i in range(n):
         (<uint16_t *>page_tags(page))[i] = <uint16_t>key_hash(&entries[i].key)
         (<uint32_t *>page_offsets(page))[i] = <uint32_t>(at / 8)
@@ -61,7 +69,40 @@ cdef void page_release(page_t *page) noexcept nogil:
     if page != NULL:
         page.refs -= 1
         if page.refs == 0:
-            free(page)
+            if page.slab != NULL:
+                slab_release(page.slab)
+            else:
+                free(page)
+
+
+cdef slab_t *slab_make(uint64_t room) noexcept nogil:
+    """A slab with room for pages of `room` bytes together, held by the caller; NULL when memory is out."""
+    cdef uint64_t size = (room + sizeof(slab_t) + HUGE_PAGE - 1) & ~<uint64_t>(HUGE_PAGE - 1)
+    cdef slab_t *slab = <slab_t *>mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if <void *>slab == MAP_FAILED:
+        return NULL
+    madvise(slab, size, MADV_HUGEPAGE)
+    slab.refs = 1
+    slab.size = size
+    slab.used = LINE
+    return slab
+
+
+cdef void slab_release(slab_t *slab) noexcept nogil:
+    slab.refs -= 1
+    if slab.refs == 0:
+        munmap(slab, slab.size)
+
+
+cdef page_t *slab_page(slab_t *slab, uint64_t size) noexcept nogil:
+    """A page of `size` bytes, at the beginning of a cache line; NULL when the slab is full."""
+    cdef page_t *page = <page_t *>(<uint8_t *>slab + slab.used)
+    if slab.used + size > slab.size:
+        return NULL
+    slab.used = (slab.used + size + LINE - 1) & ~<uint64_t>(LINE - 1)
+    slab.refs += 1
+    page.slab = slab
+    return page
 
 
 cdef void node_release(node_t *node) noexcept nogil:

@@ -1,8 +1,8 @@
 """Put mutated frames through the compiled data path: nothing breaks, nothing is lost, the reference agrees.
 
 The books are balanced after every batch. One frame of `SAMPLE` goes through the reference too. Now and then
-a mutated capture is replayed. A batch is written to build/fuzz/batch.txt before it runs, if the process dies;
-`--replay FILE` runs such a file again, frame by frame. The same seed makes the same frames.
+a mutated capture is replayed. A batch is written down before it runs: if the process dies, it is left in
+build/fuzz/batch.txt. `--replay FILE` runs such a file again, frame by frame. Equal seeds make equal frames.
 """
 
 from __future__ import annotations

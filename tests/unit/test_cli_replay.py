@@ -70,7 +70,7 @@ class Box:
         return Done(done.returncode, done.stdout, done.stderr)
 
     def refuses(self, *words: str | Path) -> str:
-        """Run the command, which must end with 2, say one sentence and print nothing; returns the sentence."""
+        """Run the command, which must end with 2 and say one sentence alone; return the sentence."""
         done = self.replay(*words)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("fastpath replay: ")
@@ -417,8 +417,8 @@ def test_an_output_that_is_full_after_some_copies_is_exit_code_1_and_holds_whole
     assert 0 < len(held) < len(whole)
     assert held == whole[: len(held)]
     assert done.stderr == (
-        f"fastpath replay: out{suffix}: File too large; it holds the first {len(held)} copies, all others are lost "
-        "(frame 280 of 280 was reached)\n"
+        f"fastpath replay: out{suffix}: File too large; it holds the first {len(held)} copies, "
+        "the others are lost (reached frame 280 of 280)\n"
     )
 
 

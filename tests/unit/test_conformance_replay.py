@@ -99,7 +99,7 @@ def destinations(copies: list[bytes]) -> list[str]:
 
 
 def test_a_frame_of_an_nve_reaches_the_other_nves_and_over_the_point_all_other_devices(send: Wire):
-    """D9, D11, D12, D13, D20, R2, R3, R4, R5: three boxes in a row; nothing is lost, doubled or changed on the way."""
+    """D9, D11, D12, D13, D20, R2, R3, R4, R5: three boxes in a row, nothing lost, doubled or changed."""
     sent = to_group()
     first = send(tor("10.0.0.1", "10.0.0.110"), sent, in_port="p1")
     assert [name for name, _ in first.copies] == [
@@ -163,7 +163,7 @@ def test_a_rewritten_packet_finds_its_group_again_by_its_number(send: Wire):
 
 
 def test_a_rewritten_packet_whose_group_is_not_certain_is_refused_and_counted(send: Wire):
-    """D14, N9: two networks of one number with different groups. With tunnel = "rewrite", `check` refuses such a config."""
+    """D14, N9: two networks of one number with different groups; a config of rewritten tunnels may not."""
     other = BLUE.replace("blue", "other").replace(GROUP, "239.1.1.7")
     plain = f.wire(f.vxlan_packet(TENANT, "10.0.0.2", "10.0.0.1", VNI))
     result = send(tor("10.0.0.1", "10.0.0.2") + BLUE + other, plain, in_port="core")
@@ -175,7 +175,7 @@ def test_a_rewritten_packet_whose_group_is_not_certain_is_refused_and_counted(se
 
 def test_a_group_that_nobody_wants_is_dropped_and_a_sender_need_not_be_a_member(send: Wire):
     """D15: unless strict_members says so."""
-    config = tor("10.0.0.1", "10.0.0.2", extra=f'[[device.member]]\ngroup = "239.1.1.5"\nport = "p1"\n')
+    config = tor("10.0.0.1", "10.0.0.2", extra='[[device.member]]\ngroup = "239.1.1.5"\nport = "p1"\n')
     result = send(config, to_group(group="239.9.9.9"), to_group(group="239.1.1.5"), in_port="p2")
     assert result.reasons() == {"unknown_group": 1}
     assert [name for name, _ in result.copies] == ["p1"]
@@ -198,7 +198,7 @@ def test_a_link_local_group_is_refused_wherever_a_config_names_one(group: str, w
     config = (
         tor("10.0.0.1", "10.0.0.2") + BLUE + '[[network.map]]\ninner = "239.0.0.0/8"\ngroup = "239.1.1.7"\n'
     )
-    config += f'[replicator]\naddress = "10.0.0.110"\n[[replicator.list]]\ngroup = "{GROUP}"\naddresses = ["10.0.0.2"]\n'
+    config += replicator("10.0.0.2")
     assert parse(config).config is not None
     table, key = f"[[{where}]]", 'group = "'
     at = config.index(key, config.index(table)) + len(key)
@@ -286,8 +286,8 @@ ASSISTED = {"more": f'replicate = "{AR}"', "key": f"vni = {VNI}"}
 def test_what_is_sent_to_the_replicate_address_goes_to_all_others_and_what_is_sent_to_the_own_address_to_none(
     send: Wire,
 ):
-    """W7 (RFC 9574): the AR-IP serves the other leaves and the other replicator's IR-IP (10.0.0.120), minus the source; the IR-IP
-    only local members, of which a point has none."""
+    """W7 (RFC 9574): the AR-IP serves the other leaves and the other replicator's IR-IP (10.0.0.120), minus
+    the source; the IR-IP only local members, of which a point has none."""
     to_ar, to_ir = (f.wire(f.vxlan_packet(TENANT, "10.0.0.1", to, VNI)) for to in (AR, IR))
     config = POINT_PORT + replicator("10.0.0.1", "10.0.0.2", "10.0.0.120", address=IR, **ASSISTED)
     served = send(config, to_ar, in_port="core")

@@ -328,6 +328,10 @@ def test_the_fib_itself_refuses_what_the_compiler_would_never_say():
             compiler.fib.with_columns(
                 table, {}, keys, np.array(order, np.int64), zeros, zeros[1:], none, zeros, none
             )
+    one, zero = np.array([0, 1], np.uint32), np.zeros(2, np.uint32)
+    rows = (np.array([words], np.uint64), np.zeros(1, np.int64), one, one[:1])
+    with pytest.raises(ValueError, match="egress ids out of range"):
+        compiler.fib.with_columns(table, {}, *rows, one[:1], zero, none)
     with pytest.raises(ValueError, match="n x 5 words"):
         hash_keys(np.zeros((3, 4), np.uint64), np.zeros(3, np.uint64))
     with pytest.raises(ValueError, match="n x 5 words"):

@@ -1,7 +1,7 @@
 """The captures of other projects' test suites (../shared/captures), where they are present.
 
-Each goes through two boxes: one made for it, to which all of its tunnels lead and whose lists make every form of
-copy; and the one of the demo, to which most of it is noise. What tshark decoded from each frame is the third opinion.
+Each goes through two boxes: one made for it, to which all of its tunnels lead and whose lists make every form
+of copy; and the one of the demo, to which most of it is noise. What tshark decoded is the third opinion.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def opinion(row: dict[str, str]) -> Opinion:
     kinds: set[Kind] = {(Encap.VXLAN, int(vni)) for vni in row["vxlan.vni"].split("|") if vni}
     if "0x6558" in row["gre.proto"].split("|"):
         kinds |= {(Encap.NVGRE, int(key, 16) >> 8) for key in row["gre.key"].split("|") if key}
-    # All of IGMP is punted: what speaks no IGMP version (PIMv1, DVMRP) is for control to ignore (RFC 3376 section 4).
+    # All of IGMP is punted: what is no membership (PIMv1, DVMRP) is for control to ignore (RFC 3376 section 4).
     if "igmp" in row["frame.protocols"].split(":") or {"130", "131", "132", "143"} & {
         *row["icmpv6.type"].split("|")
     }:
@@ -197,11 +197,11 @@ def test_a_capture_of_another_link_type_is_refused(file: str, tmp_path):
 # --- tshark's opinion ---------------------------------------------------------------------------------------
 
 EXCEPTIONS: dict[tuple[str, int], Kind] = {
-    # UDP port 4790 is VXLAN-GPE (draft-ietf-nvo3-vxlan-gpe), another protocol than VXLAN on 4789 (RFC 7348 section 5).
+    # UDP port 4790 is VXLAN-GPE (draft-ietf-nvo3-vxlan-gpe), not VXLAN, whose port is 4789 (RFC 7348 section 5).
     ("arkime_arkime/arkime_synthetic.pcap", 618): "not_ours",
     ("arkime_arkime/arkime_synthetic.pcap", 619): "not_ours",
     ("the-tcpdump-group_tcpdump/nsh-over-vxlan-gpe.pcap", 1): "not_ours",
-    # VXLAN inside ERSPAN: tshark opens what a mirror port wrapped. Outside it is GRE with protocol 0x88be, which is not
+    # VXLAN inside ERSPAN: tshark opens what a mirror port wrapped. Outside it is GRE with protocol 0x88be, not
     # NVGRE's 0x6558 (RFC 7637 section 3.2), and nothing is decapsulated twice.
     **{("arkime_arkime/gre-erspan-vxlan.pcap", n): "not_ours" for n in range(1, 8)},
     # The VSIDs 0 to 0xfff are reserved (RFC 7637 section 3.2); the keys here are plain GRE keys (RFC 2890).
@@ -213,15 +213,15 @@ EXCEPTIONS: dict[tuple[str, int], Kind] = {
     ("derived_ovs/ovs_vectors.pcap", 10): "bad_ip_checksum",
     ("seladb_PcapPlusPlus/pcapp_IgmpPackets.pcap", 2): "bad_ip_checksum",
     ("seladb_PcapPlusPlus/pcapp_IgmpPackets.pcap", 40): "bad_ip_checksum",
-    # A UDP checksum that is not zero must be right (RFC 7348 section 4.3 and RFC 1122 section 4.1.3.4). Those of gso-* were left
-    # unfinished by the sender's kernel, and a capture does not say so (LIMITS trap 12).
+    # A UDP checksum that is not zero must be right (RFC 7348 section 5, RFC 1122 section 4.1.3.4). Those of
+    # gso-* were left unfinished by the sender's kernel, and a capture does not say so (LIMITS trap 12).
     ("derived_ovs/ovs_vectors.pcap", 11): "bad_udp_checksum",
     ("derived_ovs/ovs_vectors.pcap", 23): "bad_udp_checksum",
     ("the-tcpdump-group_tcpdump/gso-ipv4-vxlan-ipv4.pcap", 1): "bad_udp_checksum",
     ("the-tcpdump-group_tcpdump/gso-ipv4-vxlan-ipv6.pcap", 1): "bad_udp_checksum",
     # A packet that ends before its own length says (RFC 791 section 3.1): the capture holds 38 bytes of it.
     ("the-tcpdump-group_tcpdump/hoobr_pimv1.pcap", 9): "truncated",
-    # IPv6 packets that are shorter than their payload length says (RFC 8200 section 3); tshark decodes what there is.
+    # IPv6 packets shorter than their payload length says (RFC 8200 section 3); tshark decodes what there is.
     ("derived_gopacket/gopacket_vectors.pcap", 6): "truncated",
     ("derived_gopacket/gopacket_vectors.pcap", 7): "truncated",
     ("derived_gopacket/gopacket_vectors.pcap", 8): "truncated",

@@ -57,7 +57,7 @@ def folded(total: int) -> int:
 
 def test_a_fold_ends_in_16_bits_for_every_sum():
     edges = [0, 1, 0xFFFF, 0x10000, 0x1FFFE, 0xFFFEFFFF, 0xFFFF0000, 0xFFFFFFFF]
-    wide = [0xFFFFFFFF_FFFFFFFF, 0xFFFF_00000000_0001, 0x1_00000000, 0xFFFFFFFE_FFFFFFFF]
+    wide = [0x00010000_FFFFFFFF, 0xFFFFFFFF_FFFFFFFF, 0xFFFF_00000000_0001, 0x1_00000000, 0xFFFFFFFE_FFFFFFFF]
     for total in (*edges, *(RNG.getrandbits(32) for _ in range(2000))):
         assert wire.fold32(total) == wire.fold(total) == folded(total)
     for total in (*wide, *(RNG.getrandbits(64) for _ in range(2000))):
