@@ -1,7 +1,7 @@
 """Userspace multicast replication for VXLAN and NVGRE overlays: the Python face of the compiled data path.
 
-A `Forwarder` takes frames from ports, finds the replication list of each and sends the copies; `Layout`, `ReplicationList` and
-`Egress` of `fastpath.model` say how. See the README for a runnable example.
+A `Forwarder` takes frames from ports, finds the replication list of each and sends the copies; `Layout`,
+`ReplicationList` and `Egress` of `fastpath.model` say how. See the README for a runnable example.
 """
 
 from importlib import import_module
@@ -26,7 +26,8 @@ __all__ = [
     "Statistics",
 ]
 
-# Where each name lives. Imported when asked for: `fastpath.model` alone must not cost numpy and the compiled modules.
+# Where each name lives. Imported when asked for: `fastpath.model` alone must not cost numpy and the
+# compiled modules.
 _HOMES = {
     "CaptureError": "fastpath.errors",
     "Columns": "fastpath.compiler",

@@ -1,12 +1,13 @@
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fastpath._layout import LayoutTable
 
-_Words = tuple[int, int, int, int, int]
-_Change = tuple[_Words, None] | tuple[_Words, Sequence[int], Sequence[int], Sequence[int], int]
+_Words: TypeAlias = tuple[int, int, int, int, int]
+_Change: TypeAlias = tuple[_Words, None] | tuple[_Words, Sequence[int], Sequence[int], Sequence[int], int]
 
 class Fib:
     @property

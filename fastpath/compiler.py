@@ -1,7 +1,7 @@
 """From layout and replication lists to the FIB of the data path.
 
-A `Compiler` numbers owners and egresses, and keeps the numbers from one FIB to the next: an egress that many lists share
-stands in memory once, and its counters go on across changes.
+A `Compiler` numbers owners and egresses, and keeps the numbers from one FIB to the next: an egress that
+many lists share stands in memory once, and its counters go on across changes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def egress_order(egress: Egress) -> tuple[int, int, int, int, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Many lists as numpy columns. List i has the key `keys[i]` (five uint64 words, see `key_words`) and the egresses
+    """Many lists as numpy columns. List i has the key `keys[i]` (five uint64 words, see `key_words`) and
+    the egresses
     `egresses[ids[offsets[i]:offsets[i + 1]]]`, of which the first `n_local[i]` are its local segment."""
 
     keys: npt.NDArray[np.uint64]
@@ -91,7 +92,8 @@ class Compiler:
         return self._owners.setdefault(owner, len(self._owners))
 
     def egress_id(self, egress: Egress) -> int:
-        """The number of an egress, given on first sight; its header is built then (ValueError where it cannot be)."""
+        """The number of an egress, given on first sight; its header is built then (ValueError where it
+        cannot be)."""
         known = self._egress_ids.get(egress)
         if known is not None:
             return known
@@ -123,8 +125,8 @@ class Compiler:
         return self.fib
 
     def fill(self, columns: Columns) -> Fib:
-        """The first FIB from columns, a million lists a second; ValueError where the FIB is not empty, a key stands twice,
-        or the columns contradict each other."""
+        """The first FIB from columns, a million lists a second; ValueError where the FIB is not empty, a
+        key stands twice, or the columns contradict each other."""
         ids = np.array([self.egress_id(egress) for egress in columns.egresses], np.uint32)
         if len(columns.ids) and int(columns.ids.max()) >= len(ids):
             raise ValueError(f"ids name egress {int(columns.ids.max())}, there are {len(ids)}")
@@ -149,11 +151,16 @@ class Compiler:
     def _number_columns(
         self, keys: npt.NDArray[np.uint64]
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-        """The numbers of each key's networks. Only the groups of networks are looked for: few, beside the keys."""
+        """The numbers of each key's networks. Only the groups of networks are looked for: few, beside the
+        keys."""
         counts = np.zeros(len(keys), np.uint32)
         rows: list[npt.NDArray[np.intp]] = []
         values: list[npt.NDArray[np.uint32]] = []
-        outer = np.isin(keys[:, 4] >> np.uint64(48), np.array(_OUTER_GROUP_KINDS, np.uint64)) if self._numbers else None
+        outer = (
+            np.isin(keys[:, 4] >> np.uint64(48), np.array(_OUTER_GROUP_KINDS, np.uint64))
+            if self._numbers
+            else None
+        )
         for group, numbers in self._numbers.items():
             high, low = (np.uint64(word) for word in address_words(group))
             found = np.nonzero((keys[:, 1] == low) & (keys[:, 0] == high) & outer)[0]
@@ -176,7 +183,11 @@ def _ordered(columns: Columns) -> npt.NDArray[np.uint32]:
     sizes = offsets[1:] - offsets[:-1]
     if len(columns.n_local) != len(columns.keys):
         raise ValueError(f"{len(columns.n_local)} numbers of local egresses for {len(columns.keys)} keys")
-    if np.any(sizes < 0) or len(columns.offsets) != len(columns.keys) + 1 or int(sizes.sum()) != len(columns.ids):
+    if (
+        np.any(sizes < 0)
+        or len(columns.offsets) != len(columns.keys) + 1
+        or int(sizes.sum()) != len(columns.ids)
+    ):
         raise ValueError("offsets do not divide the ids among the keys")
     rows = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes)
     places = np.arange(len(columns.ids), dtype=np.int64) - np.repeat(offsets[:-1], sizes)

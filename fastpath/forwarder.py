@@ -17,9 +17,10 @@ STAGES = ("receive", "classify", "replicate")
 class Forwarder:
     """Forwards frames between `ports` (one per port of the layout, in its order) by replication lists.
 
-    `sources` are what it receives from where that is not the ports themselves: a capture stands in for all of them. `batch` is the
-    most frames that travel together, 1 to 256. With `trains`, ports that take super-frames get them. Not thread-safe, but for
-    `publish` and `statistics` beside a running `run`.
+    `sources` are what it receives from where that is not the ports themselves: a capture stands in for all
+    of them. `batch` is the
+    most frames that travel together, 1 to 256. With `trains`, ports that take super-frames get them. Not
+    thread-safe, but for `publish` and `statistics` beside a running `run`.
     """
 
     def __init__(
@@ -97,7 +98,8 @@ class Forwarder:
             ),
             egresses=tuple(row for row in egresses if row.copies or row.dropped),
             lists=tuple(
-                ListCount(key, self._engine.list_frames(place)) for key, place in self._compiler.list_ids.items()
+                ListCount(key, self._engine.list_frames(place))
+                for key, place in self._compiler.list_ids.items()
             ),
             stages=tuple(StageTime(*row) for row in zip(STAGES, counted["stage_ns"], strict=True)),
         )

@@ -86,7 +86,8 @@ class GroupMap:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A virtual network: its number on VXLAN (`vni`), on NVGRE (`vsid`, None where it has none), its groups."""
+    """A virtual network: its number on VXLAN (`vni`), on NVGRE (`vsid`, None where it has none), its
+    groups."""
 
     name: str
     vni: int

@@ -1,6 +1,7 @@
 """Every reason for a drop, once: the name users see, what it counts, where it strikes, one sentence.
 
-The order is the order of the drop reasons in `src_cython/fastpath/_frame.pxd`; `tests/house` compares the two.
+The order is the order of the drop reasons in `src_cython/fastpath/_frame.pxd`; `tests/house` compares the
+two.
 """
 
 from __future__ import annotations
@@ -35,30 +36,52 @@ def _copy(name: str, sentence: str) -> Reason:
 
 
 REASONS: tuple[Reason, ...] = (
-    _frame("not_ours", "parse", "Not a tunnel packet to a group or to one of our addresses; only replay counts these."),
+    _frame(
+        "not_ours",
+        "parse",
+        "Not a tunnel packet to a group or to one of our addresses; only replay counts these.",
+    ),
     _frame("truncated", "parse", "The frame ends before its own headers say it should."),
     _frame("bad_mark", "parse", "The mark of an unfinished checksum points outside the frame."),
     _frame("bad_ip_header", "parse", "The IP version or header length is impossible."),
     _frame("too_many_extensions", "parse", "More than eight IPv6 extension headers."),
     _frame("bad_length", "parse", "An IP or UDP length contradicts the headers around it."),
     _frame("bad_ip_checksum", "parse", "The IPv4 header checksum is wrong."),
-    _frame("fragment", "parse", "The outer packet is an IP fragment: VTEPs must not fragment (RFC 7348 section 4.3)."),
+    _frame(
+        "fragment",
+        "parse",
+        "The outer packet is an IP fragment: VTEPs must not fragment (RFC 7348 section 4.3).",
+    ),
     _frame("bad_udp_checksum", "parse", "The UDP checksum is neither zero nor right."),
     _frame("no_vni_flag", "parse", "A VXLAN header without the I flag (RFC 7348 section 5)."),
     _frame("reserved_bits", "parse", "Reserved bits are set, and strict_reserved asks to refuse them."),
-    _frame("bad_gre", "parse", "A GRE header that is neither NVGRE (RFC 7637) nor our nested tunnel (RFC 8086)."),
+    _frame(
+        "bad_gre", "parse", "A GRE header that is neither NVGRE (RFC 7637) nor our nested tunnel (RFC 8086)."
+    ),
     _frame("reserved_vsid", "parse", "An NVGRE VSID of the reserved range 0-0xfff or 0xffffff (RFC 7637)."),
     _frame("inner_tag", "parse", "An NVGRE frame with a VLAN tag inside, which RFC 7637 forbids."),
-    _frame("bad_nesting", "parse", "A nested tunnel that does not hold exactly one tunnel packet to a group."),
+    _frame(
+        "bad_nesting", "parse", "A nested tunnel that does not hold exactly one tunnel packet to a group."
+    ),
     _frame("own_source", "lookup", "The outer source is one of our own addresses: our own frame came back."),
-    _frame("unknown_peer", "lookup", "A unicast tunnel packet from a sender that is no peer, member or allow_from."),
+    _frame(
+        "unknown_peer",
+        "lookup",
+        "A unicast tunnel packet from a sender that is no peer, member or allow_from.",
+    ),
     _frame("wrong_point", "lookup", "The VNI is allocated to another replication point."),
     _frame("unknown_group", "lookup", "No replication list for the group."),
     _frame("unknown_vni", "lookup", "No replication list and no network for the VNI or VSID."),
-    _frame("ambiguous_group", "lookup", "The group of a rewritten packet cannot be told from its VNI and inner address."),
+    _frame(
+        "ambiguous_group",
+        "lookup",
+        "The group of a rewritten packet cannot be told from its VNI and inner address.",
+    ),
     _frame("wrong_group", "lookup", "The VNI or VSID does not belong to a network of this group."),
     _frame("not_a_member", "lookup", "strict_members: the sender's port or NVE is no member of the group."),
-    _frame("ecn_not_capable", "lookup", "Congestion was marked outside a packet that cannot carry it (RFC 6040)."),
+    _frame(
+        "ecn_not_capable", "lookup", "Congestion was marked outside a packet that cannot carry it (RFC 6040)."
+    ),
     _frame("no_receiver", "lookup", "The list has nobody left once the sender is excluded."),
     _copy("over_mtu", "The copy is larger than the out port's MTU, or than an IP packet can be."),
     _copy("no_vsid", "The copy is to be NVGRE, but its network has no legal VSID."),

@@ -69,7 +69,8 @@ class Statistics:
     egresses: tuple[EgressCount, ...]
     """Only egresses that were used, or should have been."""
     lists: tuple[ListCount, ...]
-    """All lists that were published one by one, unused ones included; those filled from columns are not counted singly."""
+    """All lists that were published one by one, unused ones included; those filled from columns are not
+    counted singly."""
     stages: tuple[StageTime, ...]
 
     @property

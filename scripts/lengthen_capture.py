@@ -1,6 +1,6 @@
 """Write a capture that repeats the frames of a pcapng N times: the same traffic, long enough to measure.
 
-    python scripts/lengthen_capture.py IN.pcapng OUT.pcapng N
+python scripts/lengthen_capture.py IN.pcapng OUT.pcapng N
 """
 
 from __future__ import annotations

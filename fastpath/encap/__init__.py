@@ -1,6 +1,7 @@
 """Outer headers as data: which programs make the copies of an egress.
 
-A new encapsulation is one module beside these with `native` (keep its header) and `made` (a new one), and its row below.
+A new encapsulation is one module beside these with `native` (keep its header) and `made` (a new one), and
+its row below.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ def _rewrite(egress: Egress, port: Port, layout: Layout) -> tuple[Program, Progr
 def programs(egress: Egress, layout: Layout) -> tuple[Program, Program | None]:
     """The program for frames that keep their overlay header and the one for those that get a new one.
 
-    Without `encap`, REWRITE keeps either header: the second program is then NVGRE's. ValueError where the egress lacks what
-    its form needs.
+    Without `encap`, REWRITE keeps either header: the second program is then NVGRE's. ValueError where the
+    egress lacks what its form needs.
     """
     port = layout.ports[egress.out_port]
     if egress.form is Form.GROUP:
@@ -75,8 +76,8 @@ def programs(egress: Egress, layout: Layout) -> tuple[Program, Program | None]:
 def pack_egress(egress: Egress, owner_id: int, class_ids: dict[object, int], layout: Layout) -> bytes:
     """Lay an egress and its programs out as the `egress_t` of the data path.
 
-    Egresses that differ in nothing but addresses get the same number from `class_ids`: their copies of a frame are worked out
-    together.
+    Egresses that differ in nothing but addresses get the same number from `class_ids`: their copies of a
+    frame are worked out together.
     """
     native, made = programs(egress, layout)
     shape = (egress.out_port, egress.form, egress.encap, egress.vni, native.shape(), made and made.shape())

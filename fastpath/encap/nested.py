@@ -1,4 +1,5 @@
-"""The device-to-device tunnel: a whole packet to a group inside GRE-in-UDP (RFC 8086, controlled environment)."""
+"""The device-to-device tunnel: a whole packet to a group inside GRE-in-UDP (RFC 8086, controlled
+environment)."""
 
 from __future__ import annotations
 

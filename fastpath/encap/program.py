@@ -1,7 +1,7 @@
 """A program: how one copy is made, as data. Strip the frame to `keep`, prepend `head`, fill `patches`.
 
-The numbers are those of the keeps and `PATCH_*` in `src_cython/fastpath/_frame.pxd`, and `pack` lays a program out as the
-`program_t` there: `tests/house` and the struct size assertions hold the two together.
+The numbers are those of the keeps and `PATCH_*` in `src_cython/fastpath/_frame.pxd`, and `pack` lays a
+program out as the `program_t` there: `tests/house` and the struct size assertions hold the two together.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Patch(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One way to make a copy. `ip`, `udp`, `number` are offsets in `head`, 0 where it has none; `rides` is how many bytes
-    at the end of the head precede each segment of a train."""
+    """One way to make a copy. `ip`, `udp`, `number` are offsets in `head`, 0 where it has none; `rides` is
+    how many bytes at the end of the head precede each segment of a train."""
 
     head: bytes
     keep: Keep
@@ -126,7 +126,9 @@ class Outer:
     def head(self, protocol: int) -> bytes:
         """Ethernet and IP headers with lengths, TOS, identification and checksum left zero."""
         size = 4 if self.version == 4 else 16
-        source, destination = (bytes(size) if a is None else a.packed for a in (self.source, self.destination))
+        source, destination = (
+            bytes(size) if a is None else a.packed for a in (self.source, self.destination)
+        )
         if self.version == 4:
             dont_fragment = 0x4000
             ip = struct.pack(">BBHHHBBH", 0x45, 0, 0, 0, dont_fragment, TTL, protocol, 0)

@@ -24,4 +24,6 @@ def made(outer: Outer, port: int) -> Program:
     """Encapsulate the inner frame anew, towards UDP `port`."""
     head = outer.head(UDP) + udp_header(port) + _FLAGS_AND_VNI
     patches = outer.patches() | Patch.FLOW_PORT | Patch.NUMBER | full_sum(outer.version)
-    return Program(head, Keep.INNER, patches, outer.version, ip=14, udp=outer.size(), number=outer.size() + 12)
+    return Program(
+        head, Keep.INNER, patches, outer.version, ip=14, udp=outer.size(), number=outer.size() + 12
+    )

@@ -1,9 +1,11 @@
+from typing import Self
+
 from fastpath._port import IoPort
 
 class MemoryIo(IoPort):
     @property
     def bytes_used(self) -> int: ...
-    def __new__(cls, capacity: int = ..., trains: bool = ..., overwrite: bool = ...) -> MemoryIo: ...
+    def __new__(cls, capacity: int = ..., trains: bool = ..., overwrite: bool = ...) -> Self: ...
     def push(
         self,
         data: bytes,

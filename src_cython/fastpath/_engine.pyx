@@ -225,16 +225,16 @@ cdef class Engine:
             "port_copies": [snapshot.port_copies[i] for i in range(n_ports)],
         }
 
-    def egress_counters(self, uint32_t id):
+    def egress_counters(self, uint32_t egress):
         """(copies, bytes, dropped) of one egress."""
         cdef egress_state_t *state
-        if id >= EGRESSES_MAX:
-            raise IndexError(id)
-        state = &self._replicator.states[id]
+        if egress >= EGRESSES_MAX:
+            raise IndexError(egress)
+        state = &self._replicator.states[egress]
         return state.copies, state.bytes, state.dropped
 
-    def list_frames(self, uint32_t id):
-        """Number of frames that were replicated by the list with a counter id."""
-        if id >= LISTS_MAX:
-            raise IndexError(id)
-        return self._replicator.list_frames[id]
+    def list_frames(self, uint32_t place):
+        """Number of frames that were replicated by the list that counts in this place."""
+        if place >= LISTS_MAX:
+            raise IndexError(place)
+        return self._replicator.list_frames[place]

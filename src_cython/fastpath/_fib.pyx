@@ -75,8 +75,10 @@ cdef page_t *page_from_rows(slab_t *slab, const uint64_t *keys, const int64_t *o
         entry.n_local = n_local[row]
         entry.n_remote = n_ids - n_local[row]
         entry.n_numbers = n_numbers
-        memcpy(<void *>entry_egresses(entry), ids + offsets[row], 4 * n_ids)
-        memcpy(<void *>entry_numbers(entry), numbers + number_offsets[row], 4 * n_numbers)
+        if n_ids:
+            memcpy(<void *>entry_egresses(entry), ids + offsets[row], 4 * n_ids)
+        if n_numbers:
+            memcpy(<void *>entry_numbers(entry), numbers + number_offsets[row], 4 * n_numbers)
         (<uint16_t *>page_tags(page))[i - first] = <uint16_t>key_hash(&entry.key)
         (<uint32_t *>page_offsets(page))[i - first] = <uint32_t>(at / 8)
         at += entry_size(entry)

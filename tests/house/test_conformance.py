@@ -1,4 +1,4 @@
-"""The table of tests/README.md: every line of CONFORMANCE.md is in it, and every test that it names says that line's number."""
+"""The table of tests/README.md: it holds every line of CONFORMANCE.md, and its tests say their numbers."""
 
 import ast
 import re

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -58,7 +59,7 @@ POINT_PORT = port("core", "core", "10.0.0.110/24")
 
 
 def to_group(
-    source: str = NVE, group: str = GROUP, vni: int = VNI, inner: bytes = TENANT, **knobs: object
+    source: str = NVE, group: str = GROUP, vni: int = VNI, inner: bytes = TENANT, **knobs: Any
 ) -> bytes:
     """A frame of an NVE to its group."""
     return f.wire(f.vxlan_packet(inner, source, group, vni, **knobs))

@@ -196,7 +196,7 @@ def test_identifications_go_round_after_65536(engine):
     box = engine(b.EDGE, (b.of_number(Scope.NVE, b.VNI, up),))
     frame = Frame(m.ARP[:14])
     if isinstance(box, Reference):
-        box._copier.identifications[up] = 65535  # it would take ten seconds
+        box._copier.sent[up] = 65535  # it would take ten seconds
     else:
         for _ in range(65535):
             box.forward(b.VM_BLUE, frame)

@@ -115,7 +115,7 @@ def opinion(row: dict[str, str]) -> Opinion:
     kinds: set[Kind] = {(Encap.VXLAN, int(vni)) for vni in row["vxlan.vni"].split("|") if vni}
     if "0x6558" in row["gre.proto"].split("|"):
         kinds |= {(Encap.NVGRE, int(key, 16) >> 8) for key in row["gre.key"].split("|") if key}
-    # All of IGMP is punted: what is no membership (PIMv1, DVMRP) is for control to ignore (RFC 3376 section 4).
+    # All of IGMP is punted: what is no membership (PIMv1, DVMRP) control ignores (RFC 3376 section 4).
     if "igmp" in row["frame.protocols"].split(":") or {"130", "131", "132", "143"} & {
         *row["icmpv6.type"].split("|")
     }:
@@ -197,11 +197,11 @@ def test_a_capture_of_another_link_type_is_refused(file: str, tmp_path):
 # --- tshark's opinion ---------------------------------------------------------------------------------------
 
 EXCEPTIONS: dict[tuple[str, int], Kind] = {
-    # UDP port 4790 is VXLAN-GPE (draft-ietf-nvo3-vxlan-gpe), not VXLAN, whose port is 4789 (RFC 7348 section 5).
+    # UDP port 4790 is VXLAN-GPE (draft-ietf-nvo3-vxlan-gpe), not VXLAN on 4789 (RFC 7348 section 5).
     ("arkime_arkime/arkime_synthetic.pcap", 618): "not_ours",
     ("arkime_arkime/arkime_synthetic.pcap", 619): "not_ours",
     ("the-tcpdump-group_tcpdump/nsh-over-vxlan-gpe.pcap", 1): "not_ours",
-    # VXLAN inside ERSPAN: tshark opens what a mirror port wrapped. Outside it is GRE with protocol 0x88be, not
+    # VXLAN inside ERSPAN: tshark opens what a mirror wrapped. Outside it is GRE with protocol 0x88be, not
     # NVGRE's 0x6558 (RFC 7637 section 3.2), and nothing is decapsulated twice.
     **{("arkime_arkime/gre-erspan-vxlan.pcap", n): "not_ours" for n in range(1, 8)},
     # The VSIDs 0 to 0xfff are reserved (RFC 7637 section 3.2); the keys here are plain GRE keys (RFC 2890).
