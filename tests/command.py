@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +60,8 @@ def cut(path: Path, capture: Path, size: int) -> Path:
     return path
 
 
-COMMAND = (sys.executable, "-c", "from ctrl.cli import main; main(prog_name='fastpath')", "replay")
+MAIN = "from ctrl.cli import main; main(prog_name='fastpath')"
+COMMAND = (sys.executable, "-c", MAIN, "replay")
 DEMO, CAPTURE = EXAMPLES / "demo.toml", CAPTURES / "mixed_demo.pcapng"
 ENVIRONMENT = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
 
@@ -90,13 +90,12 @@ class Box:
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
         return Done(result.exit_code, result.stdout, result.stderr)
 
-    def process(self, *words: str | Path, before: Callable[[], None] | None = None) -> Done:
-        """The same in a process of its own."""
+    def process(self, *words: str | Path, before: str = "") -> Done:
+        """The same in a process of its own, which does what `before` says in Python first."""
         done = subprocess.run(
-            [*COMMAND, *words],
+            [sys.executable, "-c", f"{before}\n{MAIN}", "replay", *words],
             cwd=self.folder,
             env=ENVIRONMENT,
-            preexec_fn=before,
             capture_output=True,
             text=True,
             check=False,

@@ -179,7 +179,8 @@ def assert_same(
     layout: Layout, lists: Sequence[ReplicationList], arrivals: Sequence[Arrival], batch: int = 256
 ) -> Sent:
     """Assert that both engines do the same to a whole batch, and if not, tell with which frame it begins."""
-    sent = Compiled(layout, lists, batch=batch).forward_batch(arrivals)
+    room = max(1 << 22, len(arrivals) << 11)
+    sent = Compiled(layout, lists, batch=batch, room=room).forward_batch(arrivals)
     if sent != referred(Reference(layout, lists), arrivals, len(layout.ports)):
         compiled, reference = Compiled(layout, lists), Reference(layout, lists)
         for in_port, frame in arrivals:

@@ -8,7 +8,7 @@ lines of CONFORMANCE.md.
 
 from __future__ import annotations
 
-from tests.cases import ecn, groups, headers, overlays, roles, senders, translations, tunnels
+from tests.cases import ecn, edge, groups, headers, overlays, point, senders, translations, tunnels
 from tests.cases.entry import CASES, Case
 
 __all__ = ["CASES", "Case"]
@@ -27,8 +27,8 @@ for _part in (
     groups.key_cases,
     groups.recover_cases,
     groups.network_cases,
-    roles.point_cases,
-    roles.edge_cases,
+    point.point_cases,
+    edge.edge_cases,
     ecn.ecn_cases,
     translations.group_cases,
     translations.vsid_cases,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import pytest
@@ -158,10 +157,7 @@ def test_an_output_that_is_full_after_some_copies_is_exit_code_1_and_holds_whole
 ):
     """Nothing is lost silently: how many copies the file holds, and how far the replay got."""
     box.replay(CAPTURE, "-c", DEMO, "-o", "whole" + suffix)
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
     done = box.process(CAPTURE, "-c", DEMO, "-o", "out" + suffix, before=limit)
     assert (done.returncode, done.stdout) == (1, "")
     held, whole = read_frames(box.folder / ("out" + suffix)), read_frames(box.folder / ("whole" + suffix))

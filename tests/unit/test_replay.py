@@ -126,6 +126,15 @@ def test_a_pcap_holds_the_same_copies_as_a_pcapng_in_one_stream(tmp_path):
     assert not list(differences(tmp_path / "out.pcap", tmp_path / "out.pcapng"))
 
 
+@pytest.mark.parametrize(("magic", "time"), [(c.US, 10**18 + 1000), (c.NS, 10**18 + 1)])
+def test_a_pcap_of_nanoseconds_comes_to_one_of_nanoseconds(tmp_path, magic: int, time: int):
+    """And one of microseconds to what readers from before 2013 know."""
+    (tmp_path / "in.pcap").write_bytes(c.pcap([(time, TO_GROUP)], magic=magic))
+    replay(config_of(SMALL), tmp_path / "in.pcap", tmp_path / "out.pcap")
+    assert (tmp_path / "out.pcap").read_bytes()[:4] == struct.pack("=I", magic)
+    assert [when for _, when, _ in read_frames(tmp_path / "out.pcap")] == [time, time]
+
+
 WAYS = """
 [[port]]
 name = "p1"
@@ -175,7 +184,7 @@ def test_ipv4_identifications_count_from_0_per_egress(results):
                 assert struct.unpack_from("!H", copy.data, 18)[0] == sent[copy.egress]
                 made[copy.egress] += 1
             sent[copy.egress] += 1
-    assert sorted(made.values()) == [43, 60, 110, 138, 150]
+    assert sorted(made.values()) == [27, 43, 60, 110, 138, 150]
 
 
 # --- configs of live boxes ----------------------------------------------------------------------------------
