@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +32,14 @@ _OUTER_GROUP_KINDS = (KeyKind.GROUP, KeyKind.SOURCE_GROUP)
 
 
 def address_words(address: IPAddress | None) -> tuple[int, int]:
-    """An address as two 64-bit words, IPv4 mapped into ::ffff:0:0/96; None is zero."""
+    """An address as two 64-bit words, IPv4 mapped into ::ffff:0:0/96; None is zero.
+
+    ValueError for an IPv6 address that lies there itself.
+    """
     if address is None:
         return 0, 0
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        raise ValueError(f"{address}: an IPv4 address in IPv6 clothes; say {address.ipv4_mapped}")
     value = int(address) | (0xFFFF << 32 if address.version == 4 else 0)
     return value >> 64, value & 0xFFFFFFFFFFFFFFFF
 

@@ -3,6 +3,7 @@
 # print the one line that would. Silent when nothing is missing.
 #
 #   scripts/setup-system.sh [PYTHON]      fails only if something essential (Python, compiler, headers) stays missing
+#   PEERS=1 scripts/setup-system.sh       also what recordings and some tests compare with: CI runs them all
 set -eu
 
 python=${1:-python3}
@@ -33,6 +34,9 @@ missing_useful() {
     command -v ip >/dev/null || useful="$useful iproute2"
     command -v tcpdump >/dev/null || useful="$useful tcpdump"
     command -v ethtool >/dev/null || useful="$useful ethtool"
+    [ -n "${PEERS:-}" ] || return 0
+    command -v tshark >/dev/null || useful="$useful tshark"
+    command -v ovs-vswitchd >/dev/null || useful="$useful openvswitch-switch"
 }
 
 missing_essential

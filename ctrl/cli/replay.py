@@ -55,10 +55,8 @@ def replay(
     """
     config = _load(config_file)
     ports = [port.name for port in config.ports]
-    if not ports:
-        _fail(f"{config_file}: no [[port]] is given; expected one at least, for the frames to come in on")
     if in_port is not None and in_port not in ports:
-        _fail(f"--in-port {in_port}: no port is called that; the ports are {', '.join(ports)}")
+        _fail(f"--in-port {in_port}: no port is called that; the ports are {', '.join(ports) or 'none'}")
     if out_file.suffix not in {".pcap", ".pcapng"}:
         _fail(f"--out {out_file}: expected a name that ends in .pcap or .pcapng")
     read = {in_file: "the capture to read", Path(config_file): "the config"}
@@ -78,6 +76,8 @@ def replay(
         raise SystemExit(FAILED) from None
     except CaptureError as error:
         _fail(str(error))
+    except ValueError as error:  # what the data path has no room for
+        _fail(f"{config_file}: {error}")
     except OSError as error:
         _fail(f"{error.filename or out_file}: {error.strerror or error}")
     if as_json:

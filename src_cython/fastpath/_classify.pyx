@@ -10,10 +10,10 @@ from fastpath._ip cimport load_destination, load_source, load_tos
 from fastpath._trie cimport (
     KIND_GROUP, KIND_INNER_GROUP, KIND_INNER_SOURCE_GROUP, KIND_SOURCE_GROUP, KIND_VNI, directory_egress,
     directory_t, entry_egresses, entry_numbers, fib_page, fib_t, key_equal, key_hash, key_meta, node_slot,
-    node_t, page_entry, page_match, page_offsets, page_t, page_tags, root_slot,
+    node_t, page_entry, page_match, page_t, root_slot,
 )
 from fastpath._frame cimport (
-    BATCH_MAX, CLASS_ALL, CLASS_LOCAL, CLASS_REMOTE, ENCAP_RAW, ENCAP_VXLAN, FACES_CORE, FACES_NVE, FACES_VM, OWNER_NONE,
+    BATCH_MAX, CLASS_ALL, CLASS_LOCAL, CLASS_REMOTE, ENCAP_RAW, FACES_CORE, FACES_NVE, OWNER_NONE,
     REASON_AMBIGUOUS_GROUP, REASON_ECN_NOT_CAPABLE, REASON_NONE, REASON_NOT_A_MEMBER, REASON_NO_RECEIVER,
     REASON_OWN_SOURCE, REASON_UNKNOWN_GROUP, REASON_UNKNOWN_PEER, REASON_UNKNOWN_VNI, REASON_WRONG_GROUP,
     REASON_WRONG_POINT, SCOPE_DEVICE, SCOPE_NVE, SCOPE_REPLICATOR, VERDICT_DROP, VERDICT_PENDING, VERDICT_REPLICATE,

@@ -5,10 +5,9 @@ a hazard pointer tells the publisher which snapshot is in use, so a replaced one
 are the worker's own and are published whole at the end of each burst under a sequence number, so that a reader never sees half a burst.
 """
 
-from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 from fastpath._classify cimport classify_batch
 from fastpath._fib cimport Fib
 from fastpath._trie cimport fib_t

@@ -2,7 +2,7 @@
 #
 # A frame is a place, a size and what classification found out about it; it is never a Python object.
 # Offsets count from the first byte of the outer Ethernet header.
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     BATCH_MAX = 256           # frames that travel together
@@ -211,7 +211,6 @@ cdef struct counters_t:
     uint64_t verdicts[3]
     uint64_t drops[N_REASONS]  # frames and copies, each in its unit
     uint64_t copies_out
-    uint64_t bytes_out
     uint64_t trains
     uint64_t train_copies
     uint64_t stage_ns[N_STAGES]

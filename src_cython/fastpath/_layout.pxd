@@ -1,8 +1,7 @@
 # The compiled layout: ports, endpoints, networks and senders as flat rows and small hash tables.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from fastpath._frame cimport (
-    OWNER_NONE, PORTS_MAX, address_t, encap_t, scope_t,
-)
+    OWNER_NONE, PORTS_MAX, address_t, )
 
 cdef enum:
     ENDPOINTS_MAX = 64

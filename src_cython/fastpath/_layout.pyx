@@ -1,6 +1,6 @@
 """The compiled layout: built once from a `fastpath.model.Layout`, immutable, shared by FIBs."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from fastpath._frame cimport (
     ENCAP_NVGRE, ENCAP_RAW, ENCAP_VXLAN, FACES_CORE, NUMBER_NONE, OWNER_NONE, PORTS_MAX, SCOPE_DEVICE,
@@ -12,6 +12,8 @@ cdef int fill_address(address_t *out, object address) except -1:
     cdef object value = int(address)
     if address.version == 4:
         value |= 0xffff << 32
+    elif address.ipv4_mapped is not None:
+        raise ValueError(f"{address}: an IPv4 address in IPv6 clothes; say {address.ipv4_mapped}")
     out.high = <uint64_t>(value >> 64)
     out.low = <uint64_t>(value & 0xffffffffffffffff)
     return 0

@@ -3,9 +3,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from fastpath._decap cimport NO_ENDPOINT
 from fastpath._ip cimport load_tos
 from fastpath._frame cimport ENCAP_RAW, ENCAP_VXLAN, SCOPE_NVE, frame_t
-from fastpath._layout cimport NO_ROW, layout_t, network_find
+from fastpath._layout cimport layout_t, network_find
 from fastpath._wire cimport (
-    wire_load_be16, wire_load_be32, wire_store_be16, wire_store_be32, wire_store_be64, wire_sum, wire_update_checksum,
+    wire_load_be16, wire_store_be16, wire_store_be32, wire_store_be64, wire_sum, wire_update_checksum,
     wire_update_udp_checksum,
 )
 

@@ -5,7 +5,7 @@ first and their payload is built once for all destinations: a system call costs 
 so what counts is copies per call. Gathering never reorders a flow: a frame joins the newest run of its flow or opens the next.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 from fastpath._copy cimport choose_program, rides
 from fastpath._ip cimport TYPE_IPV4, TYPE_IPV6

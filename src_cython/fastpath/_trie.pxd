@@ -6,7 +6,7 @@
 # Why not one flat hash table: it cannot be shared, so each join would copy or lock it. Turn back if lookups ever
 # show the extra level: at a million groups it is one miss of four.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from fastpath._frame cimport address_t, egress_t, entry_t, key_t
+from fastpath._frame cimport egress_t, entry_t, key_t
 from fastpath._layout cimport layout_t, mix
 
 cdef enum:

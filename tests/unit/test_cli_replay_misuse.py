@@ -77,7 +77,15 @@ def test_a_config_that_is_not_there(box: Box):
 def test_a_config_without_ports(box: Box):
     (box.folder / "box.toml").write_text('node = "a"\n')
     sentence = box.refuses()
-    assert sentence == "box.toml: no [[port]] is given; expected one at least, for the frames to come in on"
+    assert sentence == "box.toml: no [[port]] is given, so there is none for the frames to come in on"
+    sentence = box.refuses("in.pcap", "-c", "box.toml", "-o", "out.pcap", "--in-port", "p1")
+    assert sentence == "--in-port p1: no port is called that; the ports are none"
+
+
+def test_a_config_with_more_ports_than_the_data_path_has_room_for(box: Box):
+    ports = "".join(f'[[port]]\nname = "more{i}"\nfaces = "nve"\n' for i in range(254))
+    (box.folder / "box.toml").write_text(SMALL + ports)
+    assert box.refuses() == "box.toml: 257 ports: the data path has room for 256"
 
 
 def test_an_in_port_that_is_none_of_the_config_s(box: Box):

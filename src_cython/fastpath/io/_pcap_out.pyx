@@ -10,7 +10,7 @@ the buffer, counted as sent, are `lost`; every later one is refused.
 """
 
 from libc.errno cimport EINTR, EIO, errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close, ftruncate, write
