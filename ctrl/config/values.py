@@ -11,6 +11,7 @@ from ipaddress import (
     IPv4Address,
     IPv4Interface,
     IPv4Network,
+    IPv6Address,
     IPv6Interface,
     IPv6Network,
     ip_address,
@@ -88,10 +89,13 @@ def _address(value: object) -> IPAddress:
     if "%" in value:
         raise wrong("has a zone, which has no meaning outside of its own box")
     try:
-        return ip_address(value)
+        address = ip_address(value)
     except ValueError:
         hint = value.partition("/")[0] if "/" in value else ""
         raise wrong("is a prefix" if hint else "is not an IP address", hint) from None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        raise wrong("is an IPv4 address in IPv6 clothes", str(address.ipv4_mapped))
+    return address
 
 
 def unicast(value: object) -> IPAddress:
@@ -128,19 +132,25 @@ def _network(text: str) -> IPNetwork:
         raise wrong("has bits set behind its prefix length", hint) from None
 
 
-def sender_prefix(value: object) -> IPNetwork:
+def _prefix(value: object) -> IPNetwork:
+    """A prefix that is told apart from IPv4's, which the data path holds as ::ffff:0:0/96."""
     if not isinstance(value, str):
         raise wrong()
     prefix = _network(value)
+    if isinstance(prefix, IPv6Network) and prefix.prefixlen >= 96 and prefix[0].ipv4_mapped is not None:
+        raise wrong("is an IPv4 prefix in IPv6 clothes")
+    return prefix
+
+
+def sender_prefix(value: object) -> IPNetwork:
+    prefix = _prefix(value)
     if prefix.is_multicast:
         raise wrong("is multicast, and no packet comes from a group")
     return prefix
 
 
 def inner_prefix(value: object) -> IPNetwork:
-    if not isinstance(value, str):
-        raise wrong()
-    prefix = _network(value)
+    prefix = _prefix(value)
     if not prefix.is_multicast:
         raise wrong("is not within 224.0.0.0/4 or ff00::/8: only multicast destinations are mapped")
     return prefix
