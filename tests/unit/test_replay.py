@@ -250,7 +250,7 @@ def test_progress_is_told_between_chunks_and_ends_with_all_frames(tmp_path):
     assert told[-1] == (n, n)
 
 
-def test_a_full_disk_is_told_with_what_the_file_holds_and_how_far_it_got(tmp_path, monkeypatch):
+def test_an_output_that_takes_not_even_its_head_is_an_error_before_anything_is_forwarded(tmp_path):
     """`/dev/full` takes nothing: not even the head of a capture, so nothing is forwarded."""
     (tmp_path / "out.pcap").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
