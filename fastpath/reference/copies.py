@@ -118,20 +118,14 @@ class NewHeader:
 
 
 class Copier:
-    """Makes copies; it remembers how many each egress has sent."""
+    """Makes copies; it remembers how many IPv4 headers each egress has got."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.sent: Counter[Egress] = Counter()
+        self.identifications: Counter[Egress] = Counter()
 
     def copy(self, frame: Parsed, egress: Egress) -> bytes:
         """Section 4: the frame that leaves for this egress, or CopyDrop."""
-        data = self.formed(frame, egress)
-        self.sent[egress] += 1
-        return data
-
-    def formed(self, frame: Parsed, egress: Egress) -> bytes:
-        """Section 4: the table of forms."""
         if egress.form is Form.GROUP:
             return self.to_group(frame, egress)
         if egress.form is Form.REWRITE:
@@ -238,7 +232,8 @@ class Copier:
             packet = ipv6_header(header, protocol, len(payload)) + payload
         else:
             port = self.fitting_port(header.egress, 20 + len(payload), 4)
-            identification = self.sent[header.egress] % 65536
+            identification = self.identifications[header.egress] % 65536
+            self.identifications[header.egress] += 1
             packet = ipv4_header(header, protocol, len(payload), identification) + payload
         return ethernet_frame(port, header.destination, packet)
 

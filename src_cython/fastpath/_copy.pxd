@@ -282,7 +282,7 @@ cdef inline void copy_write(
     uint8_t *out, const stamp_t *stamp, const egress_t *e, const frame_t *f, egress_state_t *state
 ) noexcept nogil:
     """Write one copy, the stamp's `size` bytes, and book it; HEAD_MAX bytes behind it may be overwritten."""
-    cdef uint32_t addresses = write_head(out, stamp, stamp_program(stamp, e), f, state.copies)
+    cdef uint32_t addresses = write_head(out, stamp, stamp_program(stamp, e), f, state.copies - state.kept)
     if stamp.udp_at != 0:
         wire_store_be64(out + stamp.udp_at, stamp.udp)
         if stamp.has_udp_sum:
@@ -290,6 +290,8 @@ cdef inline void copy_write(
     wire_store_be32(out + stamp.word_at, stamp.word)
     wire_copy(out + stamp.head_size, stamp.kept, stamp.kept_size)
     state.copies += 1
+    if stamp.ip_at == 0:
+        state.kept += 1
     state.bytes += stamp.size
 
 
@@ -329,7 +331,7 @@ cdef inline uint32_t train_head_write(uint8_t *out, tx_t *tx, uint32_t k, const 
         ip, udp = p.ip, p.udp
         size = udp - ip + 8 + tx.train_size
         stamp_ip(&whole, p, f.tos, size)
-        addresses = write_head(out, &whole, p, f, state.copies)
+        addresses = write_head(out, &whole, p, f, state.copies - state.kept)
         wire_store_be32(out + udp, <uint32_t>(stamp.udp >> 32))
     else:
         write_head(out, stamp, p, f, 0)
@@ -345,5 +347,7 @@ cdef inline uint32_t train_head_write(uint8_t *out, tx_t *tx, uint32_t k, const 
     wire_store_be16(out + udp + 4, <uint16_t>(8 + tx.train_size))
     wire_store_be16(out + udp + 6, wire_fold(<uint64_t>addresses + PROTO_UDP + 8 + tx.train_size))
     state.copies += tx.run.n_frames
+    if p.ip == 0:
+        state.kept += tx.run.n_frames
     state.bytes += <uint64_t>tx.run.n_frames * (udp + 8) + tx.train_size
     return udp + 8

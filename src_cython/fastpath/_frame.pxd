@@ -196,8 +196,8 @@ cdef struct egress_t:
 cdef struct egress_state_t:
     uint64_t copies
     uint64_t bytes
+    uint64_t kept             # of the copies: those that went under the IP header they came with
     uint64_t dropped
-    uint64_t _pad
 
 cdef enum:                    # stages of a burst
     STAGE_RECEIVE
