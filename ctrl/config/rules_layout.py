@@ -14,6 +14,8 @@ from ctrl.config.schema import Config, NetworkTable, PortTable
 from fastpath.model import IPNetwork
 
 GRE_IN_UDP_PORT = 4754
+PORTS_MAX = 256
+VXLAN_PORTS_MAX = 16
 """RFC 8086: where our nested tunnels arrive."""
 
 # What Linux takes for an interface: 1 to 15 bytes without slash, colon and spaces.
@@ -27,6 +29,9 @@ _K = TypeVar("_K", bound=Hashable)
 def check_layout(config: Config, report: Report) -> None:
     """Check what stands before any role."""
     _check_dataplane(config, report)
+    if len(config.ports) > PORTS_MAX:
+        at = ("port", PORTS_MAX)
+        report.error(at, f"{len(config.ports)} ports given; the data path has room for {PORTS_MAX}")
     _check_port_names(config, report)
     for i, port in enumerate(config.ports):
         _check_port(config, report, ("port", i), port)
@@ -50,6 +55,12 @@ def repeats(places: Iterable[tuple[Path, _K]]) -> Iterator[tuple[Path, Path, _K]
 def _check_dataplane(config: Config, report: Report) -> None:
     dataplane = config.dataplane
     at: Path = ("dataplane",)
+    n_vxlan_ports = len(dataplane.vxlan_ports)
+    if n_vxlan_ports > VXLAN_PORTS_MAX:
+        report.error(
+            (*at, "vxlan_ports"),
+            f"{n_vxlan_ports} ports given; the data path has room for {VXLAN_PORTS_MAX}",
+        )
     if dataplane.cpus and len(dataplane.cpus) != dataplane.workers and not report.is_damaged(at):
         report.error(
             (*at, "cpus"),

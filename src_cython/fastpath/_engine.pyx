@@ -70,6 +70,8 @@ cdef class Engine:
         self.ports = tuple(ports)
         self.sources = tuple(sources)
         self._retired = []
+        if not self.ports:
+            raise ValueError("no ports: expected one for each of the layout")
         if len(self.ports) > PORTS_MAX:
             raise ValueError(f"{len(self.ports)} ports: the data path has room for {PORTS_MAX}")
         self._batch.capacity = batch

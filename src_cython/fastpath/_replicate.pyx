@@ -147,6 +147,8 @@ cdef void send_range(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noex
     """Send a run to egresses of one port: each stretch that rides the same train in one request."""
     cdef const uint32_t *ids = tx.egresses
     cdef uint32_t n = tx.n_egresses, first = 0, last
+    cdef const egress_t *e
+    cdef uint32_t egress_class
     cdef int64_t taken
     cdef int kind
     if run.n_frames == 1:
@@ -158,10 +160,17 @@ cdef void send_range(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noex
         kind = -1
         last = n
         if r.ports[tx.out_port].trains:
-            kind = train_kind(directory_egress(tx.directory, ids[first]), run, tx.layout)
-            last = first + 1
-            while last < n and train_kind(directory_egress(tx.directory, ids[last]), run, tx.layout) == kind:
-                last += 1
+            e = directory_egress(tx.directory, ids[first])
+            egress_class = e.egress_class
+            kind = train_kind(e, run, tx.layout)
+            for last in range(first + 1, n + 1):
+                if last == n:
+                    break
+                e = directory_egress(tx.directory, ids[last])
+                if e.egress_class != egress_class:
+                    if train_kind(e, run, tx.layout) != kind:
+                        break
+                    egress_class = e.egress_class
         tx.egresses = ids + first
         tx.n_egresses = last - first
         if kind < 0:

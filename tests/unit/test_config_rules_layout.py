@@ -1,5 +1,6 @@
 """What takes two keys of [dataplane], [[port]] and [[network]] to judge."""
 
+from ctrl.config import parse
 from tests.unit.marked import check_marked
 
 
@@ -228,3 +229,14 @@ def test_d14_a_number_of_two_groups_is_an_error_for_rewriting_and_a_warning_for_
             vsid="warning: network[3].vsid: VSID 5000",
         )
     )
+
+
+def test_more_ports_than_the_data_path_has_room_for_are_an_error():
+    ports = "".join(f'[[port]]\nname = "p{i}"\nkind = "memory"\nfaces = "nve"\n' for i in range(257))
+    many = ", ".join(str(port) for port in range(5000, 5017))
+    said = [str(finding) for finding in parse(f"[dataplane]\nvxlan_ports = [{many}]\n{ports}").findings]
+    assert any(
+        ":2: error: dataplane.vxlan_ports: 17 ports given; the data path has room for 16" in one
+        for one in said
+    )
+    assert any(": error: port[256]: 257 ports given; the data path has room for 256" in one for one in said)
