@@ -28,6 +28,10 @@ class CutShort(Exception):
     """The output could not be written to its end: it holds whole copies, the first ones, and no more."""
 
 
+class Interrupted(CutShort):
+    """Someone has stopped the replay; OUT holds the copies up to there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Replayed:
     """What a replay came to. `seconds` is how long forwarding took, `traffic_s` the time of the capture."""
@@ -90,6 +94,12 @@ def replay(
             while forwarder.run(CHUNK_FRAMES):
                 progress(source.frames_read, source.n_frames)
             sink.close()
+        except KeyboardInterrupt:
+            sink.close()
+            raise Interrupted(
+                f"interrupted; {out_path} holds the first {sink.copies:,} copies "
+                f"(reached frame {source.frames_read:,} of {source.n_frames:,})"
+            ) from None
         except OSError as error:
             sink.finish()
             if not sink.error:

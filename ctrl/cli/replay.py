@@ -12,13 +12,13 @@ from typing import NoReturn
 import click
 
 from ctrl.config import Config, ConfigError, load
-from ctrl.replay import CHUNK_FRAMES, CutShort, Replayed, differences, open_any
+from ctrl.replay import CHUNK_FRAMES, CutShort, Interrupted, Replayed, differences, open_any
 from ctrl.replay import replay as run_replay
 from ctrl.rows import group_rows, receiver_rows, table
 from fastpath.errors import CaptureError
 from fastpath.reasons import Unit
 
-FAILED, MISUSED = 1, 2
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
 @click.command("replay")
@@ -50,8 +50,8 @@ def replay(
     are matched to ports by name.
 
     Exits with 1 if the copies are not those of --expect, if the capture is damaged, or if OUT could not be
-    written to its end: OUT holds the copies up to there. Exits with 2 if something cannot be used; then
-    nothing was forwarded.
+    written to its end: OUT holds the copies up to there, as it does after Ctrl-C (130). Exits with 2 if
+    something cannot be used; then nothing was forwarded.
     """
     config = _load(config_file)
     ports = [port.name for port in config.ports]
@@ -73,7 +73,7 @@ def replay(
         found = list(differences(out_file, expect_file)) if expect_file else []
     except CutShort as error:
         _say(str(error))
-        raise SystemExit(FAILED) from None
+        raise SystemExit(INTERRUPTED if isinstance(error, Interrupted) else FAILED) from None
     except CaptureError as error:
         _fail(str(error))
     except ValueError as error:  # what the data path has no room for

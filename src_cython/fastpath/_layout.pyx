@@ -79,7 +79,8 @@ cdef int fill_switches(layout_t *out, object model) except -1:
 
 cdef int fill_ports(layout_t *out, object model) except -1:
     cdef port_row_t *row
-    has_nve = any(endpoint.scope == SCOPE_NVE for endpoint in model.endpoints)
+    has_nve = SCOPE_NVE in [endpoint.scope for endpoint in model.endpoints]
+    nve_ports = {nve.port for nve in model.nves}
     networks = {network.name: network for network in model.networks}
     out.n_ports = len(model.ports)
     for i, port in enumerate(model.ports):
@@ -87,7 +88,7 @@ cdef int fill_ports(layout_t *out, object model) except -1:
         row.faces = port.faces.value
         row.mtu = port.mtu
         row.group_scope = SCOPE_NVE if has_nve and row.faces == FACES_CORE else SCOPE_DEVICE
-        row.has_nves = any(nve.port == i for nve in model.nves)
+        row.has_nves = i in nve_ports
         row.raw_encap = ENCAP_RAW
         row.raw_number = NUMBER_NONE
         network = networks.get(port.network)

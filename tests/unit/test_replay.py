@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ctrl.config import Config, load
-from ctrl.replay import CHUNK_FRAMES, CutShort, Replayed, differences, replay
+from ctrl.replay import CHUNK_FRAMES, CutShort, Interrupted, Replayed, differences, open_any, replay
 from fastpath.errors import CaptureError
 from fastpath.model import Egress, Form
 from tests import captures_io as c
@@ -355,3 +355,21 @@ def test_a_damaged_expectation_is_never_met(tmp_path):
     longer = pcap_of(tmp_path / "longer.pcap", A, B)
     (found,) = differences(out, cut(tmp_path / "expect.pcap", longer, longer.stat().st_size - 3))
     assert found.startswith(f"{tmp_path}/expect.pcap: byte ")
+
+
+def test_an_interrupted_replay_keeps_its_copies_and_says_how_many(tmp_path: Path):
+    """Ctrl-C comes between two bursts: what was forwarded is in OUT, whole."""
+    out = tmp_path / "out.pcapng"
+    calls: list[int] = []
+
+    def interrupt(done: int, total: int) -> None:
+        calls.append(done)
+        raise KeyboardInterrupt
+
+    config = load(DEMO)
+    said = r"interrupted; .*out\.pcapng holds the first 739 copies .*frame 280 of 280"
+    with pytest.raises(Interrupted, match=said):
+        replay(config, CAPTURE, out, progress=interrupt)
+    assert calls == [280]
+    with open_any(out) as capture:
+        assert (capture.n_frames, capture.damage) == (739, None)
