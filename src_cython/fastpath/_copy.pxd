@@ -211,6 +211,15 @@ cdef inline stamp_t stamp_of(tx_t *tx, const egress_t *e) noexcept nogil:
     return stamp
 
 
+cdef inline stamp_t train_stamp_of(tx_t *tx, const egress_t *e) noexcept nogil:
+    """As `stamp_of`, for the one outer header of a train; `size` is still that of its first copy."""
+    cdef stamp_t stamp = stamp_of(tx, e)
+    cdef const program_t *p = &e.made if stamp.made else &e.native
+    if stamp.reason == REASON_NONE and p.ip != 0:
+        stamp_ip(&stamp, p, tx.run.frame.tos, p.udp - p.ip + 8 + tx.train_size)
+    return stamp
+
+
 cdef inline const egress_t *tx_egress(const tx_t *tx, uint32_t k) noexcept nogil:
     """Egress `k` of a request. Those two ahead are fetched meanwhile: what copies write drives them out of the first cache."""
     cdef const egress_t *ahead
@@ -318,20 +327,17 @@ cdef inline bint rides(const egress_t *e, const run_t *run, const layout_t *layo
 
 
 cdef inline uint32_t train_head_write(uint8_t *out, tx_t *tx, uint32_t k, const stamp_t *stamp) noexcept nogil:
-    """Write the one outer header of a train for egress `k`, with room for HEAD_MAX bytes, and book its copies; returns its size.
+    """Write the one outer header of a train for egress `k` by a `train_stamp_of`, with room for HEAD_MAX bytes, and book its
+    copies; returns its size.
 
     The UDP checksum field holds the sum of the pseudo-header, for the kernel to finish in every segment (LIMITS trap 1).
     """
     cdef const frame_t *f = tx.run.frame
     cdef const program_t *p = stamp_program(stamp, tx_egress(tx, k))
     cdef egress_state_t *state = &tx.states[tx.egresses[k]]
-    cdef stamp_t whole = stamp[0]
-    cdef uint32_t ip = 14, udp = ip + f.transport - f.mt, addresses, size
+    cdef uint32_t ip = 14, udp = p.udp if p.ip != 0 else ip + f.transport - f.mt, addresses, size
     if p.ip != 0:
-        ip, udp = p.ip, p.udp
-        size = udp - ip + 8 + tx.train_size
-        stamp_ip(&whole, p, f.tos, size)
-        addresses = write_head(out, &whole, p, f, state.copies - state.kept)
+        addresses = write_head(out, stamp, p, f, state.copies - state.kept)
         wire_store_be32(out + udp, <uint32_t>(stamp.udp >> 32))
     else:
         write_head(out, stamp, p, f, 0)

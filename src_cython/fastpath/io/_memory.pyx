@@ -8,7 +8,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
-from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, train_head_write, tx_egress, tx_refuse
+from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, train_head_write, train_stamp_of, tx_egress, tx_refuse
 from fastpath._frame cimport (
     FRAME_SIZE_MAX, HEAD_MAX, REASON_NONE, REASON_PORT_REFUSED, batch_t, egress_t, frame_t,
 )
@@ -211,7 +211,7 @@ cdef int64_t transmit_train(memory_t *m, tx_t *tx) noexcept nogil:
     for k in range(tx.n_egresses):
         e = tx_egress(tx, k)
         if e.egress_class != stamp.egress_class:
-            fresh = stamp_of(tx, e)
+            fresh = train_stamp_of(tx, e)
             stamp = fresh
         if stamp.reason != REASON_NONE or record == NULL:
             tx_refuse(tx, k, stamp.reason if stamp.reason != REASON_NONE else REASON_PORT_REFUSED)
