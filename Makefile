@@ -56,7 +56,7 @@ lint: $(READY) types  ## check style, format and types
 types: $(READY)  ## check types alone (mypy --strict)
 	$(VENV)/bin/mypy
 
-debug: debug-build  ## run the tests on a build with bounds checks and allocation counts
+debug: debug-build  ## run the tests on a build with Cython's own checks
 	$(call UNDER,debug) $(PY) -m pytest -m "not slow" $(ARGS)
 
 sanitize: sanitize-build  ## run the tests that reach C under AddressSanitizer and UndefinedBehaviorSanitizer

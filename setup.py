@@ -3,7 +3,7 @@
 All directives and C flags of the project stand here, once; pyproject.toml holds the rest. The environment
 chooses:
 
-    FASTPATH_DEBUG=1      bounds checks, allocation counts (the C macro FASTPATH_DEBUG)
+    FASTPATH_DEBUG=1      Cython's checks of memoryviews (bounds, initialisation), and asserts in C
     FASTPATH_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer
     FASTPATH_HOOKS=1      also tests/native/*.pyx, the tests' own way to C functions; never in a wheel
     FASTPATH_PURE=1       nothing compiled: `make build` installs first, and compiles in place afterwards
@@ -56,7 +56,7 @@ LINK: list[str] = []
 # The compiler sees more of what may be uninitialised than Cython does, but only when it optimises.
 COMPILE += ["-O1", "-g", "-Wno-maybe-uninitialized"] if DEBUG or SANITIZE else ["-O3"]
 if DEBUG:
-    COMPILE += ["-UNDEBUG", "-DFASTPATH_DEBUG=1"]
+    COMPILE += ["-UNDEBUG"]
 if SANITIZE:
     LINK += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     COMPILE += [*LINK, "-fno-omit-frame-pointer"]
