@@ -6,8 +6,8 @@ many lists share stands in memory once, and its counters go on across changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fastpath._fib import Fib, hash_keys
 from fastpath._layout import LayoutTable
-from fastpath.encap import pack_egress
+from fastpath.encap import needs_next_hop, pack_egress
 from fastpath.model import (
     Egress,
     Encap,
@@ -28,6 +28,7 @@ from fastpath.model import (
 )
 
 Words = tuple[int, int, int, int, int]
+PORTS_MAX = 256
 _OUTER_GROUP_KINDS = (KeyKind.GROUP, KeyKind.SOURCE_GROUP)
 
 
@@ -75,10 +76,13 @@ class Compiler:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self._owners: dict[Owner, int] = {Owner(port=i): i for i in range(len(layout.ports))}
+        # the data path takes a port's place for the number of its owner
+        self._owners: dict[Owner, int] = {Owner(port=i): i for i in range(PORTS_MAX)}
         self._egress_ids: dict[Egress, int] = {}
         self._egresses: list[Egress] = []
         self._fresh: dict[int, bytes] = {}
+        self._next_hops: dict[tuple[int, IPAddress], bytes | None] = {}
+        self._egresses_to: dict[tuple[int, IPAddress], list[int]] = {}
         self.list_ids: dict[GroupKey, int] = {}
         """Where the frames of each list are counted; a key keeps its place when it goes and comes back."""
         self._classes: dict[object, int] = {}
@@ -104,10 +108,53 @@ class Compiler:
         if known is not None:
             return known
         new = len(self._egresses)
-        self._fresh[new] = pack_egress(egress, self._owner_id(egress.owner), self._classes, self.layout)
+        self._pack(new, egress)
         self._egress_ids[egress] = new
         self._egresses.append(egress)
+        if egress.address is not None and needs_next_hop(egress):
+            self._egresses_to.setdefault((egress.out_port, egress.address), []).append(new)
         return new
+
+    def _pack(self, egress_id: int, egress: Egress) -> None:
+        """Build the header of an egress, for the next FIB."""
+        port = self.layout.ports[egress.out_port]
+        if egress.address is not None and (egress.out_port, egress.address) in self._next_hops:
+            port = replace(port, next_hop_mac=self._next_hops[egress.out_port, egress.address])
+        self._fresh[egress_id] = pack_egress(
+            egress, self._owner_id(egress.owner), self._classes, port, self.layout
+        )
+
+    def resolve(self, next_hops: Mapping[tuple[int, IPAddress], bytes | None]) -> Fib:
+        """The next FIB: unicast copies by a port to an address go to this MAC; None: it is not known."""
+        for place, mac in next_hops.items():
+            self._next_hops[place] = mac
+            for egress_id in self._egresses_to.get(place, ()):
+                self._pack(egress_id, self._egresses[egress_id])
+        return self.change(())
+
+    def relayout(
+        self, layout: Layout, lists: Iterable[ReplicationList], removed: Iterable[GroupKey] = ()
+    ) -> Fib:
+        """The next FIB, for another layout of as many ports or more.
+
+        Headers are built anew where their port changed. `lists` are those to set; where a group's networks
+        changed, its list must be among them.
+        """
+        old, self.layout = self.layout, layout
+        if len(layout.ports) < len(old.ports):
+            self.layout = old
+            raise ValueError(
+                f"{len(layout.ports)} ports: there were {len(old.ports)}, and places do not go away"
+            )
+        self._table = LayoutTable(layout, self._sender_id)
+        self._numbers = _numbers_by_group(layout)
+        changed = {i for i, port in enumerate(old.ports) if layout.ports[i] != port}
+        if layout.vxlan_ports[0] != old.vxlan_ports[0]:
+            changed = set(range(len(old.ports)))
+        for egress_id, egress in enumerate(self._egresses):
+            if egress.out_port in changed:
+                self._pack(egress_id, egress)
+        return self.change(lists, removed)
 
     def _segment(self, egresses: Iterable[Egress]) -> list[int]:
         return [self.egress_id(egress) for egress in sorted(egresses, key=egress_order)]

@@ -1,26 +1,52 @@
-"""The forwarder: ports, a FIB and an engine put together; what programs and `fastpath replay` use."""
+"""The forwarder: ports, a FIB and one engine a worker put together; what `fastpath run` and `replay` use."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from fastpath._engine import Engine
+from fastpath._fib import Fib
 from fastpath._port import IoPort
 from fastpath.compiler import Columns, Compiler
-from fastpath.model import GroupKey, Layout, ReplicationList
-from fastpath.reasons import REASONS
-from fastpath.statistics import DropCount, EgressCount, ListCount, PortCount, StageTime, Statistics
+from fastpath.model import GroupKey, IPAddress, Layout, ReplicationList
+from fastpath.reasons import REASONS, Unit
+from fastpath.statistics import (
+    DropCount,
+    EgressCount,
+    ListCount,
+    PortCount,
+    StageTime,
+    Statistics,
+    WorkerCount,
+)
 
+LISTS_MAX = 1 << 20
+"""As in `_frame.pxd`: later lists are not counted singly."""
 STAGES = ("receive", "classify", "replicate")
+_NS = 1_000_000_000
+
+
+@dataclass(slots=True)
+class _Worker:
+    engine: Engine
+    cpu: int | None = None
+    thread: threading.Thread | None = None
 
 
 class Forwarder:
     """Forwards frames between `ports` (one per port of the layout, in its order) by replication lists.
 
     `sources` are what it receives from where that is not the ports themselves: a capture stands in for all
-    of them. `batch` is the
-    most frames that travel together, 1 to 256. With `trains`, ports that take super-frames get them. Not
-    thread-safe, but for `publish` and `statistics` beside a running `run`.
+    of them. `more_workers` are the ports of further workers, each with its own rings on the same interfaces.
+    `batch` is the most frames that travel together, 1 to 256. With `trains`, ports that take super-frames get
+    them.
+
+    Either `run` it here and now, until nothing comes in any more; or `start` its workers, which forward until
+    `stop`. `statistics` may be asked for from any thread meanwhile; the changes (`publish`, `resolve`,
+    `relayout`, `set_ports`) from one thread at a time.
     """
 
     def __init__(
@@ -30,28 +56,71 @@ class Forwarder:
         lists: Iterable[ReplicationList] = (),
         *,
         sources: Sequence[IoPort] | None = None,
+        more_workers: Sequence[Sequence[IoPort]] = (),
         batch: int = 256,
         trains: bool = True,
     ) -> None:
-        for place, port in enumerate(ports):
-            port.index = place
-        self.layout = layout
         self._compiler = Compiler(layout)
-        self._engine = Engine(ports, ports if sources is None else sources, self._compiler.fib, batch, trains)
+        self._lost_before = 0
+        _place((ports, *more_workers))
+        fib = self._compiler.fib
+        self._workers = [_Worker(Engine(ports, ports if sources is None else sources, fib, batch, trains))]
+        self._workers += [_Worker(Engine(own, own, fib, batch, trains)) for own in more_workers]
         self.publish(lists)
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of the newest FIB."""
+        return self._compiler.layout
+
+    def _publish(self, fib: Fib) -> None:
+        for worker in self._workers:
+            worker.engine.publish(fib)
 
     def publish(self, lists: Iterable[ReplicationList], removed: Iterable[GroupKey] = ()) -> None:
         """Set some replication lists and remove others; the next burst takes all of it or, before, none."""
-        self._engine.publish(self._compiler.change(lists, removed))
+        self._publish(self._compiler.change(lists, removed))
 
     def fill(self, columns: Columns) -> None:
         """Set the first lists, very many, from numpy columns."""
-        self._engine.publish(self._compiler.fill(columns))
+        self._publish(self._compiler.fill(columns))
+
+    def resolve(self, next_hops: Mapping[tuple[int, IPAddress], bytes | None]) -> None:
+        """Tell the MAC of the next hop by which an address is reached from a port; None: not known (any
+        more). Copies to others go to the port's own `next_hop_mac`."""
+        self._publish(self._compiler.resolve(next_hops))
+
+    def relayout(
+        self, layout: Layout, lists: Iterable[ReplicationList], removed: Iterable[GroupKey] = ()
+    ) -> None:
+        """Change the layout, and lists with it, in one step; as `Compiler.relayout`. Where there are more
+        ports than before, `set_ports` comes first."""
+        self._publish(self._compiler.relayout(layout, lists, removed))
+
+    def set_ports(self, layout: Layout, workers: Sequence[Sequence[IoPort]]) -> None:
+        """Exchange the ports of each worker, between two bursts; the layout may have more ports than before.
+
+        What waits in the rings of ports that stay is forwarded. The old ports are the caller's to close.
+        """
+        if len(workers) != len(self._workers):
+            raise ValueError(f"ports for {len(workers)} workers given; there are {len(self._workers)}")
+        _place(workers)
+        kept = {id(port) for ports in workers for port in ports}
+        gone = [p for w in self._workers for p in w.engine.ports if id(p) not in kept]
+        self._lost_before += sum(port.ring_lost for port in gone)
+        fib = self._compiler.relayout(layout, ())
+        for worker, ports in zip(self._workers, workers, strict=True):
+            worker.engine.set_ports(ports, ports, fib)
 
     @property
     def n_groups(self) -> int:
         """Number of replication lists."""
         return self._compiler.fib.n_groups
+
+    @property
+    def revision(self) -> int:
+        """Number of the newest FIB; each change makes the next."""
+        return self._compiler.fib.revision
 
     @property
     def fib_bytes(self) -> int:
@@ -61,45 +130,120 @@ class Forwarder:
     @property
     def fibs_alive(self) -> int:
         """Published snapshots not yet freed; 1 when nothing runs."""
-        return self._engine.fibs_alive
+        return max(worker.engine.fibs_alive for worker in self._workers)
 
     def run(self, max_frames: int | None = None) -> int:
         """Forward until every source is idle, or until about `max_frames` came in; returns how many did.
 
         The GIL is free meanwhile. OSError where a port failed for good.
         """
-        return self._engine.run(-1 if max_frames is None else max_frames)
+        return sum(worker.engine.run(-1 if max_frames is None else max_frames) for worker in self._workers)
+
+    def start(self, cpus: Sequence[int] = ()) -> None:
+        """Let each worker forward in a thread of its own, pinned to its CPU of `cpus` if there are any."""
+        if any(worker.thread for worker in self._workers):
+            raise RuntimeError("the workers are running already")
+        if cpus and len(cpus) != len(self._workers):
+            raise ValueError(f"{len(cpus)} CPUs for {len(self._workers)} workers: expected one each, or none")
+        for place, worker in enumerate(self._workers):
+            worker.cpu = cpus[place] if cpus else None
+            worker.thread = threading.Thread(target=_work, args=(worker,), name=f"fastpath-{place}")
+            worker.thread.start()
+
+    def stop(self, drain_s: float = 0.0) -> None:
+        """Stop the workers once nothing comes in any more, at the latest after `drain_s` seconds each."""
+        for worker in self._workers:
+            if worker.thread is not None:
+                worker.engine.stop(round(drain_s * _NS))
+        for worker in self._workers:
+            if worker.thread is not None:
+                worker.thread.join()
+                worker.thread = None
+
+    def failures(self) -> list[tuple[int, int, int]]:
+        """(worker, place of the source, errno) of each source that can never receive again."""
+        return [
+            (number, *one) for number, worker in enumerate(self._workers) for one in worker.engine.failures()
+        ]
 
     def statistics(self) -> Statistics:
-        """All counters since the start, as of the end of the last burst."""
-        counted = self._engine.counters()
-        replicated, punted, dropped = counted["verdicts"]
-        egresses = (
-            EgressCount(egress, *self._engine.egress_counters(place))
-            for place, egress in enumerate(self._compiler.egresses)
+        """All counters since the start, as of the last burst that each worker finished."""
+        egresses = self._compiler.egresses
+        lists = self._compiler.list_ids
+        counted = [
+            worker.engine.counters(len(egresses), min(1 + len(lists), LISTS_MAX)) for worker in self._workers
+        ]
+        replicated, punted, dropped = _sums([one["verdicts"] for one in counted])
+        drops = _sums([one["drops"] for one in counted])
+        ports = {id(port): port for worker in self._workers for port in worker.engine.ports}
+        lost = self._lost_before + sum(port.ring_lost for port in ports.values())
+        rows = (
+            (reason, lost if reason.unit is Unit.RING else n)
+            for reason, n in zip(REASONS, drops, strict=True)
+        )
+        frames = _sums([one["lists"] for one in counted])
+        states = zip(*(one["egresses"] for one in counted), strict=True)
+        used = (
+            EgressCount(egress, *_sums(rows))
+            for egress, rows in zip(egresses, states, strict=True)
+            if any(row[0] or row[2] for row in rows)
+        )
+        workers = tuple(
+            WorkerCount(
+                worker=place,
+                cpu=self._workers[place].cpu,
+                received=one["received"],
+                copies_out=one["copies_out"],
+                trains=one["trains"],
+                train_copies=one["train_copies"],
+                bursts=one["bursts"],
+                stages=tuple(StageTime(*row) for row in zip(STAGES, one["stage_ns"], strict=True)),
+            )
+            for place, one in enumerate(counted)
         )
         return Statistics(
-            received=counted["received"],
+            received=sum(one.received for one in workers),
             replicated=replicated,
             punted=punted,
             dropped=dropped,
-            copies_out=counted["copies_out"],
-            trains=counted["trains"],
-            train_copies=counted["train_copies"],
-            bursts=counted["bursts"],
-            drops=tuple(
-                DropCount(reason, n) for reason, n in zip(REASONS, counted["drops"], strict=True) if n
-            ),
+            copies_out=sum(one.copies_out for one in workers),
+            trains=sum(one.trains for one in workers),
+            train_copies=sum(one.train_copies for one in workers),
+            bursts=sum(one.bursts for one in workers),
+            drops=tuple(DropCount(reason, n) for reason, n in rows if n),
             ports=tuple(
                 PortCount(port.name, received, copies)
                 for port, received, copies in zip(
-                    self.layout.ports, counted["port_received"], counted["port_copies"], strict=True
+                    self.layout.ports,
+                    _sums([one["port_received"] for one in counted]),
+                    _sums([one["port_copies"] for one in counted]),
+                    strict=True,
                 )
             ),
-            egresses=tuple(row for row in egresses if row.copies or row.dropped),
+            egresses=tuple(used),
             lists=tuple(
-                ListCount(key, self._engine.list_frames(place))
-                for key, place in self._compiler.list_ids.items()
+                ListCount(key, frames[place] if place < LISTS_MAX else 0) for key, place in lists.items()
             ),
-            stages=tuple(StageTime(*row) for row in zip(STAGES, counted["stage_ns"], strict=True)),
+            stages=tuple(
+                StageTime(*row)
+                for row in zip(STAGES, _sums([one["stage_ns"] for one in counted]), strict=True)
+            ),
+            workers=workers,
         )
+
+
+def _sums(rows: Sequence[Sequence[int]]) -> list[int]:
+    return [sum(column) for column in zip(*rows, strict=True)]
+
+
+def _place(workers: Sequence[Sequence[IoPort]]) -> None:
+    """Tell each port its place among the ports of the layout."""
+    for ports in workers:
+        for place, port in enumerate(ports):
+            port.index = place
+
+
+def _work(worker: _Worker) -> None:
+    if worker.cpu is not None:
+        os.sched_setaffinity(0, {worker.cpu})
+    worker.engine.work()

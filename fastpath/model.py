@@ -54,12 +54,16 @@ class Form(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A place where frames come in and go out. `mtu` is the largest IP packet in bytes, 0 for no limit."""
+    """A place where frames come in and go out. `mtu` is the largest IP packet in bytes, 0 for no limit.
+
+    `next_hop_mac` is where unicast copies go whose own next hop nobody told (`Forwarder.resolve`); None: they
+    are dropped as `no_neighbour` until somebody does.
+    """
 
     name: str
     faces: Faces
     mac: bytes
-    next_hop_mac: bytes
+    next_hop_mac: bytes | None
     encap: Encap = Encap.VXLAN
     mtu: int = 0
     network: str = ""

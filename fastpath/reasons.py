@@ -11,10 +11,12 @@ from enum import Enum
 
 
 class Unit(Enum):
-    """What a reason counts. Only frame rows sum to `dropped`; copy rows sum to the copies not sent."""
+    """What a reason counts. Only frame rows sum to `dropped`; copy rows sum to the copies not sent; ring rows
+    are frames, or whole super-frames, that were lost before they were received."""
 
     FRAME = "frame"
     COPY = "copy"
+    RING = "ring"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ REASONS: tuple[Reason, ...] = (
     ),
     _frame("truncated", "parse", "The frame ends before its own headers say it should."),
     _frame("bad_mark", "parse", "The mark of an unfinished checksum points outside the frame."),
+    _frame("gso_unsupported", "parse", "A super-frame of a kind that cannot be cut into its frames."),
     _frame("bad_ip_header", "parse", "The IP version or header length is impossible."),
     _frame("too_many_extensions", "parse", "More than eight IPv6 extension headers."),
     _frame("bad_length", "parse", "An IP or UDP length contradicts the headers around it."),
@@ -84,10 +87,13 @@ REASONS: tuple[Reason, ...] = (
     ),
     _frame("no_receiver", "lookup", "The list has nobody left once the sender is excluded."),
     _copy("over_mtu", "The copy is larger than the out port's MTU, or than an IP packet can be."),
+    _copy("no_neighbour", "The MAC address of the next hop is not known yet; it was asked for."),
+    _copy("link_down", "The interface of the out port is down or gone."),
     _copy("no_vsid", "The copy is to be NVGRE, but its network has no legal VSID."),
     _copy("tag_in_nvgre", "The copy is to be NVGRE, but the inner frame carries a VLAN tag."),
     _copy("no_header", "This egress cannot make an outer header for such a frame."),
     _copy("port_refused", "The out port took no more."),
+    Reason("ring_full", Unit.RING, "receive", "The kernel had no room for it in the port's receive ring."),
 )
 
 REASON_NAMES: tuple[str, ...] = tuple(r.name for r in REASONS)

@@ -52,8 +52,22 @@ class StageTime:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerCount:
+    """What one worker did, and how long it took in each stage of its bursts. `cpu` None: not pinned."""
+
+    worker: int
+    cpu: int | None
+    received: int
+    copies_out: int
+    trains: int
+    train_copies: int
+    bursts: int
+    stages: tuple[StageTime, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
-    """A consistent snapshot, always taken between two bursts."""
+    """A consistent snapshot: each worker's part is taken between two of its bursts."""
 
     received: int
     replicated: int
@@ -72,6 +86,8 @@ class Statistics:
     """All lists that were published one by one, unused ones included; those filled from columns are not
     counted singly."""
     stages: tuple[StageTime, ...]
+    """Of all workers together."""
+    workers: tuple[WorkerCount, ...]
 
     @property
     def copies_dropped(self) -> int:

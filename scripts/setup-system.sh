@@ -37,6 +37,7 @@ missing_useful() {
     [ -n "${PEERS:-}" ] || return 0
     command -v tshark >/dev/null || useful="$useful tshark"
     command -v ovs-vswitchd >/dev/null || useful="$useful openvswitch-switch"
+    command -v nft >/dev/null || useful="$useful nftables"
 }
 
 missing_essential

@@ -129,16 +129,14 @@ class Compiled:
         return Sent(verdicts, count.of_unit(Unit.FRAME), count.of_unit(Unit.COPY), copies), count
 
     def _counted(self) -> Count:
-        engine = self.forwarder._engine
-        now = engine.counters()
-        egresses = [engine.egress_counters(i) for i in range(len(self.forwarder._compiler.egresses))]
+        now = self.forwarder._workers[0].engine.counters(len(self.forwarder._compiler.egresses))
         return Count(
             now["verdicts"],
             now["drops"],
             now["port_received"],
             now["port_copies"],
             now["copies_out"],
-            egresses,
+            now["egresses"],
         )
 
     def _balance(self, arrivals: Sequence[Arrival], count: Count, copies: Sequence[Sequence[bytes]]) -> None:

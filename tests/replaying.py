@@ -102,7 +102,7 @@ def check_books(done: Replayed, arrivals: list[Arrival], outcomes: list[Outcome]
     for outcome in outcomes:
         copy_drops.update(outcome.copy_drops)
     rows = {unit: {r.reason.name: r.count for r in counted.drops if r.reason.unit is unit} for unit in Unit}
-    assert rows == {Unit.FRAME: dict(reasons), Unit.COPY: dict(copy_drops)}
+    assert rows == {Unit.FRAME: dict(reasons), Unit.COPY: dict(copy_drops), Unit.RING: {}}
     assert counted.received == counted.replicated + counted.punted + counted.dropped == len(arrivals)
     assert (counted.replicated, counted.punted) == (verdicts[Verdict.REPLICATE], verdicts[Verdict.PUNT])
     assert counted.dropped == sum(rows[Unit.FRAME].values())

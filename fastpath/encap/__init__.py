@@ -27,7 +27,7 @@ MADE: Mapping[Encap, Callable[[Outer, Layout], Program]] = {
     Encap.NVGRE: lambda outer, layout: nvgre.made(outer),
 }
 
-_EGRESS = struct.Struct("<IIHBBI16x")
+_EGRESS = struct.Struct("<IIHBBIB15x")
 _ANY_ENCAP = 255
 _FRAMES_NUMBER = 0xFFFFFFFF
 
@@ -38,7 +38,7 @@ def _to_address(egress: Egress, port: Port) -> Outer:
     if egress.source is not None and egress.source.version != egress.address.version:
         raise ValueError(f"{egress}: source and address are of different IP versions")
     to_group = egress.address.is_multicast
-    mac = group_mac(egress.address) if to_group else port.next_hop_mac
+    mac = group_mac(egress.address) if to_group else port.next_hop_mac or bytes(6)
     return Outer(egress.address.version, port.mac, mac, egress.source, egress.address)
 
 
@@ -57,13 +57,12 @@ def _rewrite(egress: Egress, port: Port, layout: Layout) -> tuple[Program, Progr
     return NATIVE[egress.encap](outer), MADE[egress.encap](outer, layout)
 
 
-def programs(egress: Egress, layout: Layout) -> tuple[Program, Program | None]:
+def programs(egress: Egress, port: Port, layout: Layout) -> tuple[Program, Program | None]:
     """The program for frames that keep their overlay header and the one for those that get a new one.
 
     Without `encap`, REWRITE keeps either header: the second program is then NVGRE's. ValueError where the
     egress lacks what its form needs.
     """
-    port = layout.ports[egress.out_port]
     if egress.form is Form.GROUP:
         return _group(egress, port, layout)
     if egress.form is Form.REWRITE:
@@ -73,14 +72,30 @@ def programs(egress: Egress, layout: Layout) -> tuple[Program, Program | None]:
     return Program(b"", Keep.INNER, Patch(0)), None
 
 
-def pack_egress(egress: Egress, owner_id: int, class_ids: dict[object, int], layout: Layout) -> bytes:
+def needs_next_hop(egress: Egress) -> bool:
+    """Whether copies go to a unicast address, whose MAC somebody must know."""
+    return (
+        egress.form in {Form.REWRITE, Form.NESTED}
+        and egress.address is not None
+        and not egress.address.is_multicast
+    )
+
+
+def pack_egress(
+    egress: Egress, owner_id: int, class_ids: dict[object, int], port: Port, layout: Layout
+) -> bytes:
     """Lay an egress and its programs out as the `egress_t` of the data path.
 
-    Egresses that differ in nothing but addresses get the same number from `class_ids`: their copies of a
-    frame are worked out together.
+    `port` is its out port as it stands for this egress: with the MAC of its next hop, None where that is not
+    known. Egresses that differ in nothing but addresses get the same number from `class_ids`: their copies of
+    a frame are worked out together.
     """
-    native, made = programs(egress, layout)
-    shape = (egress.out_port, egress.form, egress.encap, egress.vni, native.shape(), made and made.shape())
+    unresolved = port.next_hop_mac is None and needs_next_hop(egress)
+    native, made = programs(egress, port, layout)
+    shape = (
+        *(egress.out_port, egress.form, egress.encap, egress.vni, unresolved),
+        *(native.shape(), made and made.shape()),
+    )
     return (
         _EGRESS.pack(
             owner_id,
@@ -89,6 +104,7 @@ def pack_egress(egress: Egress, owner_id: int, class_ids: dict[object, int], lay
             egress.form,
             _ANY_ENCAP if egress.encap is None else egress.encap,
             class_ids.setdefault(shape, len(class_ids)),
+            unresolved,
         )
         + native.pack()
         + (NO_PROGRAM if made is None else made.pack())

@@ -238,12 +238,16 @@ class Copier:
         return ethernet_frame(port, header.destination, packet)
 
     def fitting_port(self, egress: Egress, size: int, version: int) -> Port:
-        """Section 4, `over_mtu`: the out port, if an IP packet of this size may leave there."""
+        """Section 4, `over_mtu` and `no_neighbour`: the out port, if an IP packet of this size may leave there
+        and somebody is known to take it."""
         port = self.layout.ports[egress.out_port]
         if port.mtu and size > port.mtu:
             raise CopyDrop("over_mtu")
         if size > MAX_PACKET + (40 if version == 6 else 0):
             raise CopyDrop("over_mtu")
+        to_group = egress.form is Form.GROUP or egress.address is None or egress.address.is_multicast
+        if port.next_hop_mac is None and not to_group and egress.form is not Form.DECAPSULATED:
+            raise CopyDrop("no_neighbour")
         return port
 
 
@@ -320,6 +324,6 @@ def group_mac(group: IPAddress) -> bytes:
 
 def ethernet_frame(port: Port, destination: IPAddress, packet: bytes) -> bytes:
     """Section 4: the Ethernet header in front of an IP packet to `destination`."""
-    mac = group_mac(destination) if destination.is_multicast else port.next_hop_mac
+    mac = group_mac(destination) if destination.is_multicast else port.next_hop_mac or bytes(6)
     ethertype = ETHERTYPE_IPV4 if destination.version == 4 else ETHERTYPE_IPV6
     return bytes(dpkt.ethernet.Ethernet(dst=mac, src=port.mac, type=ethertype).pack_hdr()) + packet

@@ -4,7 +4,8 @@
 # why the frame is dropped. A new encapsulation is one more parser here and one line in `decap_frame`.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from fastpath._frame cimport (
-    ENCAP_NVGRE, ENCAP_RAW, ENCAP_VXLAN, FACES_VM, REASON_BAD_GRE, REASON_BAD_MARK, REASON_BAD_NESTING, REASON_INNER_TAG,
+    ENCAP_NVGRE, ENCAP_RAW, ENCAP_VXLAN, FACES_VM, MARK_NONE, MARK_UNSPLIT, REASON_BAD_GRE, REASON_BAD_MARK, REASON_BAD_NESTING,
+    REASON_GSO_UNSUPPORTED, REASON_INNER_TAG,
     REASON_NO_VNI_FLAG, REASON_NONE, REASON_NOT_OURS, REASON_RESERVED_BITS, REASON_RESERVED_VSID, REASON_TRUNCATED, SCOPE_NVE,
     VERDICT_DROP, VERDICT_PENDING, VERDICT_PUNT, address_t, frame_t,
 )
@@ -24,10 +25,12 @@ cdef enum:
 cdef inline uint8_t decap_mark(frame_t *f) noexcept nogil:
     """Rule 1: finish the checksum that the sender's kernel left, so that it is right in every copy."""
     cdef uint32_t field = <uint32_t>f.mark_start + f.mark_offset
+    if f.marked == MARK_UNSPLIT:
+        return REASON_GSO_UNSUPPORTED
     if f.mark_start > f.size or field + 2 > f.size:
         return REASON_BAD_MARK
     wire_store_be16(f.data + field, wire_udp_checksum(wire_sum(f.data + f.mark_start, f.size - f.mark_start)))
-    f.marked = 0
+    f.marked = MARK_NONE
     f.verified = 1
     return REASON_NONE
 

@@ -1,12 +1,16 @@
 """The engine: one worker's bursts, its FIB, its counters.
 
-A burst is receive, classify, replicate (which transmits), release; `run` repeats it without the GIL. The FIB is taken once per burst:
-a hazard pointer tells the publisher which snapshot is in use, so a replaced one is freed as soon as no burst holds it. Counters
-are the worker's own and are published whole at the end of each burst under a sequence number, so that a reader never sees half a burst.
+A burst is receive, classify, replicate (which transmits), release. `run` repeats it until nothing comes in any more; `work` is a
+worker thread's whole life, without the GIL: while nothing comes in it sleeps in poll().
+
+1. The FIB is taken once per burst: a hazard pointer tells the publisher which snapshot is in use, so a replaced one is freed as soon as
+   no burst holds it, and publishing never waits.
+2. Everything else crosses between two bursts. Who wants to read the counters, or to change the ports, holds the worker: it stands still
+   at the next gap, and a sleeping one stands already. So a snapshot is always of whole bursts, and a burst costs two stores for it.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from fastpath._classify cimport classify_batch
 from fastpath._fib cimport Fib
@@ -19,10 +23,15 @@ from fastpath._port cimport IoPort, port_t
 from fastpath._replicate cimport replicate_batch, replicator_t
 
 import os
+import threading
 
 cdef extern from * nogil:
     """
+    #include <poll.h>
+    #include <sched.h>
+    #include <sys/socket.h>
     #include <time.h>
+    #include <unistd.h>
     static inline uint64_t engine_now_ns(void) {
         struct timespec t;
         clock_gettime(CLOCK_MONOTONIC, &t);
@@ -30,80 +39,183 @@ cdef extern from * nogil:
     }
     #define engine_load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
     #define engine_store(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
-    #define engine_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+
+    /* Wait until a port has frames or `wake` is written to. A port in error (its interface went down) would be ready for ever:
+       reading the error clears it, and a millisecond passes in case it cannot be cleared. */
+    static void engine_wait(struct pollfd *fds, int n) {
+        int i, error, broken = 0;
+        uint64_t word;
+        socklen_t size;
+        if (poll(fds, n, -1) <= 0)
+            return;
+        if (fds[0].revents & POLLIN && read(fds[0].fd, &word, sizeof(word)) < 0)
+            return;
+        for (i = 1; i < n; i++)
+            if (fds[i].revents & (POLLERR | POLLHUP | POLLNVAL)) {
+                size = sizeof(error);
+                getsockopt(fds[i].fd, SOL_SOCKET, SO_ERROR, &error, &size);
+                broken = 1;
+            }
+        if (broken) {
+            struct timespec pause = {0, 1000000};
+            nanosleep(&pause, NULL);
+        }
+    }
     """
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int POLLIN
+    int sched_yield() noexcept
     uint64_t engine_now_ns() noexcept
+    void engine_wait(pollfd *fds, int n) noexcept
     void *engine_load(void **place) noexcept
     void engine_store(void **place, void *value) noexcept
-    uint64_t engine_load_word "engine_load"(uint64_t *place) noexcept
-    void engine_store_word "engine_store"(uint64_t *place, uint64_t value) noexcept
-    void engine_fence() noexcept
+    uint32_t engine_load_word "engine_load"(uint32_t *place) noexcept
+    void engine_store_word "engine_store"(uint32_t *place, uint32_t value) noexcept
 
 cdef enum:
-    SNAPSHOT_TRIES = 1000
+    SPIN_NS = 20000           # how long after the last frame a worker looks again at once: a wake-up costs about as much
+
+cdef enum state_t:            # of the worker, for who wants to hold it
+    STANDING = 0              # between bursts, asleep, or not there at all
+    WALKING = 1
+
+cdef enum order_t:
+    ORDER_WORK = 0
+    ORDER_DRAIN = 1           # go on until nothing comes in, or until the deadline
+
+
+cdef int check_ports(Fib fib, size_t n_ports) except -1:
+    if fib.layout.layout.n_ports != n_ports:
+        raise ValueError(f"the FIB is for {fib.layout.layout.n_ports} ports, the engine has {n_ports}")
+    return 0
 
 
 cdef class Engine:
     """One worker. `ports` are the `IoPort`s by out port, `sources` those it receives from.
 
-    `run` may be called from one thread at a time; `publish` and `counters` from any.
+    `run` and `work` are for one thread at a time; the rest may be called from any.
     """
 
     cdef readonly tuple ports
     cdef readonly tuple sources
     cdef readonly Fib fib
+    cdef readonly int wake_fd
+    cdef bint _trains
     cdef list _retired
-    cdef bint _running
+    cdef object _lock
+    cdef object _running
     cdef void *_current
     cdef void *_in_use
-    cdef uint64_t _sequence
+    cdef uint32_t _hold
+    cdef uint32_t _state
+    cdef uint32_t _order
+    cdef uint64_t _deadline_ns
+    cdef uint32_t _n_sources
+    cdef port_t *_sources[PORTS_MAX]
+    cdef int _errors[PORTS_MAX]
     cdef counters_t _counters
-    cdef counters_t _published
     cdef batch_t _batch
     cdef replicator_t _replicator
 
     def __cinit__(self, ports, sources, Fib fib not None, uint32_t batch, bint trains):
-        cdef IoPort port
-        cdef uint32_t i
+        self.wake_fd = -1
         if not 1 <= batch <= BATCH_MAX:
             raise ValueError(f"batch {batch}: expected 1 to {BATCH_MAX} frames")
-        self.ports = tuple(ports)
-        self.sources = tuple(sources)
         self._retired = []
-        if not self.ports:
-            raise ValueError("no ports: expected one for each of the layout")
-        if len(self.ports) > PORTS_MAX:
-            raise ValueError(f"{len(self.ports)} ports: the data path has room for {PORTS_MAX}")
+        self._lock = threading.Lock()
+        self._running = threading.Lock()
         self._batch.capacity = batch
-        self._replicator.n_ports = <uint32_t>len(self.ports)
+        self._trains = trains
         self._replicator.counters = &self._counters
         self._replicator.states = <egress_state_t *>calloc(EGRESSES_MAX, sizeof(egress_state_t))
         self._replicator.list_frames = <uint64_t *>calloc(LISTS_MAX, sizeof(uint64_t))
         if self._replicator.states == NULL or self._replicator.list_frames == NULL:
             raise MemoryError
-        for i, port in enumerate(self.ports):
-            if port.port.transmit == NULL:
-                raise ValueError(f"port {i} ({type(port).__name__}) cannot transmit")
-            self._replicator.ports[i] = &port.port
-            self._replicator.trains |= trains and port.port.trains
-        for port in self.sources:
-            if port.port.receive == NULL:
-                raise ValueError(f"a source ({type(port).__name__}) cannot receive")
-        self.publish(fib)
+        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.set_ports(ports, sources, fib)
 
     def __dealloc__(self):
         free(self._replicator.states)
         free(self._replicator.list_frames)
+        if self.wake_fd >= 0:
+            os.close(self.wake_fd)
+
+    cdef int _begin_hold(self) except -1:
+        self._lock.acquire()
+        engine_store_word(&self._hold, 1)
+        with nogil:
+            while engine_load_word(&self._state) == WALKING:
+                sched_yield()
+        return 0
+
+    cdef int _end_hold(self) except -1:
+        engine_store_word(&self._hold, 0)
+        self._lock.release()
+        return 0
+
+    cdef inline void _walk(self) noexcept nogil:
+        """Begin a burst, once nobody holds us."""
+        while True:
+            engine_store_word(&self._state, WALKING)
+            if not engine_load_word(&self._hold):
+                return
+            engine_store_word(&self._state, STANDING)
+            while engine_load_word(&self._hold):
+                sched_yield()
+
+    cdef inline void _stand(self) noexcept nogil:
+        engine_store_word(&self._state, STANDING)
+
+    def set_ports(self, ports, sources, Fib fib not None):
+        """Forward between these ports, by a FIB that is for as many, from the next burst on."""
+        cdef IoPort port
+        cdef uint32_t i
+        ports, sources = tuple(ports), tuple(sources)
+        if not ports:
+            raise ValueError("no ports: expected one for each of the layout")
+        if len(ports) > PORTS_MAX or len(sources) > PORTS_MAX:
+            raise ValueError(f"{max(len(ports), len(sources))} ports: the data path has room for {PORTS_MAX}")
+        for i, port in enumerate(ports):
+            if port.port.transmit == NULL:
+                raise ValueError(f"port {i} ({type(port).__name__}) cannot transmit")
+        for port in sources:
+            if port.port.receive == NULL:
+                raise ValueError(f"a source ({type(port).__name__}) cannot receive")
+        check_ports(fib, len(ports))
+        self._begin_hold()
+        self._replicator.trains = False
+        for i, port in enumerate(ports):
+            self._replicator.ports[i] = &port.port
+            self._replicator.trains |= self._trains and port.port.trains
+        for i, port in enumerate(sources):
+            self._sources[i] = &port.port
+            self._errors[i] = 0
+        self._replicator.n_ports = <uint32_t>len(ports)
+        self._n_sources = <uint32_t>len(sources)
+        self.ports, self.sources = ports, sources
+        self._set_fib(fib)
+        self._end_hold()
+        self._wake()
+
+    cdef int _wake(self) except -1:
+        os.eventfd_write(self.wake_fd, 1)
+        return 0
 
     def publish(self, Fib fib not None):
         """Make `fib` the one that the next burst takes. The layouts of all FIBs must name the same ports."""
-        if fib.layout.layout.n_ports != len(self.ports):
-            raise ValueError(f"the FIB is for {fib.layout.layout.n_ports} ports, the engine has {len(self.ports)}")
+        check_ports(fib, len(self.ports))
+        self._set_fib(fib)
+        self._free_retired()
+
+    cdef int _set_fib(self, Fib fib) except -1:
         if self.fib is not None:
             self._retired.append(self.fib)
         self.fib = fib
         engine_store(&self._current, fib.fib)
-        self._free_retired()
+        return 0
 
     cdef int _free_retired(self) except -1:
         """Let go of the snapshots that no burst holds."""
@@ -113,6 +225,7 @@ cdef class Engine:
     @property
     def fibs_alive(self):
         """Snapshots that are published or still in use by a burst."""
+        self._free_retired()
         return 1 + len(self._retired)
 
     cdef const fib_t *_take_fib(self) noexcept nogil:
@@ -133,13 +246,6 @@ cdef class Engine:
             self._counters.port_received[f.in_port] += 1
             if f.verdict == VERDICT_DROP:
                 self._counters.drops[f.reason] += 1
-
-    cdef void _publish_counters(self) noexcept nogil:
-        engine_store_word(&self._sequence, self._sequence + 1)
-        engine_fence()
-        memcpy(&self._published, &self._counters, sizeof(counters_t))
-        engine_fence()
-        engine_store_word(&self._sequence, self._sequence + 1)
 
     cdef int _burst(self, port_t *source) noexcept nogil:
         """One burst from one source: the number of frames, or -errno."""
@@ -167,7 +273,6 @@ cdef class Engine:
             source.release(source, &self._batch)
         self._counters.stage_ns[STAGE_REPLICATE] += engine_now_ns() - begin
         self._counters.bursts += 1
-        self._publish_counters()
         return n if status == 0 else status
 
     def run(self, int64_t max_frames=-1):
@@ -179,16 +284,17 @@ cdef class Engine:
         cdef int n = 0
         cdef bint idle = False
         cdef IoPort source
-        if self._running:
+        if not self._running.acquire(False):
             raise RuntimeError("run() is already running in another thread")
-        self._running = True
         try:
             while not idle and (max_frames < 0 or total < max_frames):
                 idle = True
                 for source in self.sources:
                     with nogil:
                         while max_frames < 0 or total < max_frames:
+                            self._walk()
                             n = self._burst(&source.port)
+                            self._stand()
                             if n <= 0:
                                 break
                             total += n
@@ -196,46 +302,102 @@ cdef class Engine:
                     if n < 0:
                         raise OSError(-n, os.strerror(-n))
         finally:
-            self._running = False
+            self._running.release()
             self._free_retired()
         return total
 
-    def counters(self):
-        """A consistent snapshot: dict of the counters by their names in `counters_t`."""
+    def work(self):
+        """Be a worker, from all sources, until `stop`: for a thread of its own, which holds the GIL at neither end nor between.
+
+        A source that can never receive again is left out, and told by `failures`.
+        """
+        if not self._running.acquire(False):
+            raise RuntimeError("the engine is already running in another thread")
+        try:
+            with nogil:
+                self._work()
+            engine_store_word(&self._order, ORDER_WORK)
+        finally:
+            self._running.release()
+            self._free_retired()
+
+    cdef void _work(self) noexcept nogil:
+        cdef pollfd fds[PORTS_MAX + 1]
+        cdef uint64_t last_ns = engine_now_ns(), now
+        cdef uint32_t i, n_fds, order
+        cdef bint idle
+        cdef int n
+        while True:
+            order = engine_load_word(&self._order)
+            idle = True
+            self._walk()
+            for i in range(self._n_sources):
+                if self._errors[i] == 0:
+                    n = self._burst(self._sources[i])
+                    if n > 0:
+                        idle = False
+                    elif n < 0:
+                        self._errors[i] = -n
+            n_fds = 1
+            for i in range(self._n_sources):
+                if self._errors[i] == 0:
+                    fds[n_fds].fd = self._sources[i].fd
+                    fds[n_fds].events = <short>POLLIN
+                    n_fds += 1
+            self._stand()
+            now = engine_now_ns()
+            if order == ORDER_DRAIN and (idle or now >= self._deadline_ns):
+                return
+            if not idle:
+                last_ns = now
+            elif now - last_ns > SPIN_NS:
+                fds[0].fd = self.wake_fd
+                fds[0].events = <short>POLLIN
+                engine_wait(fds, <int>n_fds)
+
+    def stop(self, uint64_t drain_ns=0):
+        """Let `work` come to its end: at once, or when nothing comes in any more, at most `drain_ns` from now."""
+        self._deadline_ns = engine_now_ns() + drain_ns
+        engine_store_word(&self._order, ORDER_DRAIN)
+        self._wake()
+
+    def failures(self):
+        """(place among the sources, errno) of each that can never receive again."""
+        return [(i, self._errors[i]) for i in range(self._n_sources) if self._errors[i]]
+
+    def counters(self, uint32_t n_egresses=0, uint32_t n_lists=0):
+        """Snapshot between two bursts: dict of the counters by their names in `counters_t`; `egresses`, (copies, bytes, dropped) of
+        the first `n_egresses`; `lists`, frames replicated by the lists that count in the first `n_lists` places."""
         cdef counters_t snapshot
-        cdef uint64_t before
-        for _ in range(SNAPSHOT_TRIES):
-            before = engine_load_word(&self._sequence)
-            memcpy(&snapshot, &self._published, sizeof(counters_t))
-            engine_fence()
-            if before % 2 == 0 and before == engine_load_word(&self._sequence):
-                break
-        else:
-            raise RuntimeError("the worker publishes faster than its counters can be read")
-        n_ports = len(self.ports)
-        return {
-            "bursts": snapshot.bursts,
-            "received": snapshot.received,
-            "verdicts": [snapshot.verdicts[i] for i in range(3)],
-            "drops": [snapshot.drops[i] for i in range(N_REASONS)],
-            "copies_out": snapshot.copies_out,
-            "trains": snapshot.trains,
-            "train_copies": snapshot.train_copies,
-            "stage_ns": [snapshot.stage_ns[i] for i in range(N_STAGES)],
-            "port_received": [snapshot.port_received[i] for i in range(n_ports)],
-            "port_copies": [snapshot.port_copies[i] for i in range(n_ports)],
-        }
-
-    def egress_counters(self, uint32_t egress):
-        """(copies, bytes, dropped) of one egress."""
-        cdef egress_state_t *state
-        if egress >= EGRESSES_MAX:
-            raise IndexError(egress)
-        state = &self._replicator.states[egress]
-        return state.copies, state.bytes, state.dropped
-
-    def list_frames(self, uint32_t place):
-        """Number of frames that were replicated by the list that counts in this place."""
-        if place >= LISTS_MAX:
-            raise IndexError(place)
-        return self._replicator.list_frames[place]
+        cdef egress_state_t *states
+        cdef uint64_t *frames
+        if n_egresses > EGRESSES_MAX or n_lists > LISTS_MAX:
+            raise IndexError(f"{n_egresses} egresses, {n_lists} lists: there are {EGRESSES_MAX} and {LISTS_MAX}")
+        states = <egress_state_t *>malloc(n_egresses * sizeof(egress_state_t) + 1)
+        frames = <uint64_t *>malloc(n_lists * sizeof(uint64_t) + 1)
+        try:
+            if states == NULL or frames == NULL:
+                raise MemoryError
+            self._begin_hold()
+            memcpy(&snapshot, &self._counters, sizeof(counters_t))
+            memcpy(states, self._replicator.states, n_egresses * sizeof(egress_state_t))
+            memcpy(frames, self._replicator.list_frames, n_lists * sizeof(uint64_t))
+            self._end_hold()
+            n_ports = len(self.ports)
+            return {
+                "bursts": snapshot.bursts,
+                "received": snapshot.received,
+                "verdicts": [snapshot.verdicts[i] for i in range(3)],
+                "drops": [snapshot.drops[i] for i in range(N_REASONS)],
+                "copies_out": snapshot.copies_out,
+                "trains": snapshot.trains,
+                "train_copies": snapshot.train_copies,
+                "stage_ns": [snapshot.stage_ns[i] for i in range(N_STAGES)],
+                "port_received": [snapshot.port_received[i] for i in range(n_ports)],
+                "port_copies": [snapshot.port_copies[i] for i in range(n_ports)],
+                "egresses": [(states[i].copies, states[i].bytes, states[i].dropped) for i in range(n_egresses)],
+                "lists": [frames[i] for i in range(n_lists)],
+            }
+        finally:
+            free(states)
+            free(frames)

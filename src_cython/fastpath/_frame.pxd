@@ -41,10 +41,16 @@ cdef enum verdict_t:
     VERDICT_DROP = 2
     VERDICT_PENDING = 3       # between the passes only
 
+cdef enum mark_t:
+    MARK_NONE = 0
+    MARK_UNFINISHED = 1       # the checksum at mark_start + mark_offset is still to be made
+    MARK_UNSPLIT = 2          # a super-frame that its port could not split: dropped
+
 cdef enum:                    # drop reasons: the order of fastpath/reasons.py, where each has its sentence
     REASON_NOT_OURS
     REASON_TRUNCATED
     REASON_BAD_MARK
+    REASON_GSO_UNSUPPORTED
     REASON_BAD_IP_HEADER
     REASON_TOO_MANY_EXTENSIONS
     REASON_BAD_LENGTH
@@ -68,10 +74,13 @@ cdef enum:                    # drop reasons: the order of fastpath/reasons.py, 
     REASON_ECN_NOT_CAPABLE
     REASON_NO_RECEIVER
     REASON_OVER_MTU           # from here on: copies
+    REASON_NO_NEIGHBOUR
+    REASON_LINK_DOWN
     REASON_NO_VSID
     REASON_TAG_IN_NVGRE
     REASON_NO_HEADER
     REASON_PORT_REFUSED
+    REASON_RING_FULL          # counted by the ports, never by the engine
     N_REASONS
     REASON_NONE = 255
 
@@ -108,7 +117,7 @@ cdef struct frame_t:
     uint16_t mark_offset
     uint16_t vlan_tpid        # 0: no tag came out of band (LIMITS trap 13)
     uint16_t vlan_tci
-    uint8_t marked
+    uint8_t marked            # mark_t
     uint8_t verdict
     uint8_t reason
     # found by parsing
@@ -188,7 +197,8 @@ cdef struct egress_t:
     uint8_t form
     uint8_t encap             # ENCAP_ANY: as it came
     uint32_t egress_class     # equal: alike in all but addresses; see _copy.pxd
-    uint8_t _pad[16]
+    uint8_t unresolved        # the MAC of the next hop is not known
+    uint8_t _pad[15]
     program_t native          # for frames that keep their overlay header
     program_t made            # for frames whose overlay header is made anew; ENCAP_ANY: native of NVGRE
 

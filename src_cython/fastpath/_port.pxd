@@ -27,17 +27,20 @@ cdef struct tx_t:
     const uint8_t *train
     uint32_t train_size
 
-# A port as the engine calls it. `receive` fills the batch (at most `capacity` frames) and returns their number, 0 for none now, or
-# -errno. `transmit` returns how many copies the port took; each other one that it was asked for it counts in `drops`. `flush` ends a
-# burst; `release` gives a batch back, once. Both may be NULL, and one of the first two.
+# A port as the engine calls it, from one thread at a time. `receive` fills the batch (at most `capacity` frames) and returns their
+# number, 0 for none now, or -errno where the port can never receive again; it does not wait. `transmit` sends the copies, and returns
+# how many the port took; each other one that it was asked for it counts in `drops` (tx_refuse). A negative result refuses a whole
+# train of which nothing was sent: its frames are then asked for one by one, at the same egresses. `flush` ends a burst; `release` gives
+# a batch back, once, after the flush. Both may be NULL, and one of the first two.
 cdef struct port_t:
     int (*receive)(port_t *port, batch_t *batch) noexcept nogil
     int64_t (*transmit)(port_t *port, tx_t *tx) noexcept nogil
     int (*flush)(port_t *port) noexcept nogil
     void (*release)(port_t *port, batch_t *batch) noexcept nogil
     void *state               # the port's own
+    int fd                    # readable while frames wait; -1: nothing to wait for, what is there is there
     uint16_t index            # its place among the ports of the layout
-    bint trains               # takes super-frames
+    bint trains               # takes super-frames; a port may find out later that it does not
 
 
 cdef class IoPort:

@@ -96,10 +96,11 @@ cdef void gather_runs(replicator_t *r, batch_t *batch) noexcept nogil:
 
 
 cdef inline int64_t transmit(replicator_t *r, tx_t *tx) noexcept nogil:
-    """Make a request; returns how many copies the port took."""
+    """Make a request; returns how many copies the port took, negative where it takes no such train."""
     cdef int64_t taken = r.ports[tx.out_port].transmit(r.ports[tx.out_port], tx)
-    r.counters.copies_out += taken
-    r.counters.port_copies[tx.out_port] += taken
+    if taken > 0:
+        r.counters.copies_out += taken
+        r.counters.port_copies[tx.out_port] += taken
     return taken
 
 
@@ -141,6 +142,7 @@ cdef void send_singly(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noe
         run_start(&single, &batch.frames[at])
         transmit(r, tx)
         at = r.next[at]
+    tx.run = run
 
 
 cdef void send_range(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noexcept nogil:
@@ -182,8 +184,11 @@ cdef void send_range(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noex
             tx.train = r.trains_built[kind]
             tx.train_size = r.train_sizes[kind]
             taken = transmit(r, tx)
-            r.counters.trains += taken / run.n_frames
-            r.counters.train_copies += taken
+            if taken < 0:
+                send_singly(r, batch, tx, run)
+            else:
+                r.counters.trains += taken / run.n_frames
+                r.counters.train_copies += taken
         first = last
 
 

@@ -323,6 +323,25 @@ def mtu_cases() -> None:
             copies=[],
             drops=over,
         )
+    unresolved = replace(BOX, ports=(*PORTS[:SMALL], replace(PORTS[SMALL], next_hop_mac=None, mtu=size + 32)))
+    case(
+        "no_neighbour",
+        arriving(FROM_NVE),
+        REPLICATE,
+        layout=unresolved,
+        lists=(of_group(at_port(SMALL), remote=(at_peer(SMALL, "10.0.0.9"), at_peer(CORE, PEER))),),
+        drops={"no_neighbour": 1},
+        note="a group needs no next hop; a peer whose next hop is not known gets nothing",
+    )
+    case(
+        "over_mtu_before_no_neighbour",
+        arriving(FROM_NVE),
+        REPLICATE,
+        layout=replace(BOX, ports=(*PORTS[:SMALL], replace(PORTS[SMALL], next_hop_mac=None, mtu=size + 31))),
+        lists=(of_group(remote=(at_peer(SMALL, "10.0.0.9"),)),),
+        copies=[],
+        drops={"over_mtu": 1},
+    )
     big = f.tenant(size=65535 - 20 - 8 - 8 - 14 - 20 - 8)
     whole = vxlan(big, VTEP, GROUP)
     assert len(bytes(whole)) == 65535

@@ -348,7 +348,7 @@ def test_a_forwarder_runs_once_at_a_time():
 def test_a_fib_of_another_layout_is_refused():
     forwarder = Forwarder(b.BOX, memory_ports())
     with pytest.raises(ValueError, match="the FIB is for 1 ports, the engine has 8"):
-        forwarder._engine.publish(Compiler(Layout(b.PORTS[:1])).fib)
+        forwarder._workers[0].engine.publish(Compiler(Layout(b.PORTS[:1])).fib)
 
 
 def test_a_vm_port_without_a_network_has_no_lists():
