@@ -14,8 +14,9 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ctrl.config import Config
-from ctrl.rows import Row, drop_rows, member_rows
+from ctrl.rows import drop_rows, member_rows
 from ctrl.static import plan
+from ctrl.table import Row
 from fastpath import Forwarder, Statistics
 from fastpath.model import Layout
 from fastpath.ports import PcapSink, PcapSource

@@ -1,19 +1,13 @@
-"""The rows of `fastpath show` and of every `-j`: flat objects with stable snake_case keys.
-
-Lists are arrays of strings. The table, the JSON and, later, the metrics are all made from these.
-"""
+"""The rows of `fastpath replay`: flat objects with stable snake_case keys. Those of a running box are in
+`ctrl.view_rows`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 from ctrl.config import Config
 from ctrl.config.schema import NetworkTable
+from ctrl.table import Row
 from fastpath.model import GroupKey, IPAddress, Layout
 from fastpath.statistics import Statistics
-
-Row = dict[str, Any]
 
 
 def drop_rows(statistics: Statistics, seconds: float) -> list[Row]:
@@ -88,25 +82,3 @@ def receiver_rows(statistics: Statistics, layout: Layout) -> list[Row]:
         }
         for row in statistics.egresses
     ]
-
-
-def table(rows: list[Row], headings: dict[str, str]) -> Iterator[str]:
-    """Lay rows out in columns, numbers to the right: one line a row, for eyes and grep."""
-    cells = [[_cell(row[key]) for key in headings] for row in rows]
-    right = [all(isinstance(row[key], int | float) for row in rows) for key in headings]
-    lines = [list(headings.values()), *cells]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
-    for line in lines:
-        padded = (
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(line, widths, right, strict=True)
-        )
-        yield "  ".join(padded).rstrip()
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value)

@@ -4,16 +4,17 @@ gives.
 Decisions:
 1. A port without `mac` gets 02:fa:57:00:HH:NN, without `next_hop_mac` 02:fa:57:ff:HH:NN, where HHNN is its
    place in the config, from 1: locally administered, and told apart at a glance in a capture.
-2. A peer is reached by the port whose `address` prefix holds it (the longest), else by the first port that
-   faces the core; ports that face VMs reach nobody.
+2. A peer is reached by the port to which the kernel routes it (live, where there is a kernel to ask), else by
+   the one whose `address` prefix holds it (the longest), else by the first that faces the core; ports that
+   face VMs reach nobody.
 3. Lists by number keep the sender's outer source unless the list or the receiver says otherwise: plain VTEPs
    learn from it. `[replicator] source` is about a manager's lists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from ctrl import planner
 from ctrl.config.numbers import list_key, receiver_key, vsid_of
@@ -54,8 +55,12 @@ class Ways:
 
     prefixes: tuple[tuple[int, IPNetwork], ...]
     core_ports: tuple[int, ...]
+    routes: Mapping[IPAddress, int] = field(default_factory=dict)
+    """What the kernel says, where it was asked: address -> place of the port."""
 
     def out_port(self, address: IPAddress) -> int | None:
+        if address in self.routes:
+            return self.routes[address]
         return planner.choose_out_port(address, self.prefixes, self.core_ports)
 
     def remote(self, address: IPAddress) -> planner.Remote:
@@ -67,11 +72,12 @@ class Ways:
 
 
 def plan(config: Config) -> StaticPlan:
-    """Plan a whole config that was found good."""
-    return StaticPlan(plan_layout(config), tuple(plan_lists(config)))
+    """Plan a whole config that was found good, as it stands."""
+    ports = plan_ports(config.ports)
+    return StaticPlan(plan_layout(config, ports), tuple(plan_lists(config, ports, ways(config))))
 
 
-def plan_layout(config: Config) -> Layout:
+def plan_layout(config: Config, ports: tuple[Port, ...]) -> Layout:
     """Lay out the box: everything but its lists."""
     dataplane, device = config.dataplane, config.device
     nves = {
@@ -80,7 +86,7 @@ def plan_layout(config: Config) -> Layout:
         if m.nve is not None
     }
     return Layout(
-        ports=plan_ports(config.ports),
+        ports=ports,
         endpoints=tuple(_endpoints(config)),
         networks=tuple(_networks(config)),
         peers=tuple(_peers(config)),
@@ -110,11 +116,10 @@ def plan_ports(tables: tuple[PortTable, ...]) -> tuple[Port, ...]:
     )
 
 
-def plan_lists(config: Config) -> Iterator[ReplicationList]:
+def plan_lists(config: Config, ports: tuple[Port, ...], found: Ways) -> Iterator[ReplicationList]:
     """Give every list of the config, in its order: those of the device, then those of the point."""
-    found = ways(config)
     if config.device:
-        yield from _device_lists(config, config.device, found)
+        yield from _device_lists(config, config.device, ports, found)
     if config.replicator:
         for table in config.replicator.lists:
             yield from _point_lists(config, config.replicator, table, found)
@@ -141,8 +146,9 @@ def tunnel_of(device: DeviceTable) -> planner.Tunnel:
     return planner.Tunnel(Form.REWRITE, device.address if device.source == "own" else None)
 
 
-def _device_lists(config: Config, device: DeviceTable, found: Ways) -> Iterator[ReplicationList]:
-    ports = plan_ports(config.ports)
+def _device_lists(
+    config: Config, device: DeviceTable, ports: tuple[Port, ...], found: Ways
+) -> Iterator[ReplicationList]:
     groups: dict[IPAddress, tuple[list[planner.Member], list[planner.Remote]]] = {}
     for m in device.members:
         groups.setdefault(m.group, ([], []))[0].append(planner.Member(port_place(config, m.port), m.nve))

@@ -6,10 +6,26 @@ import struct
 
 from fastpath.captures import PcapSink, PcapSource
 from fastpath.encap.program import words_sum
+from fastpath.io._absent import AbsentIo as AbsentPort
 from fastpath.io._memory import MemoryIo
+from fastpath.io._packet import PacketIo as PacketPort
+from fastpath.io._tap import TapIo as TapPort
+from fastpath.io._xdp import XdpIo as XdpPort
 from fastpath.model import Frame
 
-__all__ = ["MemoryPort", "PcapSink", "PcapSource"]
+__all__ = [
+    "AbsentPort",
+    "LivePort",
+    "MemoryPort",
+    "PacketPort",
+    "PcapSink",
+    "PcapSource",
+    "TapPort",
+    "XdpPort",
+]
+
+LivePort = AbsentPort | PacketPort | TapPort | XdpPort
+"""What carries the frames of a running box."""
 
 
 class MemoryPort(MemoryIo):

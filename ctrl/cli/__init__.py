@@ -10,8 +10,11 @@ import click
 
 # name: where the command lives, and the sentence that `fastpath --help` shows for it
 COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("ctrl.cli.run:run", "Forward between live interfaces, as a config says."),
     "replay": ("ctrl.cli.replay:replay", "Send a capture through the data path, and show what became of it."),
+    "show": ("ctrl.cli.show:show", "Look into a running box: status, ports, groups, tunnels, drops, ..."),
     "check": ("ctrl.cli.check:check", "Check a config: every error and warning, with file, line and key."),
+    "bench": ("ctrl.cli.bench:bench", "Race the data path against the kernel, on this machine."),
 }
 
 

@@ -14,7 +14,8 @@ import click
 from ctrl.config import Config, ConfigError, load
 from ctrl.replay import CHUNK_FRAMES, CutShort, Interrupted, Replayed, differences, open_any
 from ctrl.replay import replay as run_replay
-from ctrl.rows import group_rows, receiver_rows, table
+from ctrl.rows import group_rows, receiver_rows
+from ctrl.table import table
 from fastpath.errors import CaptureError
 from fastpath.reasons import Unit
 

@@ -1,4 +1,4 @@
-"""What takes two keys of [dataplane], [[port]] and [[network]] to judge."""
+"""What takes two keys of [control], [dataplane], [[port]] and [[network]] to judge."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ _K = TypeVar("_K", bound=Hashable)
 
 def check_layout(config: Config, report: Report) -> None:
     """Check what stands before any role."""
+    _check_control(config, report)
     _check_dataplane(config, report)
     if len(config.ports) > PORTS_MAX:
         at = ("port", PORTS_MAX)
@@ -50,6 +51,16 @@ def repeats(places: Iterable[tuple[Path, _K]]) -> Iterator[tuple[Path, Path, _K]
             yield place, first[value], value
         else:
             first[value] = place
+
+
+def _check_control(config: Config, report: Report) -> None:
+    http = config.control.http
+    if http and not http.host.is_loopback:
+        report.warning(
+            ("control", "http"),
+            f"{http} is not of this box alone: whoever reaches it can read the metrics, as nobody is asked "
+            "who they are",
+        )
 
 
 def _check_dataplane(config: Config, report: Report) -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 
 from ctrl.config import values
 from ctrl.config.finding import Path, any_of
-from ctrl.config.values import IPInterface
+from ctrl.config.values import HostPort, IPInterface
 from fastpath.model import IPAddress, IPNetwork
 
 EncapName = Literal["vxlan", "nvgre"]
@@ -34,7 +34,7 @@ Vsid = Annotated[int, Field(ge=values.MIN_VSID, le=values.MAX_VSID)]
 Items = BeforeValidator(values.as_items)
 Tables = BeforeValidator(values.as_tables)
 
-LATER = ("control", "membership", "manager", "nve", "tls")
+LATER = ("membership", "manager", "nve", "tls")
 """Tables of the schema that belong to later versions: accepted unread, so that replay can take a live
 config."""
 
@@ -84,6 +84,19 @@ def switch(meaning: str, default: bool) -> Any:
     return key(meaning, "true or false", default)
 
 
+class ControlTable(Table):
+    socket: Annotated[str | None, PlainValidator(values.socket_path)] = key(
+        "Where `fastpath show` asks; it appears once it answers.",
+        f'the path of a socket from /, up to {values.SOCKET_PATH_MAX} bytes, or "" for none',
+        None, shown="/run/fastpath/NODE.sock",
+    )  # fmt: skip
+    http: Annotated[HostPort | None, PlainValidator(values.listen_on)] = key(
+        "Where /metrics and /healthz are served, to whoever asks.",
+        'an address and a port like "127.0.0.1:9473" or "[::1]:9473", or "" for none',
+        "127.0.0.1:9473", validate_default=True,
+    )  # fmt: skip
+
+
 class Dataplane(Table):
     workers: int = key("Worker threads.", "a number from 1 to 256", 1, ge=1, le=256)
     cpus: Annotated[tuple[Annotated[int, Field(ge=0, le=8191)], ...], Items] = key(
@@ -99,6 +112,10 @@ class Dataplane(Table):
         "a list of UDP ports, one at least", (4789,), min_length=1,
     )  # fmt: skip
     strict_reserved: bool = switch("Drop frames with reserved bits set instead of ignoring the bits.", False)
+    ring_frames: int = key(
+        "Frames that the receive ring of a live port holds; what comes beyond is counted as ring_full.",
+        "a number from 256 to 262144", 8192, ge=256, le=262144,
+    )  # fmt: skip
 
 
 class PortTable(Table):
@@ -241,6 +258,7 @@ class Config(Table):
 
     node: Name = key("How this box is called.", "a name without spaces and slashes", make=socket.gethostname,
                      shown="the host's name")  # fmt: skip
+    control: ControlTable = key("How this box is looked into.", "a [control] table", make=ControlTable)
     dataplane: Dataplane = key("How frames are handled.", "a [dataplane] table", make=Dataplane)
     ports: Annotated[tuple[PortTable, ...], Tables] = key(
         "Where frames come in and go out.", "[[port]] tables", (), alias="port"
@@ -251,9 +269,15 @@ class Config(Table):
     device: DeviceTable | None = key("The device role.", "a [device] table", None)
     replicator: ReplicatorTable | None = key("The role of a replication point.", "a [replicator] table", None)
 
+    @property
+    def control_socket(self) -> str:
+        """Where `fastpath show` asks this box; empty for nowhere."""
+        return f"/run/fastpath/{self.node}.sock" if self.control.socket is None else self.control.socket
+
 
 TABLES: dict[tuple[str, ...], type[Table]] = {
     (): Config,
+    ("control",): ControlTable,
     ("dataplane",): Dataplane,
     ("port",): PortTable,
     ("network",): NetworkTable,

@@ -7,6 +7,7 @@ enough.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -30,10 +31,25 @@ MAX_NUMBER = 0xFFFFFF
 MIN_VSID, MAX_VSID = 0x1000, 0xFFFFFE
 """The VSIDs that RFC 7637 section 3.2 does not reserve."""
 
+SOCKET_PATH_MAX = 96
+"""Bytes of a socket's path: the kernel's 107 (unix(7)), less what its name has while it is being made."""
+
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
 _NAME = re.compile(r"[!-.0-~]{1,64}")
 _RANGE = re.compile(r"(\d{1,8})(?:-(\d{1,8}))?", re.ASCII)
+_HOST_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+)):(\d{1,5})", re.ASCII)
 _FACES = (("nve",), ("core",), ("vm",), ("nve", "core"))
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """Where something listens."""
+
+    host: IPAddress
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if self.host.version == 6 else f"{self.host}:{self.port}"
 
 
 def wrong(why: str = "", hint: str = "") -> PydanticCustomError:
@@ -220,3 +236,39 @@ def as_receivers(value: object) -> object:
     if not isinstance(value, list):
         raise wrong()
     return tuple(item if isinstance(item, dict) else {"address": item} for item in value)
+
+
+def socket_path(value: object) -> str:
+    """A path for a unix socket; empty for none."""
+    if not isinstance(value, str):
+        raise wrong()
+    if not value:
+        return value
+    if not value.startswith("/"):
+        raise wrong("does not begin with /")
+    if value.endswith("/") or not value.isprintable():
+        raise wrong("is no name of a file")
+    if len(value.encode("utf-8", "surrogateescape")) > SOCKET_PATH_MAX:
+        raise wrong("is too long for a socket")
+    return value
+
+
+def listen_on(value: object) -> HostPort | None:
+    """`127.0.0.1:9473` or `[::1]:9473`; empty for none."""
+    if value == "":
+        return None
+    if not isinstance(value, str):
+        raise wrong()
+    match = _HOST_PORT.fullmatch(value)
+    if match is None:
+        hint = re.fullmatch(r"(.*:.*):(\d+)", value)
+        raise wrong("", f"[{hint[1]}]:{hint[2]}" if hint else "")
+    try:
+        host = ip_address(match[1] or match[2])
+    except ValueError:
+        raise wrong("has no IP address before its port") from None
+    if (host.version == 6) != (match[1] is not None):
+        raise wrong("has brackets, which are for IPv6")
+    if host.is_multicast or not 1 <= int(match[3]) <= 65535:
+        raise wrong()
+    return HostPort(host, int(match[3]))

@@ -21,8 +21,9 @@ ROOT = Path(__file__).parents[2]
 # Every table and key of the design's schema, as a live box has them.
 LIVE = """\
 node = "tor1"
-[control]  # warning: control: this version does not use [control]
+[control]
 socket = "/run/fastpath/tor1.sock"
+http = "127.0.0.1:9473"
 [dataplane]
 workers = 1
 cpus = [1]
@@ -31,6 +32,7 @@ trains = true
 verify_checksums = true
 vxlan_ports = [4789, 8472]
 strict_reserved = false
+ring_frames = 8192
 [[port]]
 name = "p1"
 device = "eth1"
@@ -277,7 +279,7 @@ def test_every_default_of_the_schema_is_one_that_it_takes():
     }
 
 
-_WORDS = st.sampled_from([k.name for t in TABLES for k in keys_of(t)] + ["control", "x", "a.b", '"q q"'])
+_WORDS = st.sampled_from([k.name for t in TABLES for k in keys_of(t)] + ["manager", "x", "a.b", '"q q"'])
 _VALUES = st.sampled_from(
     """1  -1  0  100  4095  true  nan  1979-05-27  []  {}  [[]]  ["10.0.0.2"]  { address = "::1" }
     [{ vni = 1 }]  "p1"  "10.0.0.1"  "10.0.0.1/8"  "239.1.1.1"  "ff02::1"  "2001:db8::1"  "nve"  "vm"  "core"

@@ -1,7 +1,22 @@
-"""What takes two keys of [dataplane], [[port]] and [[network]] to judge."""
+"""What takes two keys of [control], [dataplane], [[port]] and [[network]] to judge."""
 
 from ctrl.config import parse
 from tests.unit.marked import check_marked
+
+
+def test_metrics_for_the_whole_network_are_warned_of_and_those_for_this_box_are_not():
+    check_marked("""
+[nve]  # warning: nve
+[control]
+http = "0.0.0.0:9473"  # warning: control.http: 0.0.0.0:9473 is not of this box alone: whoever reaches it can
+""")
+    check_marked("""
+[nve]  # warning: nve
+[control]
+http = "[2001:db8::1]:80"  # warning: control.http: [2001:db8::1]:80 is not of this box alone
+""")
+    for quiet in ("127.0.0.2:80", "[::1]:80", ""):
+        check_marked(f'[nve]  # warning: nve\n[control]\nhttp = "{quiet}"\n')
 
 
 def test_cpus_are_one_a_worker_and_differ():

@@ -23,7 +23,7 @@ batch = {broken}
 def test_every_wrong_value_is_told_at_once_with_its_line_and_key():
     check_marked("""
 node = "tor 1"  # error: node: "tor 1" given; expected a name without spaces and slashes
-nodes = 1  # error: nodes: unknown key; the top of the file takes node, dataplane, port, network, device,
+nodes = 1  # error: nodes: unknown key; the top of the file takes node, control, dataplane, port, network,
 workers = 2  # error: workers: unknown key
 # error: did you mean "device"?
 [devise]
@@ -252,3 +252,71 @@ address = "10.0.0.1"
 group = "239.1.1.1"
 addresses = []  # error: device.peer[0].addresses: [] given; expected a list of unicast addresses
 """)
+
+
+def test_a_box_is_asked_by_a_socket_of_its_name_unless_it_says_otherwise():
+    tor1 = check_marked('node = "tor1"\nnve = 1  # warning: nve\n').config
+    assert tor1
+    assert tor1.control_socket == "/run/fastpath/tor1.sock"
+    assert str(tor1.control.http) == "127.0.0.1:9473"
+    for path in ("/tmp/a.sock", "", "/" + "a" * 95):
+        other = check_marked(f'nve = 1  # warning: nve\n[control]\nsocket = "{path}"\n').config
+        assert other
+        assert other.control_socket == path
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ('"tor1.sock"', '"tor1.sock" does not begin with /'),
+        ('"/run/"', '"/run/" is no name of a file'),
+        ('"/run/a\\nb"', "is no name of a file"),
+        ('"/' + "a" * 96 + '"', "is too long for a socket"),
+        ("true", "true given; expected the path of a socket"),
+    ],
+)
+def test_a_socket_that_cannot_be_is_refused(given, why):
+    check_marked(f"nve = 1  # warning: nve\n[control]\n# error: {why}\nsocket = {given}\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [('"127.0.0.1:1"', "127.0.0.1:1"), ('"[::1]:65535"', "[::1]:65535"), ('""', "None")],
+)
+def test_http_is_an_address_and_a_port_or_off(given, read):
+    config = check_marked(f"nve = 1  # warning: nve\n[control]\nhttp = {given}\n").config
+    assert config
+    assert str(config.control.http) == read
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("9473", "9473 given; expected an address and a port like"),
+        ('"127.0.0.1"', '"127.0.0.1" given; expected an address and a port like'),
+        ('"127.0.0.1:0"', '"127.0.0.1:0" given'),
+        ('"127.0.0.1:65536"', '"127.0.0.1:65536" given'),
+        ('"224.0.0.1:80"', '"224.0.0.1:80" given'),
+        ('"localhost:80"', '"localhost:80" has no IP address before its port'),
+        ('"[127.0.0.1]:80"', '"[127.0.0.1]:80" has brackets, which are for IPv6'),
+        ('"::1:80"', 'or "" for none; did you mean "[::1]:80"?'),
+    ],
+)
+def test_http_that_cannot_be_is_refused(given, why):
+    check_marked(f"nve = 1  # warning: nve\n[control]\n# error: {why}\nhttp = {given}\n")
+
+
+def test_a_receive_ring_has_its_bounds():
+    check_marked("""
+nve = 1  # warning: nve
+[dataplane]
+ring_frames = 255  # error: dataplane.ring_frames: 255 given; expected a number from 256 to 262144
+""")
+    check_marked("""
+nve = 1  # warning: nve
+[dataplane]
+ring_frames = 262145  # error: dataplane.ring_frames: 262145 given; expected a number from 256 to 262144
+""")
+    config = check_marked("nve = 1  # warning: nve\n[dataplane]\nring_frames = 262144\n").config
+    assert config
+    assert config.dataplane.ring_frames == 262144

@@ -19,7 +19,7 @@ from ctrl.planner import (
     plan_point_group,
     plan_point_number,
 )
-from ctrl.static import plan, plan_layout, plan_lists, ways
+from ctrl.static import plan, ways
 from fastpath.model import (
     AllowFrom,
     Egress,
@@ -227,7 +227,7 @@ vni = 16777215
 
 
 def test_a_device_config_becomes_its_layout():
-    assert plan_layout(config_of(DEVICE)) == Layout(
+    assert plan(config_of(DEVICE)).layout == Layout(
         ports=(
             Port("vm1", Faces.VM, mac("02fa57000001"), mac("02fa57ff0001"), network="blue"),
             Port("p1", Faces.NVE, mac("02fa57000002"), mac("02fa57ff0002"), Encap.NVGRE, 1500),
@@ -252,7 +252,7 @@ def test_a_device_config_becomes_its_layout():
 
 
 def test_a_device_config_becomes_one_list_per_group_whatever_its_tables():
-    first, second = plan_lists(config_of(DEVICE))
+    first, second = plan(config_of(DEVICE)).lists
     assert first.key == group_key(Scope.DEVICE, IPv4Address("239.1.1.1"))
     assert [(e.form, e.owner) for e in first.local] == [(Form.GROUP, Owner(1)), (Form.REWRITE, Owner(1, NVE))]
     # By prefix, else by the first port that faces the core; ports of VMs reach nobody.
@@ -268,7 +268,7 @@ def test_a_device_config_becomes_one_list_per_group_whatever_its_tables():
 @pytest.mark.parametrize(("source", "carried"), [("own", A), ("keep", None)])
 def test_a_rewriting_device_keeps_or_replaces_the_source(source, carried):
     text = DEVICE.replace("[device]", f'[device]\ntunnel = "rewrite"\nsource = "{source}"')
-    first = next(plan_lists(config_of(text)))
+    first = plan(config_of(text)).lists[0]
     assert {(e.form, e.source, e.encap) for e in first.remote} == {(Form.REWRITE, carried, None)}
 
 
@@ -316,12 +316,12 @@ def test_a_point_config_becomes_its_layout_and_lists():
 
 def test_the_address_that_replicates_is_told_from_the_one_that_does_not():
     own = POINT.replace('"10.0.0.110"', '"10.0.0.110"\nreplicate = "10.0.0.111"')
-    assert plan_layout(config_of(own)).endpoints == (
+    assert plan(config_of(own)).layout.endpoints == (
         Endpoint(IPv4Address("10.0.0.110"), Scope.REPLICATOR),
         Endpoint(IPv4Address("10.0.0.111"), Scope.REPLICATOR, replicate=True),
     )
     shared = own + '[device]\naddress = "10.0.0.110"\n'
-    assert plan_layout(config_of(shared)).endpoints == (
+    assert plan(config_of(shared)).layout.endpoints == (
         Endpoint(IPv4Address("10.0.0.110"), Scope.DEVICE),
         Endpoint(IPv4Address("10.0.0.111"), Scope.REPLICATOR, replicate=True),
     )

@@ -1,0 +1,358 @@
+"""The daemon: composes ports, workers, the kernel's picture and the control socket, and keeps them in step.
+
+1. One event loop, one thread for control; workers have threads of their own and never wait for it.
+2. Whatever happens (a reload, a route, a link) ends in `_apply`: work out anew what the config means on this
+   kernel, and tell the data path the difference. What did not change is not touched.
+3. A reload is taken whole or not at all: what can fail (reading, checking, opening ports) comes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from ctrl import notify, privileges
+from ctrl.config import Config, read
+from ctrl.control.server import serving
+from ctrl.daemon import reach as r
+from ctrl.daemon.ports import LIVE_KINDS, Opened, absent, open_port
+from ctrl.netlink import View as Kernel
+from ctrl.netlink import Watch
+from ctrl.view import PortView, Rates, View
+from fastpath import Forwarder
+from fastpath.claims import Claims
+from fastpath.model import IPAddress
+from fastpath.ports import LivePort
+
+LOG = logging.getLogger("fastpath")
+DRAIN_S = 1.0
+RESOLVE_S = 0.5
+"""How long a start waits for the neighbours it asked for, before the first copy is counted `no_neighbour`."""
+TICK_S = 1.0
+_RESTART_KEYS = ("workers", "cpus", "batch", "trains", "ring_frames")
+
+
+class StartError(Exception):
+    """The daemon cannot start, or a reload cannot be applied: a sentence."""
+
+
+class Daemon:
+    """Forwards by the config file at `path`, whose content `config` is, until it is told to stop."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        refuse_what_is_not_live(config)
+        self._path = path
+        self._config = config
+        self._ports: dict[str, Opened] = {}
+        self._reach = r.NOTHING
+        self._started_s = time.monotonic()
+        self._rates = Rates(time.monotonic, time.time)
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Start, say so, and go on until SIGTERM or SIGINT. StartError or OSError where it cannot start."""
+        async with AsyncExitStack() as stack:
+            config = self._config
+            self._watch = await stack.enter_async_context(
+                Watch([r.device_of(port) for port in config.ports], r.peers(config))
+            )
+            stack.callback(self._close_ports)
+            self._claims = r.claims(config)
+            self._open_ports(config)
+            await self._watch.want(*self._wanted(config))  # TAP interfaces exist only now
+            await self._neighbours_known()
+            self._reach = r.work_out(config, self._watch.view)
+            self._forwarder = Forwarder(
+                self._reach.layout,
+                self._carriers(0),
+                list(self._reach.lists.values()),
+                more_workers=[self._carriers(i) for i in range(1, config.dataplane.workers)],
+                batch=config.dataplane.batch,
+                trains=config.dataplane.trains,
+            )
+            self._forwarder.resolve(self._reach.hops)
+            await stack.enter_async_context(serving(self.view, config.control_socket, config.control.http))
+            privileges.drop()
+            self._forwarder.start(config.dataplane.cpus)
+            stack.push_async_callback(self._drain)
+            await self._live()
+
+    async def _live(self) -> None:
+        loop = asyncio.get_running_loop()
+        reloading = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, reloading.set)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                jobs = [
+                    tasks.create_task(self._follow(), name="follow the kernel"),
+                    tasks.create_task(self._reloads(reloading), name="reload"),
+                    tasks.create_task(self._tick(), name="tick"),
+                ]
+                LOG.info("forwarding node=%s ports=%d lists=%d", *self._sizes())
+                notify.ready(f"forwarding, {len(self._reach.lists)} lists")
+                await self._stopping.wait()
+                notify.stopping()
+                for job in jobs:
+                    job.cancel()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    def _sizes(self) -> tuple[str, int, int]:
+        return self._config.node, len(self._ports), len(self._reach.lists)
+
+    # --- what happens ---------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        async for kernel in self._watch.changes():
+            self._interfaces(kernel)
+            self._apply(self._config, kernel)
+
+    async def _reloads(self, asked: asyncio.Event) -> None:
+        while True:
+            await asked.wait()
+            asked.clear()
+            notify.reloading()
+            try:
+                await self._reload()
+            except (StartError, OSError) as error:
+                LOG.warning("reload refused, the old config stays file=%s why=%s", self._path, error)
+            notify.ready(f"forwarding, {len(self._reach.lists)} lists")
+
+    async def _reload(self) -> None:
+        reading = read(self._path)
+        for finding in reading.findings:
+            LOG.warning("%s", finding)
+        if reading.config is None:
+            raise StartError(
+                f"{sum(f.severity.value == 'error' for f in reading.findings)} errors, see above"
+            )
+        new = r.placed(reading.config, [port.name for port in self._config.ports])
+        refuse_what_is_not_live(new)
+        refuse_what_takes_a_restart(self._config, new)
+        await self._watch.want(*self._wanted(self._config, new))
+        fresh = self._open_changed(new)
+        claims, old = r.claims(new), self._claims
+        self._claim(Claims(
+            tuple(p for p in old.vxlan_ports if p in claims.vxlan_ports) or claims.vxlan_ports,
+            tuple(a for a in old.addresses if a in claims.addresses),
+        ))  # fmt: skip
+        closing = self._exchange(new, fresh)
+        self._claim(claims)
+        for port in closing:
+            port.close()
+        self._config = new
+        await self._watch.want(*self._wanted(new))
+        self._apply(new, self._watch.view)
+        LOG.info("reloaded file=%s ports=%d lists=%d", self._path, *self._sizes()[1:])
+
+    async def _tick(self) -> None:
+        failed: set[tuple[int, int, int]] = set()
+        while True:
+            self._rates.take(self._forwarder.statistics())
+            for worker, place, code in set(self._forwarder.failures()) - failed:
+                LOG.error(
+                    "a port receives no more worker=%d port=%s why=%s",
+                    *(worker, self._config.ports[place].name, os.strerror(code)),
+                )
+            failed = set(self._forwarder.failures())
+            notify.watchdog()
+            await asyncio.sleep(TICK_S)
+
+    # --- and what comes of it -------------------------------------------------------------------------------
+
+    def _apply(self, config: Config, kernel: Kernel) -> None:
+        """Tell the data path how this config on this kernel differs from what it forwards by."""
+        new, old = r.work_out(config, kernel), self._reach
+        lists, removed = r.changed_lists(old, new)
+        hops = r.changed_hops(old, new)
+        if new.layout != old.layout:
+            self._forwarder.relayout(new.layout, lists, removed)
+        elif lists or removed:
+            self._forwarder.publish(lists, removed)
+        if hops:
+            self._forwarder.resolve(hops)
+        self._reach = new
+
+    def _interfaces(self, kernel: Kernel) -> None:
+        """Open the ports whose interfaces have appeared, or were made anew; part with those that vanished."""
+        fresh: dict[str, Opened] = {}
+        n_workers = self._config.dataplane.workers
+        for name, port in self._ports.items():
+            device = r.device_of(port.table)
+            link = kernel.links.get(device)
+            if (link.index if link else 0) == port.index:
+                continue
+            if link is None:
+                fresh[name] = absent(port.table, n_workers, f"there is no interface {device}")
+                continue
+            if port.consumer is not None:  # of the interface that was: a new one takes its name
+                port.consumer.close()
+                port.consumer = None
+            try:
+                fresh[name] = open_port(port.table, self._config, self._claims)
+            except OSError as error:
+                LOG.warning("cannot open port=%s why=%s", name, error)
+        if fresh:
+            for port in self._exchange(self._config, fresh):
+                port.close()
+            for name, port in fresh.items():
+                LOG.info("port %s name=%s", "absent" if port.is_absent else "opened", name)
+
+    def _exchange(self, config: Config, fresh: dict[str, Opened]) -> list[Opened]:
+        """Let the workers use the fresh ports, and go by `config`; gives the old ports, to be closed."""
+        kept = {name: port for name, port in self._ports.items() if self._is_wanted(config, name)}
+        closing = [p for name, p in self._ports.items() if name not in kept or name in fresh]
+        was, self._ports = self._ports, kept | fresh
+        if fresh or closing:
+            new = r.work_out(config, self._watch.view)
+            workers = [self._carriers(i, config) for i in range(config.dataplane.workers)]
+            layout = r.work_out(config, self._watch.view).layout
+            self._forwarder.set_ports(layout, workers)
+            self._reach = r.Reach(new.layout, self._reach.lists, self._reach.hops, self._reach.states)
+        return [port for port in closing if port in was.values()]
+
+    def _is_wanted(self, config: Config, name: str) -> bool:
+        return any(port.name == name and port.faces for port in config.ports)
+
+    def _open_ports(self, config: Config) -> None:
+        for table in config.ports:
+            self._ports[table.name] = open_port(table, config, self._claims)
+
+    def _open_changed(self, new: Config) -> dict[str, Opened]:
+        """Open what a new config has more, or differently; all of it or, with OSError, nothing."""
+        fresh: dict[str, Opened] = {}
+        try:
+            for table in new.ports:
+                old = self._ports.get(table.name)
+                if table.faces and (old is None or _carried_otherwise(old.table, table)):
+                    fresh[table.name] = open_port(table, new, r.claims(new))
+        except BaseException:
+            for port in fresh.values():
+                port.close()
+            raise
+        return fresh
+
+    def _claim(self, claims: Claims) -> None:
+        if claims == self._claims:
+            return
+        for port in self._ports.values():
+            port.claim(claims)
+        self._claims = claims
+
+    def _carriers(self, worker: int, config: Config | None = None) -> list[LivePort]:
+        """The ports of one worker, by their places; an empty place has one that carries nothing."""
+        out = []
+        for table in (config or self._config).ports:
+            port = self._ports.get(table.name) if table.faces else None
+            out.append((port or absent(table, worker + 1, "")).carriers[worker])
+        return out
+
+    def _wanted(self, *configs: Config) -> tuple[set[str], set[IPAddress]]:
+        return (
+            {device for config in configs for device in r.devices(config)},
+            {address for config in configs for address in r.peers(config)},
+        )
+
+    async def _neighbours_known(self) -> None:
+        deadline = time.monotonic() + RESOLVE_S
+        while time.monotonic() < deadline:
+            hops = self._watch.view.hops.values()
+            if all(hop.mac is not None or hop.device is None for hop in hops):
+                return
+            await self._watch.want(*self._wanted(self._config))
+            await asyncio.sleep(0.02)
+
+    async def _drain(self) -> None:
+        await asyncio.to_thread(self._forwarder.stop, DRAIN_S)
+        now = self._forwarder.statistics()
+        LOG.info(
+            "stopped received=%d replicated=%d punted=%d dropped=%d copies_out=%d",
+            *(now.received, now.replicated, now.punted, now.dropped, now.copies_out),
+        )
+
+    def _close_ports(self) -> None:
+        for port in self._ports.values():
+            port.close()
+
+    # --- what is shown --------------------------------------------------------------------------------------
+
+    def view(self) -> View:
+        """The picture of this moment."""
+        statistics = self._forwarder.statistics()
+        counts = {row.name: row for row in statistics.ports}
+        real = [table for table in self._config.ports if table.faces]
+        return View(
+            config=self._config.model_copy(update={"ports": tuple(real)}),
+            started_s=self._started_s,
+            now_s=time.monotonic(),
+            revision=self._forwarder.revision,
+            layout=self._reach.layout,
+            lists=self._reach.lists,
+            statistics=statistics,
+            ports=tuple(
+                self._port_view(
+                    self._ports[table.name], counts[table.name].received, counts[table.name].copies_out
+                )
+                for table in real
+            ),
+            hops=self._reach.states,
+            recent=self._rates.recent(statistics),
+        )
+
+    def _port_view(self, port: Opened, received: int, copies_out: int) -> PortView:
+        device = r.device_of(port.table)
+        link = self._watch.view.links.get(device)
+        state = "absent" if port.is_absent or link is None else "up" if link.is_up else "down"
+        return PortView(
+            name=port.table.name,
+            device=device,
+            kind=port.table.kind,
+            faces=port.table.faces,
+            state=state,
+            mtu=port.table.mtu or (link.mtu if link else 0),
+            transmit=port.transmit,
+            why=port.why,
+            received=received,
+            copies_out=copies_out,
+            ring_lost=sum(carrier.ring_lost for carrier in port.carriers),
+        )
+
+
+def _carried_otherwise(old: object, new: object) -> bool:
+    return any(getattr(old, key) != getattr(new, key) for key in ("device", "kind", "faces"))
+
+
+def refuse_what_is_not_live(config: Config) -> None:
+    """Raise StartError for what replay can do and a live process cannot."""
+    if not any(port.faces for port in config.ports):
+        raise StartError("no [[port]] is given, so there is nothing to forward between")
+    for port in config.ports:
+        if port.faces and port.kind not in LIVE_KINDS:
+            raise StartError(
+                f'port {port.name}: kind = "{port.kind}" is for replay; '
+                f"expected one of {', '.join(sorted(LIVE_KINDS))}"
+            )
+        if "vm" in port.faces:
+            raise StartError(
+                f'port {port.name}: faces = "vm" needs [nve], which this version does not have yet'
+            )
+
+
+def refuse_what_takes_a_restart(old: Config, new: Config) -> None:
+    """Raise StartError for keys that a running process cannot change."""
+    keys = [
+        f"dataplane.{key}"
+        for key in _RESTART_KEYS
+        if getattr(old.dataplane, key) != getattr(new.dataplane, key)
+    ]
+    keys += [key for key in ("control", "node") if getattr(old, key) != getattr(new, key)]
+    if keys:
+        raise StartError(f"{', '.join(keys)} changed, which takes a restart")

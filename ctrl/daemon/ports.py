@@ -1,0 +1,166 @@
+"""Live ports: what carries the frames of a configured port for every worker, and keeps the kernel off them.
+
+Of a kind that this kernel or device cannot do, the next best is taken, and `why` says so: xdp -> packet;
+trains -> single copies (the port itself finds out). A port whose interface does not exist is absent: it is
+opened when the interface appears.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ctrl.config import Config
+from ctrl.config.schema import PortTable
+from ctrl.consume import Consumer, ConsumeUnsupportedError
+from ctrl.daemon.reach import device_of
+from fastpath.claims import Claims, socket_filter
+from fastpath.ports import AbsentPort, LivePort, PacketPort, TapPort, XdpPort
+
+LOG = logging.getLogger("fastpath.ports")
+_ABSENT = frozenset({errno.ENODEV, errno.ENXIO})
+
+
+@dataclass(slots=True)
+class Opened:
+    """The opened port of one table, one carrier a worker. `index` is its interface's, 0 without one."""
+
+    table: PortTable
+    carriers: list[LivePort] = field(default_factory=list)
+    packets: list[PacketPort] = field(default_factory=list)
+    consumer: Consumer | None = None
+    index: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether there is no such interface."""
+        return self.index == 0
+
+    @property
+    def transmit(self) -> str:
+        """How copies leave: trains, xdp, packet, or both."""
+        ways = dict.fromkeys(way for carrier in self.carriers for way in _ways(carrier))
+        return "+".join(ways) if not self.is_absent else "none"
+
+    @property
+    def why(self) -> str:
+        """Why they leave so."""
+        said = [carrier.why for carrier in [*self.packets, *self.carriers] if carrier.why]
+        return "; ".join(dict.fromkeys([*self.notes, *said]))
+
+    def claim(self, claims: Claims) -> None:
+        """Receive this, and keep it from the kernel, from now on."""
+        for packet in self.packets:
+            packet.attach_filter(socket_filter(claims))
+        if self.consumer is not None:
+            self.consumer.update(claims)
+
+    def close(self) -> None:
+        """Give everything back: the kernel sees the interface's traffic again."""
+        if self.consumer is not None:
+            self.consumer.close()
+            self.consumer = None
+        for carrier in dict.fromkeys([*self.carriers, *self.packets]):
+            carrier.close()
+
+
+def _ways(carrier: LivePort) -> Iterator[str]:
+    if isinstance(carrier, XdpPort) and carrier.trains:
+        yield "trains"
+    yield carrier.transmits
+
+
+def absent(table: PortTable, n_workers: int, why: str) -> Opened:
+    """A port without an interface: its copies are counted as `link_down`."""
+    return Opened(table, [AbsentPort() for _ in range(n_workers)], notes=[why])
+
+
+def open_port(table: PortTable, config: Config, claims: Claims) -> Opened:
+    """Open a port for every worker; absent if its interface does not exist.
+
+    OSError where the system refuses: no permission, another instance on the interface.
+    """
+    n_workers = config.dataplane.workers
+    device = device_of(table)
+    opened = Opened(table)
+    try:
+        with _closed_on_error(opened):
+            _OPENERS[table.kind](opened, config, claims)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return absent(table, n_workers, f"there is no interface {device}")
+        raise
+    return opened
+
+
+@contextmanager
+def _closed_on_error(opened: Opened) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _open_packet(opened: Opened, config: Config, claims: Claims) -> None:
+    table, dataplane = opened.table, config.dataplane
+    device = device_of(table)
+    for _ in range(dataplane.workers):
+        packet = PacketPort(
+            device,
+            ring_frames=dataplane.ring_frames,
+            trains=dataplane.trains,
+            all_multicast="nve" in table.faces,
+            fanout=None if dataplane.workers == 1 else _fanout(device),
+            filter=socket_filter(claims),
+        )
+        opened.packets.append(packet)
+        opened.carriers.append(packet)
+        opened.index = packet.ifindex
+    try:
+        opened.consumer = Consumer(device, claims)
+    except ConsumeUnsupportedError as error:
+        opened.notes.append(f"the kernel sees the frames, too: {error}")
+        LOG.warning("frames also reach the kernel's stack device=%s why=%s", device, error)
+
+
+def _open_xdp(opened: Opened, config: Config, claims: Claims) -> None:
+    _open_packet(opened, config, claims)
+    device = device_of(opened.table)
+    for place, packet in enumerate(opened.packets):
+        try:
+            opened.carriers[place] = XdpPort(packet, device, queues=[place])
+        except OSError as error:
+            opened.notes.append(f"no AF_XDP for worker {place}: {error}")
+            LOG.warning("no AF_XDP device=%s worker=%d why=%s", device, place, error)
+
+
+def _open_tap(opened: Opened, config: Config, claims: Claims) -> None:
+    dataplane = config.dataplane
+    for place in range(dataplane.workers):
+        tap = TapPort(
+            device_of(opened.table),
+            multi_queue=dataplane.workers > 1,
+            trains=dataplane.trains,
+            counts_losses=place == 0,
+        )
+        opened.carriers.append(tap)
+        opened.index = tap.ifindex
+
+
+_OPENERS: dict[str, Callable[[Opened, Config, Claims], None]] = {
+    "packet": _open_packet,
+    "xdp": _open_xdp,
+    "tap": _open_tap,
+}
+LIVE_KINDS = frozenset(_OPENERS)
+
+
+def _fanout(device: str) -> int:
+    """An id for the packet sockets of one device, ours among those of other processes (PACKET_FANOUT)."""
+    return (os.getpid() * 31 + sum(device.encode())) & 0xFFFF

@@ -1,0 +1,135 @@
+"""What a config means on this kernel at this moment: pure, from a config and a picture of the kernel.
+
+1. A port keeps its place for the life of the process, whatever becomes of the config: lists name ports by
+   place, and unchanged lists must not change. The place of a port that is gone stays empty, without a face.
+2. The kernel's routes say by which port a peer is reached. One that it reaches by none of our ports keeps
+   the port that the config suggests, and has no next hop: its copies are counted, not lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ctrl.config import Config
+from ctrl.config.schema import PortTable
+from ctrl.netlink import NextHop, View
+from ctrl.static import plan_layout, plan_lists, plan_ports, ways
+from fastpath.claims import Claims
+from fastpath.model import GroupKey, IPAddress, Layout, ReplicationList
+
+Hops = Mapping[tuple[int, IPAddress], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A layout, its lists, the MAC of each peer's next hop, and how each peer is reached in a word."""
+
+    layout: Layout
+    lists: Mapping[GroupKey, ReplicationList]
+    hops: Hops
+    states: Mapping[IPAddress, str]
+
+
+def placed(config: Config, places: Sequence[str]) -> Config:
+    """The config with its ports where they were: `places` are the names so far, those that are gone included.
+
+    Gone ports stand in with no face; new ones come behind.
+    """
+    by_name = {port.name: port for port in config.ports}
+    kept = [by_name.pop(name) if name in by_name else _gone(name) for name in places]
+    return config.model_copy(update={"ports": (*kept, *by_name.values())})
+
+
+def _gone(name: str) -> PortTable:
+    return PortTable.model_construct(
+        name=name, device=None, kind="memory", faces=(), encap="vxlan", network=None,
+        mac=None, addresses=(), next_hop_mac=None, mtu=0,
+    )  # fmt: skip
+
+
+def device_of(port: PortTable) -> str:
+    """The Linux interface of a port."""
+    return port.device or port.name
+
+
+def devices(config: Config) -> dict[str, int]:
+    """Linux interface -> place of its port."""
+    return {device_of(port): place for place, port in enumerate(config.ports) if port.faces}
+
+
+def peers(config: Config) -> dict[IPAddress, None]:
+    """Every unicast address that copies may go to."""
+    found: dict[IPAddress, None] = {}
+    if config.device:
+        found |= {address: None for peer in config.device.peers for address in peer.addresses}
+        found |= {member.nve: None for member in config.device.members if member.nve is not None}
+    for table in config.replicator.lists if config.replicator else ():
+        found |= {receiver.address: None for receiver in table.receivers}
+    return found
+
+
+def claims(config: Config) -> Claims:
+    """What is ours of the traffic on a live port."""
+    own = [config.device.address] if config.device else []
+    if config.replicator:
+        own += [config.replicator.address]
+        own += [config.replicator.replicate] if config.replicator.replicate else []
+    return Claims(config.dataplane.vxlan_ports, tuple(dict.fromkeys(own)))
+
+
+def work_out(config: Config, kernel: View) -> Reach:
+    """Work out the layout, lists and next hops of a config whose ports are `placed`."""
+    by_device = devices(config)
+    ports = tuple(
+        replace(
+            port,
+            mac=table.mac or (link.mac if link else port.mac),
+            mtu=table.mtu or (link.mtu if link else 0),
+            next_hop_mac=table.next_hop_mac,
+        )
+        for port, table in zip(plan_ports(config.ports), config.ports, strict=True)
+        for link in [kernel.links.get(device_of(table)) if table.faces else None]
+    )
+    routes = {
+        address: by_device[hop.device] for address, hop in kernel.hops.items() if hop.device in by_device
+    }
+    found = replace(ways(config), routes=routes)
+    lists = {one.key: one for one in plan_lists(config, ports, found)}
+    hops: dict[tuple[int, IPAddress], bytes | None] = {}
+    states: dict[IPAddress, str] = {}
+    for egress in (egress for one in lists.values() for egress in (*one.local, *one.remote)):
+        address = egress.address
+        if address is None or ports[egress.out_port].next_hop_mac is not None:
+            continue
+        table = config.ports[egress.out_port]
+        hop = kernel.hops.get(address, NextHop(None))
+        hops[egress.out_port, address] = hop.mac if hop.device == device_of(table) else None
+        states[address] = _state(hop, device_of(table), kernel)
+    return Reach(plan_layout(config, ports), lists, hops, states)
+
+
+def _state(hop: NextHop, device: str, kernel: View) -> str:
+    link = kernel.links.get(device)
+    if link is None or not link.is_up:
+        return "down"
+    if hop.device != device:
+        return "no_route"
+    return "no_neighbour" if hop.mac is None else "up"
+
+
+def changed_lists(old: Reach, new: Reach) -> tuple[list[ReplicationList], list[GroupKey]]:
+    """The lists to set and the keys to remove, from one reach to the next."""
+    fresh = old.layout.networks != new.layout.networks  # the networks of a group are kept with its list
+    return (
+        [one for key, one in new.lists.items() if fresh or old.lists.get(key) != one],
+        [key for key in old.lists if key not in new.lists],
+    )
+
+
+def changed_hops(old: Reach, new: Reach) -> dict[tuple[int, IPAddress], bytes | None]:
+    """The next hops to tell the data path, from one reach to the next."""
+    return {place: mac for place, mac in new.hops.items() if place not in old.hops or old.hops[place] != mac}
+
+
+NOTHING = Reach(Layout(()), {}, {}, {})

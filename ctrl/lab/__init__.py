@@ -1,0 +1,1 @@
+"""Networks in namespaces, for benchmarks, tests and trying things out."""

@@ -1,0 +1,172 @@
+"""What `fastpath show` shows: the objects, their keys in order, what each key holds; and the schema of `-j`.
+
+The one place that names the keys, imported by the command and by the daemon: so it imports nothing. The rows
+are made in `ctrl.view_rows`, and a test holds them against `schema()`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+_TYPES: dict[str, dict[str, Any]] = {
+    "text": {"type": "string"},
+    "count": {"type": "integer", "minimum": 0},
+    "number": {"type": "number", "minimum": 0},
+    "list": {"type": "array", "items": {"type": "string"}},
+    "value": {"type": ["string", "number", "boolean", "array", "null"], "items": {"type": "string"}},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A key of an object's rows. A key that may be null says in `meaning` when."""
+
+    key: str
+    kind: str
+    meaning: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An object: what one of its rows is, and their keys."""
+
+    row: str
+    columns: tuple[Column, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(column.key for column in self.columns)
+
+
+OBJECTS: dict[str, Shown] = {
+    "status": Shown(
+        "The box as a whole: received = replicated + punted + dropped.",
+        (
+            Column("node", "text", "How the box is called."),
+            Column("roles", "list", "device, replicator: the tables of the config."),
+            Column("uptime_s", "number", "Since the process began to forward."),
+            Column("received", "count", "Frames."),
+            Column("replicated", "count", "Frames of which copies were made."),
+            Column("punted", "count", "Frames handed to control: IGMP and MLD."),
+            Column("dropped", "count", "Frames; drops says why."),
+            Column("copies_out", "count", "Copies that left."),
+            Column("fib", "count", "The revision of the replication lists."),
+            Column("manager", "text", "The manager in charge; null: none.", nullable=True),
+        ),
+    ),
+    "ports": Shown(
+        "A port.",
+        (
+            Column("name", "text", "How the config calls it."),
+            Column("device", "text", "The Linux interface; null: it has none.", nullable=True),
+            Column("kind", "text", "packet, xdp, tap, pcap or memory."),
+            Column("faces", "list", "What is behind it: nve, core, vm."),
+            Column("state", "text", "up, down, absent (no such interface) or error."),
+            Column("mtu", "count", "The largest IP packet that may leave there, in bytes; 0: no limit."),
+            Column("transmit", "text", "How copies leave: trains, xdp, packet or memory."),
+            Column("why", "text", "Why they leave so, or what is wrong."),
+            Column("received", "count", "Frames that came in there."),
+            Column("copies_out", "count", "Copies that left there."),
+            Column("ring_lost", "count", "What its receive ring had no room for: ring_full in drops."),
+        ),
+    ),
+    "networks": Shown(
+        "A virtual network of the config.",
+        (
+            Column("name", "text", "How the config calls it."),
+            Column("vni", "count", "Its number on VXLAN."),
+            Column("vsid", "count", "Its number on NVGRE; null: it can have none.", nullable=True),
+            Column("encap", "text", "What its own frames carry: vxlan or nvgre."),
+            Column("groups", "list", "The outer groups of its frames, those of its maps included."),
+            Column("ports", "list", "The ports of its VMs."),
+        ),
+    ),
+    "groups": Shown(
+        "A replication list.",
+        (
+            Column("role", "text", "Whose list it is: device, replicator or nve."),
+            Column("group", "text", "The group, or the number of packets from plain VTEPs."),
+            Column("vni", "list", "The VNIs that it carries, as far as the config names them."),
+            Column("local", "list", "Its local members: a port, or PORT/NVE for one served by unicast."),
+            Column("remote", "list", "The peers that get a copy."),
+            Column("via", "text", "Who planned the copies to peers: static, mesh or point."),
+            Column("revision", "count", "The revision of the replication lists that it stands in."),
+            Column("frames", "count", "Frames replicated by it; null: not counted singly.", nullable=True),
+        ),
+    ),
+    "tunnels": Shown(
+        "A peer that gets copies, in one form.",
+        (
+            Column("peer", "text", "Its address."),
+            Column("groups", "count", "Replication lists that it stands in."),
+            Column("tunnel", "text", "nested or rewrite."),
+            Column("state", "text", "up, no_neighbour, no_route or down."),
+            Column("copies", "count", "Copies sent to it."),
+            Column("bytes", "count", "Their bytes, Ethernet headers included."),
+            Column("dropped", "count", "Copies for it that could not be sent."),
+            Column("last_s", "number", "Seconds since the last copy; null: there was none.", nullable=True),
+        ),
+    ),
+    "drops": Shown(
+        "A reason that struck. Rows of unit frame sum to dropped.",
+        (
+            Column("reason", "text", "Its name; the README has a sentence for each."),
+            Column("unit", "text", "What it counts: frame, copy or ring."),
+            Column("stage", "text", "Where it strikes."),
+            Column("frames", "count", "How often it struck."),
+            Column("rate_pps", "number", "How often a second, over the last second."),
+            Column("last", "text", "When it struck last, UTC, to the second.", nullable=True),
+        ),
+    ),
+    "runtime": Shown(
+        "A worker and a stage of its bursts, since it began.",
+        (
+            Column("worker", "count", "Its number."),
+            Column("cpu", "count", "The CPU it is pinned to; null: none.", nullable=True),
+            Column("stage", "text", "receive, classify, replicate, ..."),
+            Column("frames", "count", "Frames that the worker received."),
+            Column("ns_per_frame", "number", "Time in the stage; null: no frame yet.", nullable=True),
+            Column("frames_per_burst", "number", "null: no burst yet.", nullable=True),
+            Column("copies_per_train", "number", "null: no train yet.", nullable=True),
+        ),
+    ),
+    "config": Shown(
+        "A key of the config in force, defaults included.",
+        (
+            Column("table", "text", "Its table: port[0] is the first [[port]]; empty: the top."),
+            Column("key", "text", "Its name."),
+            Column("value", "value", "What it is set to; null: not set.", nullable=True),
+            Column("origin", "text", "file or default."),
+        ),
+    ),
+}
+"""Every object by its name, in the order of a help text."""
+
+
+def schema() -> dict[str, Any]:
+    """Describe the arrays that `-j` prints, by object, as JSON Schema."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "fastpath show OBJECT -j",
+        "$defs": {name: {"type": "array", "items": _row_schema(shown)} for name, shown in OBJECTS.items()},
+        "anyOf": [{"$ref": f"#/$defs/{name}"} for name in OBJECTS],
+    }
+
+
+def _row_schema(shown: Shown) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": shown.row,
+        "properties": {column.key: _cell_schema(column) for column in shown.columns},
+        "required": list(shown.keys),
+        "additionalProperties": False,
+    }
+
+
+def _cell_schema(column: Column) -> dict[str, Any]:
+    cell = {**_TYPES[column.kind], "description": column.meaning}
+    if column.nullable and isinstance(cell["type"], str):
+        cell["type"] = [cell["type"], "null"]
+    return cell

@@ -1,0 +1,141 @@
+"""How long a frame takes from the NVE to the last of its copies, when few come: 1,000 a second.
+
+The clock is one: it is read just before a frame is sent, and the kernel stamps each copy with it when it
+arrives at the sink. Both who are compared get their frames from the other core: fastpath on its live port,
+the kernel's VXLAN device through a bridge, its frames steered to the core of the race.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+
+from ctrl.race import ours, traffic
+from ctrl.race.track import Track
+from ctrl.race.traffic import Load
+
+INTERVAL_S = 0.001
+SETTLE_S = 0.05
+N_FRAMES, N_FRAMES_MIN = 1000, 50
+ETH_P_ALL = 0x0003
+SO_TIMESTAMPNS = 35
+PACKET_OUTGOING = 4
+STAMP = struct.Struct("@qq")
+NUMBER = struct.Struct(">I")
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """`n_whole` of `n_sent` frames had all their copies made; the quantiles are of those, in microseconds."""
+
+    path: str
+    load: Load
+    n_sent: int
+    n_whole: int
+    p50_us: float | None
+    p99_us: float | None
+    note: str = ""
+
+
+def compare(track: Track, loads: list[Load], seconds: float) -> list[Latency]:
+    """Measure fastpath and the kernel, at 8 receivers and 64 bytes if that is raced for."""
+    usual = Load(8, 64)
+    load = usual if usual in loads else Load(loads[0].egresses, loads[0].size)
+    n_frames = max(N_FRAMES_MIN, min(N_FRAMES, round(2 * seconds / INTERVAL_S)))
+    return [measure(track, path, load, n_frames) for path in ("forward", "kernel")]
+
+
+def measure(track: Track, path: str, load: Load, n_frames: int) -> Latency:
+    """Send `n_frames` by a path, "forward" or "kernel", and see when their last copies arrive."""
+    note = ""
+    with ExitStack() as opened:
+        if path == "forward":
+            opened.enter_context(ours.receiving(track, load))
+            frame = traffic.arriving(load)[0]
+        else:
+            note = opened.enter_context(_bridged(track, load))
+            frame = traffic.inner(load, 0)
+        up = opened.enter_context(track.packet_socket("up", box=False))
+        arrivals = opened.enter_context(_arrivals(track))
+        opened.callback(os.sched_setaffinity, 0, {track.cpu})
+        os.sched_setaffinity(0, {track.other_cpu})
+        time.sleep(SETTLE_S)
+        started, copies = _send(up, arrivals, frame, n_frames)
+    waits = sorted(
+        (max(copies[n]) - start) / 1e3
+        for n, start in enumerate(started)
+        if len(copies.get(n, ())) == load.egresses
+    )
+    p50, p99 = (round(waits[int(len(waits) * q)], 1) if waits else None for q in (0.5, 0.99))
+    return Latency(path, load, n_frames, len(waits), p50, p99, note)
+
+
+def _send(
+    up: int, arrivals: socket.socket, frame: bytes, n_frames: int
+) -> tuple[list[int], dict[int, list[int]]]:
+    """Send a numbered frame a millisecond; returns when each was sent, and when its copies arrived."""
+    started: list[int] = []
+    copies: dict[int, list[int]] = {}
+    due = time.monotonic()
+    for number in range(n_frames):
+        numbered = frame[: -NUMBER.size] + NUMBER.pack(number)
+        started.append(time.clock_gettime_ns(time.CLOCK_REALTIME))
+        os.write(up, numbered)
+        due += INTERVAL_S
+        time.sleep(max(0.0, due - time.monotonic()))
+        _collect(arrivals, copies)
+    time.sleep(SETTLE_S)
+    _collect(arrivals, copies)
+    return started, copies
+
+
+def _collect(arrivals: socket.socket, copies: dict[int, list[int]]) -> None:
+    with suppress(BlockingIOError):
+        while True:
+            data, extra, _, address = arrivals.recvmsg(2048, 64)
+            for level, kind, value in extra:
+                if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS) and address[2] != PACKET_OUTGOING:
+                    seconds, ns = STAMP.unpack(value[: STAMP.size])
+                    (number,) = NUMBER.unpack(data[-NUMBER.size :])
+                    copies.setdefault(number, []).append(seconds * 1_000_000_000 + ns)
+
+
+@contextmanager
+def _arrivals(track: Track) -> Iterator[socket.socket]:
+    """Everything that comes to the sink, before its program drops it, with the kernel's time stamps."""
+
+    def opened() -> socket.socket:
+        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        made.bind(("in", ETH_P_ALL))
+        return made
+
+    with track.far.run(opened) as arrivals:
+        arrivals.setblocking(False)
+        arrivals.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        yield arrivals
+
+
+@contextmanager
+def _bridged(track: Track, load: Load) -> Iterator[str]:
+    """Let the kernel replicate what comes in at the NVE's port; yields what is not as it should be."""
+    note = ""
+    with track.vxlan(load) as device:
+        track.box.add_link("br", "bridge", br_mcast_snooping=0)
+        try:
+            bridge = track.box.index("br")
+            for port in ("nve", device):
+                track.box.set_link(port, master=bridge)
+            try:
+                track.steer("nve", track.cpu)
+            except OSError as error:
+                note = f"on the sender's core: {error.strerror}"
+            yield note
+        finally:
+            track.box.delete_link("br")
+            with suppress(OSError):
+                track.steer("nve", None)

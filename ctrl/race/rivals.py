@@ -1,0 +1,83 @@
+"""Who else could make the copies, and what no program in user space can beat.
+
+Each takes the track and the load, gets ready, and lends a step: a function that sends for some seconds.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from ctrl.race import traffic
+from ctrl.race.track import Track
+from ctrl.race.traffic import Load, Messages
+from fastpath.limit import Sender, XdpSender
+
+Step = Callable[[float], object]
+XDP_FRAMES = 2048
+PATIENCE_S = 2.0
+
+T = TypeVar("T")
+
+
+def sender(fd: int, messages: Messages) -> Sender:
+    return Sender(fd, messages.heads, messages.payloads)
+
+
+def patiently(open_it: Callable[[], T]) -> T:
+    """Open what uses a queue by AF_XDP: the kernel takes its time to give one back (LIMITS trap 9)."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return open_it()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+@contextmanager
+def kernel(track: Track, load: Load) -> Iterator[Step]:
+    """The Linux VXLAN device's head-end replication, fed frame by frame."""
+    frames = traffic.plain(traffic.inner(load, flow) for flow in load.flows)
+    with track.vxlan(load) as device, track.packet_socket(device) as fd:
+        yield sender(fd, frames).send
+
+
+@contextmanager
+def kernel_trains(track: Track, load: Load) -> Iterator[Step]:
+    """The same, fed ready trains: clones share the payload, which is its best case."""
+    trains = traffic.inner_trains(load)
+    with track.vxlan(load) as device, track.packet_socket(device, vnet_hdr=True) as fd:
+        yield sender(fd, trains).send
+
+
+@contextmanager
+def sendmmsg(track: Track, load: Load) -> Iterator[Step]:
+    """One message a copy, all of them prebuilt."""
+    with track.packet_socket("out") as fd:
+        yield sender(fd, traffic.copies(load)).send
+
+
+@contextmanager
+def limit(track: Track, load: Load) -> Iterator[Step]:
+    """Prebuilt trains, sent without parsing; where nothing rides together, the same as `sendmmsg`."""
+    together = load.train > 1
+    messages = traffic.trains(load) if together else traffic.copies(load)
+    with track.packet_socket("out", vnet_hdr=together) as fd:
+        yield sender(fd, messages).send
+
+
+@contextmanager
+def limit_xdp(track: Track, load: Load) -> Iterator[Step]:
+    """Prebuilt frames by AF_XDP in copy mode, one descriptor a copy."""
+    frames = traffic.prebuilt(load, XDP_FRAMES)
+    index = track.box.index("out")
+    xdp = patiently(lambda: track.box.run(XdpSender, index, frames))
+    try:
+        yield xdp.send
+    finally:
+        xdp.close()

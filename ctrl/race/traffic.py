@@ -1,0 +1,197 @@
+"""What the race sends: one tenant's datagrams, as they come to us and as the rivals send them.
+
+A frame of `size` bytes is a VM's UDP datagram to a group, in its Ethernet frame; the tunnel packet around it
+has 50 bytes more (NVGRE 42). A batch is 220 frames, in trains of 44 of one flow; with trains of 1 each
+frame is a flow of its own, and nothing can ride together.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from fastpath.model import Encap
+
+BATCH = 220
+TRAIN = 44
+VNI = 0x010264
+GROUP = IPv4Address("239.1.1.100")
+OURS = IPv4Address("10.0.0.1")
+NVE = IPv4Address("10.1.0.2")
+FIRST_RECEIVER = int(IPv4Address("10.8.0.1"))
+RECEIVERS = IPv4Network("10.8.0.0/16")
+OUR_MAC = bytes.fromhex("02fa57000001")
+SINK_MAC = bytes.fromhex("02fa57000002")
+NVE_MAC = bytes.fromhex("02fa57000003")
+GROUP_MAC = bytes.fromhex("01005e010164")
+VM_MAC = bytes.fromhex("0250560a0b0c")
+INNER_GROUP_MAC = bytes.fromhex("01005e010203")
+VXLAN_PORT = 4789
+TRAIN_SIZE_MAX = 65000  # as in _frame.pxd: the UDP payload of a super-frame
+INNER_HEAD = 42
+"""Ethernet, IPv4 and UDP: the least that a frame can have."""
+OUTER_HEAD = 42
+"""The same outside; of NVGRE, with its GRE header in the place of UDP's."""
+
+NEEDS_CSUM = 1
+UDP_TRAIN = 5  # VIRTIO_NET_HDR_GSO_UDP_L4
+VNET = struct.Struct("<BBHHHH")
+NO_OFFLOAD = VNET.pack(0, 0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is offered to all who race: `train` frames of `size` bytes in a row belong to one flow.
+
+    `segmentation`: the device that all send by cuts trains itself, or leaves that to the receiver; without,
+    the kernel builds every datagram before it.
+    """
+
+    egresses: int
+    size: int
+    train: int = TRAIN
+    encap: Encap = Encap.VXLAN
+    segmentation: bool = True
+
+    @property
+    def flows(self) -> Iterator[int]:
+        """The flow of each frame of a batch."""
+        return (place // self.train for place in range(BATCH))
+
+    @property
+    def receivers(self) -> list[IPv4Address]:
+        return [IPv4Address(FIRST_RECEIVER + n) for n in range(self.egresses)]
+
+    @property
+    def tunnel_size(self) -> int:
+        """Bytes of one copy, as of one frame that comes in."""
+        return self.size + (50 if self.encap is Encap.VXLAN else 42)
+
+
+def longest_train(size: int) -> int:
+    """How many frames of a size ride together, where 64 KB have room for the usual number and where not."""
+    return min(TRAIN, TRAIN_SIZE_MAX // (size + 8))
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """What a `fastpath.limit.Sender` takes: message i is heads[i] and, where there are any, payloads[i]."""
+
+    heads: list[bytes]
+    payloads: list[bytes] | None
+    copies: int
+    """Datagrams in all of them together."""
+
+
+def checksum(data: bytes, start: int = 0) -> int:
+    """Fold the ones' complement sum of 16-bit words, not complemented."""
+    total: int = start + sum(struct.unpack(f">{len(data) // 2}H", data[: len(data) & ~1]))
+    total += data[-1] << 8 if len(data) % 2 else 0
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def ipv4(source: IPv4Address, destination: IPv4Address, size: int, *, protocol: int = 17) -> bytes:
+    """Make the IPv4 header of a packet of `size` bytes."""
+    head = struct.pack(">HHHHBBH", 0x4500, size, 0, 0x4000, 64, protocol, 0)
+    head += source.packed + destination.packed
+    return head[:10] + struct.pack(">H", ~checksum(head) & 0xFFFF) + head[12:]
+
+
+def inner(load: Load, flow: int) -> bytes:
+    """Make the VM's own frame."""
+    source, destination = IPv4Address("192.168.7.9"), IPv4Address("239.129.2.3")
+    udp = struct.pack(">HHHH", 0x8000 | flow & 0x7FFF, 5004, load.size - 34, 0)
+    head = INNER_GROUP_MAC + VM_MAC + b"\x08\0" + ipv4(source, destination, load.size - 14) + udp
+    return head + bytes(place & 0xFF for place in range(load.size - INNER_HEAD))
+
+
+def tunnel_head(load: Load, flow: int, source: IPv4Address, destination: IPv4Address, macs: bytes) -> bytes:
+    """Make the outer headers of one frame."""
+    size = load.tunnel_size - 14
+    if load.encap is Encap.NVGRE:
+        key = struct.pack(">HHI", 0x2000, 0x6558, VNI << 8 | flow & 0xFF)
+        return macs + b"\x08\0" + ipv4(source, destination, size, protocol=47) + key
+    udp = struct.pack(">HHHHII", 0xC000 | flow & 0x3FFF, VXLAN_PORT, size - 20, 0, 8 << 24, VNI << 8)
+    return macs + b"\x08\0" + ipv4(source, destination, size) + udp
+
+
+def arriving(load: Load) -> list[bytes]:
+    """Make a batch of tunnel packets as an NVE sends them to the group."""
+    return [
+        tunnel_head(load, flow, NVE, GROUP, GROUP_MAC + NVE_MAC) + inner(load, flow) for flow in load.flows
+    ]
+
+
+def plain(frames: Iterable[bytes]) -> Messages:
+    """Lay frames out one by one, for a socket without PACKET_VNET_HDR."""
+    heads = list(frames)
+    return Messages(heads, None, len(heads))
+
+
+def copies(load: Load) -> Messages:
+    """Make all copies of a batch, one message each: what the loop of sendmmsg sends."""
+    macs = SINK_MAC + OUR_MAC
+    payloads = {flow: inner(load, flow) for flow in set(load.flows)}
+    heads = {
+        flow: [tunnel_head(load, flow, OURS, receiver, macs) for receiver in load.receivers]
+        for flow in payloads
+    }
+    batch = [(head, payloads[flow]) for flow in load.flows for head in heads[flow]]
+    return Messages([head for head, _ in batch], [payload for _, payload in batch], len(batch))
+
+
+def prebuilt(load: Load, n_frames: int) -> list[bytes]:
+    """Make the first whole copies of a batch: what AF_XDP sends from its own memory."""
+    made = copies(load)
+    payloads = made.payloads or []
+    return [made.heads[n % made.copies] + payloads[n % made.copies] for n in range(n_frames)]
+
+
+def trains(load: Load) -> Messages:
+    """Make the copies of a batch as super-frames, all receivers sharing a flow's payload (LIMITS trap 1)."""
+    heads, payloads = [], []
+    for flow, n_frames in sorted(Counter(load.flows).items()):
+        one = tunnel_head(load, flow, OURS, OURS, SINK_MAC + OUR_MAC)[OUTER_HEAD:] + inner(load, flow)
+        payload = one * n_frames
+        for receiver in load.receivers:
+            heads.append(_train_head(SINK_MAC + OUR_MAC, OURS, receiver, flow, payload, len(one)))
+            payloads.append(payload)
+    return Messages(heads, payloads, BATCH * load.egresses)
+
+
+def inner_trains(load: Load) -> Messages:
+    """Make a batch as a VM's own trains, before any encapsulation: the best case of a VXLAN device."""
+    heads = []
+    source, destination = IPv4Address("192.168.7.9"), IPv4Address("239.129.2.3")
+    for flow, n_frames in sorted(Counter(load.flows).items()):
+        one = inner(load, flow)[INNER_HEAD:]
+        macs = INNER_GROUP_MAC + VM_MAC
+        payload = one * n_frames
+        head = _train_head(macs, source, destination, flow, payload, len(one), whole=False)
+        heads.append(head + payload)
+    return Messages(heads, None, BATCH)
+
+
+def _train_head(
+    macs: bytes,
+    source: IPv4Address,
+    destination: IPv4Address,
+    flow: int,
+    payload: bytes,
+    segment: int,
+    *,
+    whole: bool = True,
+) -> bytes:
+    """Make the virtio header and the outer headers of a train. `whole`: name all of it as the header, which
+    saves the kernel a page list where nobody clones it (LIMITS trap 6)."""
+    size = 8 + len(payload)
+    pseudo = checksum(source.packed + destination.packed, 17 + size)
+    udp = struct.pack(">HHHH", 0xC000 | flow & 0x3FFF, VXLAN_PORT, size, pseudo)
+    head = macs + b"\x08\0" + ipv4(source, destination, 20 + size) + udp
+    head_size = len(head) + (len(payload) if whole else 0)
+    return VNET.pack(NEEDS_CSUM, UDP_TRAIN, head_size, segment, 34, 6) + head

@@ -1,0 +1,129 @@
+"""The one picture from which everything is shown: tables, JSON and metrics agree because each is made of it.
+
+A view is immutable, so whoever serves it may do so in another thread while the daemon goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ctrl.config import Config
+from fastpath.model import GroupKey, IPAddress, Layout, ReplicationList
+from fastpath.statistics import Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class PortView:
+    """A port as it is now. `why` says why it transmits as it does, or what is wrong with it."""
+
+    name: str
+    device: str | None
+    kind: str
+    faces: tuple[str, ...]
+    state: str
+    """up, down, absent (no such interface) or error."""
+    mtu: int
+    transmit: str
+    """trains, xdp, packet or memory."""
+    why: str
+    received: int
+    copies_out: int
+    ring_lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """How the counters moved of late: what a snapshot alone does not tell."""
+
+    drop_rates: Mapping[str, float] = field(default_factory=dict)
+    """Drops a second by reason, over the last whole interval; reasons that rested are left out."""
+    drop_times: Mapping[str, float] = field(default_factory=dict)
+    """When a reason struck last: Unix time, seconds."""
+    peer_times: Mapping[IPAddress, float] = field(default_factory=dict)
+    """When a peer was sent something last: the monotonic clock, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A box at one moment. `started_s` and `now_s` are of the monotonic clock, `revision` is the FIB's."""
+
+    config: Config
+    started_s: float
+    now_s: float
+    revision: int
+    layout: Layout
+    lists: Mapping[GroupKey, ReplicationList]
+    statistics: Statistics
+    ports: tuple[PortView, ...]
+    hops: Mapping[IPAddress, str] = field(default_factory=dict)
+    """The next hop to a peer: up, no_neighbour, no_route or down. A peer that is not in here has a fixed MAC,
+    and is as its port."""
+    recent: Recent = field(default_factory=Recent)
+
+
+def hop_state(device: str | None, mac: bytes | None, *, is_up: bool) -> str:
+    """Name the state of a next hop by its interface, whether that is up, and its MAC where it is known."""
+    if device is None:
+        return "no_route"
+    if not is_up:
+        return "down"
+    return "no_neighbour" if mac is None else "up"
+
+
+class Rates:
+    """Compares snapshots: `take` one a second, and `recent` tells how the counters have moved.
+
+    `clock` is the monotonic clock, `wall` Unix time, both in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        self._clock = clock
+        self._wall = wall
+        self._taken_s = clock()
+        self._drops: dict[str, int] = {}
+        self._peers: dict[IPAddress, int] = {}
+        self._rates: dict[str, float] = {}
+        self._drop_times: dict[str, float] = {}
+        self._peer_times: dict[IPAddress, float] = {}
+
+    def take(self, statistics: Statistics) -> None:
+        """Note a snapshot; the rates are those since the one before."""
+        now_s = self._clock()
+        if now_s <= self._taken_s:
+            return
+        seconds = now_s - self._taken_s
+        seen = self.recent(statistics)
+        drops, peers = _drops(statistics), _peers(statistics)
+        self._rates = {
+            name: (count - self._drops.get(name, 0)) / seconds
+            for name, count in drops.items()
+            if count > self._drops.get(name, 0)
+        }
+        self._taken_s, self._drops, self._peers = now_s, drops, peers
+        self._drop_times, self._peer_times = dict(seen.drop_times), dict(seen.peer_times)
+
+    def recent(self, statistics: Statistics) -> Recent:
+        """How the counters have moved up to this snapshot, which is not noted."""
+        now_s, time_s = self._clock(), self._wall()
+        return Recent(
+            self._rates,
+            self._drop_times
+            | {name: time_s for name, n in _drops(statistics).items() if n > self._drops.get(name, 0)},
+            self._peer_times
+            | {peer: now_s for peer, n in _peers(statistics).items() if n > self._peers.get(peer, 0)},
+        )
+
+
+def _drops(statistics: Statistics) -> dict[str, int]:
+    return {row.reason.name: row.count for row in statistics.drops}
+
+
+def _peers(statistics: Statistics) -> dict[IPAddress, int]:
+    """Copies by peer; an owner without a port is one."""
+    sent: dict[IPAddress, int] = {}
+    for row in statistics.egresses:
+        owner = row.egress.owner
+        if owner.port is None and owner.address is not None:
+            sent[owner.address] = sent.get(owner.address, 0) + row.copies
+    return sent

@@ -1,0 +1,28 @@
+from collections.abc import Sequence
+from typing import Self
+
+from fastpath._port import IoPort
+
+class PacketIo(IoPort):
+    @property
+    def device(self) -> str: ...
+    @property
+    def ifindex(self) -> int: ...
+    @property
+    def ring_lost(self) -> int: ...
+    @property
+    def transmits(self) -> str: ...
+    @property
+    def why(self) -> str: ...
+    def __new__(
+        cls,
+        device: str,
+        *,
+        ring_frames: int = ...,
+        trains: bool = ...,
+        all_multicast: bool = ...,
+        fanout: int | None = ...,
+        filter: Sequence[tuple[int, int, int, int]] | None = ...,
+    ) -> Self: ...
+    def attach_filter(self, filter: Sequence[tuple[int, int, int, int]] | None) -> None: ...
+    def close(self) -> None: ...

@@ -1,0 +1,323 @@
+"""The control socket: what it answers, what it refuses, and how its file comes and goes."""
+
+import asyncio
+import grp
+import http.client
+import json
+import os
+import socket
+import stat
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from ctrl.config.values import HostPort
+from ctrl.control import ControlError, listen, server, serving
+from ctrl.objects import OBJECTS
+from ctrl.view_rows import ROWS
+from tests.unit.viewed import view
+
+pytestmark = pytest.mark.asyncio
+
+
+class Unix(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("box", timeout=10)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(10)
+        self.sock.connect(str(self.path))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run" / "tor1.sock"
+
+
+async def get(where, page, method="GET", headers=None):
+    """The status and the body of a page; `where` is a path or a TCP port."""
+
+    def ask():
+        if isinstance(where, int):
+            connection = http.client.HTTPConnection("127.0.0.1", where, timeout=10)
+        else:
+            connection = Unix(where)
+        try:
+            connection.request(method, page, headers=headers or {})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(ask)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def on_tcp(port):
+    return HostPort(ip_address("127.0.0.1"), port)
+
+
+# --- what it answers ----------------------------------------------------------------------------------------
+
+
+async def test_every_object_is_an_array_of_its_rows(path):
+    async with serving(view, str(path), None):
+        for name in OBJECTS:
+            status, body = await get(path, f"/v1/{name}")
+            assert (status, json.loads(body)) == (200, ROWS[name](view()))
+
+
+async def test_a_query_keeps_the_rows_that_match(path):
+    async with serving(view, str(path), None):
+        _, body = await get(path, "/v1/tunnels?peer=10.0.0.3&tunnel=rewrite")
+        assert [row["copies"] for row in json.loads(body)] == [603]
+        assert await get(path, "/v1/tunnels?peer=10.9.9.9") == (200, b"[]")
+
+
+@pytest.mark.parametrize(
+    ("page", "status", "sentence"),
+    [
+        ("/v1/macs", 404, "there are /metrics, /healthz and /v1/ with status, ports, networks, groups"),
+        ("/", 404, "/: no such page"),
+        ("/v1/status/", 404, "no such page"),
+        ("/v1/ports?nome=p1", 400, "ports has no key nome; it has name, device"),
+    ],
+)
+async def test_what_is_not_there_is_refused_with_what_is(path, page, status, sentence):
+    async with serving(view, str(path), None):
+        answered, body = await get(path, page)
+        assert answered == status
+        assert sentence in json.loads(body)["error"]
+
+
+async def test_nothing_but_get_is_answered(path):
+    async with serving(view, str(path), None):
+        for method in ("POST", "DELETE"):
+            status, body = await get(path, "/v1/status", method)
+            assert (status, json.loads(body)) == (405, {"error": f"{method} given; only GET is answered"})
+
+
+async def test_each_answer_is_made_of_a_view_of_its_own(path):
+    views = iter([view(revision=5), view(revision=6)])
+    async with serving(lambda: next(views), str(path), None):
+        for revision in (5, 6):
+            _, body = await get(path, "/v1/status")
+            assert json.loads(body)[0]["fib"] == revision
+
+
+async def test_a_view_that_cannot_be_made_is_an_error_of_that_answer_alone(path, caplog):
+    views = iter([None, view()])
+    async with serving(lambda: next(views), str(path), None):
+        status, body = await get(path, "/v1/status")
+        assert status == 500
+        assert "the log of the daemon says why" in json.loads(body)["error"]
+        assert "no answer to /v1/status" in caplog.text
+        assert (await get(path, "/v1/status"))[0] == 200
+
+
+async def test_tcp_has_the_metrics_and_the_health_and_nothing_else(path):
+    port = free_port()
+    async with serving(view, str(path), on_tcp(port)):
+        for where in (port, path):
+            assert await get(where, "/healthz") == (200, b"ok\n")
+            status, body = await get(where, "/metrics")
+            assert status == 200
+            assert b"fastpath_copies_out_total 12345.0" in body
+        for page in ("/v1/status", "/v1/config"):
+            status, body = await get(port, page)
+            assert status == 404
+            assert json.loads(body)["error"] == f"{page}: no such page; there are /metrics and /healthz"
+
+
+async def test_either_socket_can_be_left_out(path):
+    port = free_port()
+    async with serving(view, "", on_tcp(port)):
+        assert await get(port, "/healthz") == (200, b"ok\n")
+    async with serving(view, str(path), None):
+        with pytest.raises(ConnectionRefusedError):
+            await get(port, "/healthz")
+    async with serving(view, "", None):
+        assert not path.exists()
+
+
+# --- its bounds ---------------------------------------------------------------------------------------------
+
+
+async def test_a_request_line_or_header_that_is_too_long_is_refused(path):
+    async with serving(view, str(path), None):
+        assert (await get(path, "/v1/status?node=" + "a" * server.MAX_LINE_SIZE))[0] == 400
+        long = {"X": "a" * (server.MAX_LINE_SIZE + 1)}
+        assert (await get(path, "/v1/status", headers=long))[0] == 400
+
+
+async def test_connections_beyond_the_most_are_turned_away_until_one_goes(path):
+    async with serving(view, str(path), None):
+        held = [socket.socket(socket.AF_UNIX) for _ in range(server.MAX_CONNECTIONS)]
+        try:
+            for one in held:
+                await asyncio.to_thread(one.connect, str(path))
+            status, _ = await get(path, "/healthz")
+            assert status == 503
+            held.pop().close()
+            async with asyncio.timeout(10):
+                while (await get(path, "/healthz"))[0] != 200:  # noqa: ASYNC110  the other end frees it
+                    await asyncio.sleep(0.01)
+        finally:
+            for one in held:
+                one.close()
+
+
+async def test_a_connection_that_asks_nothing_is_cut(path, monkeypatch):
+    monkeypatch.setattr(server, "LIFE_S", 0.1)
+    async with serving(view, str(path), None):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: ")
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
+
+
+# --- its file -----------------------------------------------------------------------------------------------
+
+
+async def test_the_file_is_for_its_owner_and_group_and_its_folder_for_all_to_pass(path):
+    before = os.umask(0o077)
+    try:
+        async with serving(view, str(path), None):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o660
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+            assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file to another group")
+async def test_the_file_belongs_to_group_fastpath_where_there_is_one(path, monkeypatch):
+    other = next(group for group in grp.getgrall() if group.gr_gid != os.getegid())
+    monkeypatch.setattr(listen, "GROUP", other.gr_name)
+    async with serving(view, str(path), None):
+        assert path.stat().st_gid == other.gr_gid
+    monkeypatch.setattr(listen, "GROUP", "no-such-group")
+    async with serving(view, str(path), None):
+        assert path.stat().st_gid == os.getegid()
+
+
+async def test_the_file_appears_only_once_it_answers(path, monkeypatch):
+    seen = []
+    publish = listen.SocketFile.publish
+
+    def published(self):
+        assert not path.exists()
+        probe = socket.socket(socket.AF_UNIX)
+        probe.connect(self.sock.getsockname())  # it listens already
+        probe.close()
+        publish(self)
+        seen.append(path.exists())
+
+    monkeypatch.setattr(listen.SocketFile, "publish", published)
+    async with serving(view, str(path), None):
+        assert seen == [True]
+
+
+async def test_the_file_goes_at_the_end_and_after_an_error(path):
+    async with serving(view, str(path), None):
+        assert path.exists()
+    assert list(path.parent.iterdir()) == []
+    with pytest.raises(RuntimeError):
+        async with serving(view, str(path), None):
+            raise RuntimeError
+    assert list(path.parent.iterdir()) == []
+
+
+async def test_what_a_dead_process_left_is_replaced(path):
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    assert path.exists()
+    async with serving(view, str(path), None):
+        assert (await get(path, "/healthz"))[0] == 200
+
+
+async def test_a_living_one_is_refused_and_goes_on(path):
+    async with serving(view, str(path), None):
+        with pytest.raises(ControlError, match=f"{path}: another fastpath answers there; give one of them"):
+            async with serving(view, str(path), None):
+                pass
+        assert (await get(path, "/healthz"))[0] == 200
+
+
+async def test_a_living_one_with_a_full_queue_is_alive(path, monkeypatch):
+    monkeypatch.setattr(listen, "_ASK_S", 0.05)
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as deaf, socket.socket(socket.AF_UNIX) as first:
+        deaf.bind(str(path))
+        deaf.listen(0)
+        first.connect(str(path))
+        with pytest.raises(ControlError, match="another fastpath answers there"):
+            async with serving(view, str(path), None):
+                pass
+
+
+async def test_a_file_that_is_no_socket_is_left_alone(path):
+    path.parent.mkdir()
+    path.write_text("mine")
+    with pytest.raises(ControlError, match="is there already, and is no socket"):
+        async with serving(view, str(path), None):
+            pass
+    assert path.read_text() == "mine"
+
+
+async def test_the_file_of_a_successor_is_left_alone(path):
+    async with serving(view, str(path), None):
+        path.unlink()
+        async with serving(view, str(path), None):
+            pass
+        with socket.socket(socket.AF_UNIX) as successor:
+            successor.bind(str(path))
+    assert path.exists()
+
+
+async def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ControlError, match=r"tor1.sock: the control socket cannot be made: Not a directory"):
+        async with serving(view, str(tmp_path / "file" / "tor1.sock"), None):
+            pass
+
+
+async def test_an_address_that_is_taken_is_told_with_the_way_out_and_leaves_no_file(path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ControlError, match=f"127.0.0.1:{port}: the metrics cannot be served there: Addr"):
+            async with serving(view, str(path), on_tcp(port)):
+                pass
+    assert list(path.parent.iterdir()) == []
+
+
+async def test_nothing_stays_open_after_a_hundred_starts(path):
+    def opened():
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    @asynccontextmanager
+    async def once():
+        async with serving(view, str(path), on_tcp(port)):
+            yield
+
+    port = free_port()
+    async with once():
+        await get(path, "/v1/status")
+    before = opened()
+    for _ in range(100):
+        async with once():
+            pass
+    assert opened() == before

@@ -1,0 +1,277 @@
+"""The race of `fastpath bench wire`: what is offered, how it is counted and compared; nobody runs here."""
+
+import json
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ctrl.cli import bench, main
+from ctrl.race import ours, traffic, wire
+from ctrl.race.latency import Latency
+from ctrl.race.sink import Count, Sink
+from ctrl.race.traffic import BATCH, Load
+from ctrl.race.wire import Row
+from fastpath.model import Encap, Frame
+from fastpath.ports import cut_train
+from fastpath.reference import Reference
+
+KEYS = {
+    "path", "egresses", "size", "train", "copies_per_s", "ns_per_copy", "ratio_to_kernel", "ratio_to_limit",
+}  # fmt: skip
+MORE_KEYS = {"segmentation", "encap", "latency_p50_us", "latency_p99_us", "why"}
+VNET = 10
+LOADS = [Load(3, 64), Load(2, 333), Load(1, 1400), Load(3, 64, 1), Load(2, 65, 1, Encap.NVGRE)]
+
+
+def named(load: Load) -> str:
+    return f"{load.egresses}x{load.size}x{load.train}-{load.encap.name}"
+
+
+def settled(datagram: bytes) -> bytes:
+    """Leave out the identification, and the checksums, which trains fill and single copies do not."""
+    udp = datagram[23] == 17
+    return datagram[:18] + datagram[20:24] + datagram[26:40] + (datagram[42:] if udp else datagram[40:])
+
+
+@pytest.mark.parametrize("load", LOADS, ids=named)
+def test_the_rivals_send_what_fastpath_makes_of_the_same_frames(load):
+    reference = Reference(ours.layout(load), [ours.receivers(load)])
+    outcomes = [reference.forward(0, Frame(frame)) for frame in traffic.arriving(load)]
+    expected = [settled(copy.data) for outcome in outcomes for copy in outcome.copies]
+    rival = traffic.copies(load)
+    assert len(expected) == BATCH * load.egresses == rival.copies
+    assert [settled(head + tail) for head, tail in zip(rival.heads, rival.payloads, strict=True)] == expected
+    assert traffic.prebuilt(load, 7) == [
+        head + tail for head, tail in zip(rival.heads[:7], rival.payloads[:7], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("load", LOADS[:3], ids=named)
+def test_prebuilt_trains_are_the_same_copies_together(load):
+    trains, single = traffic.trains(load), traffic.copies(load)
+    cut = [
+        datagram
+        for head, payload in zip(trains.heads, trains.payloads, strict=True)
+        for datagram in cut_train(head[VNET:], payload, traffic.VNET.unpack(head[:VNET])[3])
+    ]
+    assert trains.copies == single.copies == len(cut)
+    expected = [settled(head + tail) for head, tail in zip(single.heads, single.payloads, strict=True)]
+    assert sorted(map(settled, cut)) == sorted(expected)
+
+
+def test_a_vm_s_own_trains_are_its_frames_together():
+    load = Load(1, 100)
+    made = traffic.inner_trains(load)
+    cut = [
+        datagram
+        for message in made.heads
+        for datagram in cut_train(
+            message[VNET : VNET + 42], message[VNET + 42 :], traffic.VNET.unpack(message[:VNET])[3]
+        )
+    ]
+    assert made.copies == len(cut) == BATCH
+    assert {len(datagram) for datagram in cut} == {100}
+    assert [one[42:] for one in cut] == [traffic.inner(load, flow)[42:] for flow in load.flows]
+
+
+def test_a_virtio_header_names_the_whole_train_unless_the_kernel_is_to_clone_it():
+    head = traffic.trains(Load(1, 64)).heads[0]
+    assert traffic.VNET.unpack(head[:VNET]) == (1, 5, 42 + 44 * 72, 72, 34, 6)
+    head = traffic.inner_trains(Load(1, 64)).heads[0]
+    assert traffic.VNET.unpack(head[:VNET]) == (1, 5, 42, 22, 34, 6)
+
+
+def test_a_train_is_shorter_where_64_kb_have_no_room():
+    assert traffic.longest_train(1400) == 44
+    assert traffic.longest_train(1500) == 43
+    trains = traffic.trains(Load(1, 1500, 43))
+    assert [len(payload) // 1508 for payload in trains.payloads] == [43, 43, 43, 43, 43, 5]
+
+
+def test_by_default_two_sizes_race_at_two_fan_outs():
+    assert wire.loads(None, None, full=False) == [
+        Load(8, 64), Load(50, 64), Load(8, 1400), Load(50, 1400),
+    ]  # fmt: skip
+    assert wire.loads(7, 99, full=False) == [Load(7, 99)]
+    assert wire.loads(None, 1500, full=False)[0].train == 43
+
+
+def test_in_full_trains_are_on_and_off_and_on_without_segmentation_and_nvgre_goes_singly():
+    found = wire.loads(None, None, full=True)
+    assert {(one.egresses, one.size) for one in found} == {
+        (fan_out, size) for fan_out in (1, 8, 50, 256) for size in (64, 512, 1400)
+    }
+    ways = {(one.train, one.segmentation, one.encap) for one in found}
+    vxlan, nvgre = Encap.VXLAN, Encap.NVGRE
+    assert ways == {(44, True, vxlan), (1, True, vxlan), (44, False, vxlan), (1, True, nvgre)}
+    assert len(found) == 48 == len(set(found))
+    assert wire.loads(3, None, full=True)[0].egresses == 3
+
+
+def test_nvgre_races_only_where_single_copies_do():
+    assert wire.paths(Load(1, 64, 1, Encap.NVGRE)) == ("xdp", "packet", "sendmmsg", "limit_xdp")
+    assert list(wire.paths(Load(1, 64))) == [
+        "trains", "xdp", "packet", "forward", "kernel", "kernel_trains", "sendmmsg", "limit", "limit_xdp",
+    ]  # fmt: skip
+
+
+def test_ratios_are_to_the_same_load_and_to_one_s_own_limit():
+    one, other = Load(8, 64), Load(50, 64)
+    rates = {"trains": 20e6, "xdp": 1e6, "kernel": 0.8e6, "limit": 25e6, "limit_xdp": 1.25e6}
+    rows = [Row(path, one, rate) for path, rate in rates.items()] + [Row("trains", other, 3e6)]
+    found = {(row["path"], row["egresses"]): row for row in wire.objects(rows, [])}
+    trains, xdp = found["trains", 8], found["xdp", 8]
+    assert (trains["ratio_to_kernel"], trains["ratio_to_limit"]) == (25.0, 0.8)
+    assert (xdp["ratio_to_kernel"], xdp["ratio_to_limit"]) == (1.25, 0.8)
+    assert (trains["copies_per_s"], trains["ns_per_copy"]) == (20_000_000, 50.0)
+    assert found["limit", 8]["ratio_to_limit"] == found["limit_xdp", 8]["ratio_to_limit"] == 1.0
+    assert found["trains", 50]["ratio_to_kernel"] is found["trains", 50]["ratio_to_limit"] is None
+
+
+def test_single_nvgre_copies_are_held_against_prebuilt_ones_by_af_xdp():
+    load = Load(8, 64, 1, Encap.NVGRE)
+    rows = [Row("packet", load, 0.6e6), Row("limit_xdp", load, 1e6)]
+    packet, _ = wire.objects(rows, [])
+    assert (packet["encap"], packet["ratio_to_limit"], packet["ratio_to_kernel"]) == ("nvgre", 0.6, None)
+
+
+def test_an_object_has_the_promised_keys_and_no_figure_where_nothing_ran():
+    (found,) = wire.objects([Row("xdp", Load(4, 64), None, "AF_XDP: no such thing here")], [])
+    assert set(found) == KEYS | MORE_KEYS
+    assert (found["copies_per_s"], found["ns_per_copy"]) == (None, None)
+    assert found["why"] == "AF_XDP: no such thing here"
+
+
+def test_latency_stands_with_the_path_and_load_that_it_was_measured_for():
+    rows = [Row(path, Load(n, 64), 1e6) for path in ("forward", "trains") for n in (8, 50)]
+    found = wire.objects(rows, [Latency("forward", Load(8, 64), 1000, 1000, 35.5, 86.25)])
+    told = {(row["path"], row["egresses"]): row["latency_p99_us"] for row in found}
+    assert told == {("forward", 8): 86.25, ("forward", 50): None, ("trains", 8): None, ("trains", 50): None}
+
+
+@pytest.mark.parametrize(
+    ("load", "packet", "inner_trains"),
+    [
+        (Load(1, 64), 42 + 44 * 72, False),
+        (Load(1, 64), 50 + 42 + 44 * 22, True),
+        (Load(1, 1400, 1), 1450, False),
+        (Load(1, 64, 1, Encap.NVGRE), 106, False),
+    ],
+    ids=["trains", "inner trains", "single", "nvgre"],
+)
+def test_the_counters_of_an_interface_tell_datagrams_by_their_bytes(load, packet, inner_trains):
+    sink = SimpleNamespace(why_not_exact="no bpf")
+    before, after = Count(10, 1000), Count(10 + 3, 1000 + 3 * packet)
+    assert Sink.copies(sink, load, before, after, inner_trains=inner_trains) == 3 * load.train
+    assert Sink.copies(sink, load, before, before) == 0
+
+
+def test_of_two_passes_the_better_one_counts_and_others_run_in_between(monkeypatch):
+    rates = iter([5.0, 7.0, None, 6.0])
+    ran = []
+
+    def run(track: object, path: str, load: Load, seconds: float) -> Row:
+        ran.append((path, seconds))
+        return Row(path, load, next(rates))
+
+    monkeypatch.setattr(wire, "run", run)
+    monkeypatch.setattr(wire, "paths", lambda load: ("trains", "kernel"))
+    track = SimpleNamespace(segmentation=nullcontext)
+    found = wire.race(track, Load(1, 64), 3.0)
+    assert [(row.path, row.copies_per_s) for row in found] == [("trains", 5.0), ("kernel", 7.0)]
+    assert ran == [("trains", 1.5), ("kernel", 1.5), ("trains", 1.5), ("kernel", 1.5)]
+
+
+def test_what_the_system_refuses_is_the_row_s_reason(monkeypatch):
+    def refuse(track: object, load: Load) -> AbstractContextManager[object]:
+        raise OSError(1, "Operation not permitted", "AF_XDP: bind")
+
+    monkeypatch.setitem(wire.PATHS, "xdp", refuse)
+    row = wire.run(SimpleNamespace(), "xdp", Load(1, 64), 0.1)
+    assert (row.copies_per_s, row.why) == (None, "AF_XDP: bind: Operation not permitted")
+
+
+def bench_wire(*options: str) -> Result:
+    return CliRunner().invoke(main, ["bench", "wire", *options])
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--egresses", "0"], "0 is not in the range 1<=x<=1000"),
+        (["--size", "63"], "63 is not in the range 64<=x<=1500"),
+        (["--seconds", "0"], "0.0 is not in the range 0.01<=x<=60"),
+        (["--seconds", "soon"], "'soon' is not a valid float"),
+    ],
+)
+def test_an_option_out_of_range_is_refused_with_the_range(options, complaint):
+    done = bench_wire(*options)
+    assert done.exit_code == 2
+    assert complaint in done.output
+
+
+def test_without_the_right_to_make_namespaces_it_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(bench, "missing", lambda: "needs root, or a user namespace: unshare -Urnm")
+    done = bench_wire()
+    assert done.exit_code == 4
+    assert done.output == "fastpath bench wire: needs root, or a user namespace: unshare -Urnm\n"
+
+
+class FakeTrack:
+    """A track on which nothing can be raced."""
+
+    cpu, other_cpu = 1, 0
+    sink = SimpleNamespace(why_not_exact=None)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.fixture
+def nobody_runs(monkeypatch):
+    """Rows of invented figures, and no namespace."""
+    monkeypatch.setattr(bench, "missing", lambda: None)
+    monkeypatch.setattr(bench, "Track", FakeTrack)
+    monkeypatch.setattr(
+        bench.wire, "race", lambda track, load, seconds: [Row(path, load, 2e6) for path in wire.paths(load)]
+    )
+    latencies = [Latency(path, Load(8, 64), 100, 99, 35.0, 86.0) for path in ("forward", "kernel")]
+    monkeypatch.setattr(bench.latency, "compare", lambda track, loads, seconds: latencies)
+
+
+@pytest.mark.usefixtures("nobody_runs")
+def test_json_is_one_array_and_all_else_goes_to_stderr():
+    done = bench_wire("-j")
+    rows = json.loads(done.stdout)
+    assert len(rows) == 4 * 9
+    assert {(row["egresses"], row["size"]) for row in rows} == {(8, 64), (50, 64), (8, 1400), (50, 1400)}
+    assert "Linux" in done.stderr
+    assert "MB" in done.stderr
+
+
+@pytest.mark.usefixtures("nobody_runs")
+def test_the_table_names_machine_conditions_loads_paths_latency_and_memory():
+    lines = bench_wire("--egresses", "8", "--size", "64").output.splitlines()
+    assert lines[1] == "copies made on CPU 1, frames generated on CPU 0; datagrams counted by a program at the sink"
+    assert lines[3] == "8 receivers, 64 B in VXLAN, trains of 44"
+    assert lines[5].split()[:5] == ["trains", "2,000,000", "500.0", "1.0", "1.0"]
+    assert [line.split()[0] for line in lines[5:14]] == list(wire.PATHS)
+    assert lines[15] == "latency at 1,000 frames/s, 8 receivers, 64 B: from an NVE to the last copy"
+    assert lines[17].split() == ["forward", "35.0", "86.0", "100", "99", "-"]
+    assert lines[-1].startswith("most memory ever held: ")
+
+
+@pytest.mark.usefixtures("nobody_runs")
+def test_ctrl_c_ends_with_130_and_one_sentence(monkeypatch):
+    def interrupt(*_: object) -> list[Row]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench.wire, "race", interrupt)
+    done = bench_wire()
+    assert done.exit_code == 130
+    assert done.stderr == "fastpath bench wire: interrupted; nothing is left behind\n"

@@ -1,0 +1,315 @@
+"""What `fastpath show` shows of a view, and how a view learns what moved."""
+
+import json
+import re
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from ctrl.objects import OBJECTS, schema
+from ctrl.table import table
+from ctrl.view import Rates, hop_state
+from ctrl.view_rows import ROWS, matching
+from fastpath.model import Encap, Scope, vni_key
+from fastpath.reasons import REASONS
+from fastpath.statistics import DropCount, EgressCount
+from tests.unit.viewed import PEERS, config, view
+
+
+def rows(name, **changes):
+    return ROWS[name](view(**changes))
+
+
+def test_every_object_has_rows():
+    assert list(ROWS) == list(OBJECTS)
+    for name in OBJECTS:
+        assert rows(name), name
+
+
+@pytest.mark.parametrize("name", list(OBJECTS))
+def test_rows_have_the_keys_of_the_published_schema_in_its_order_and_their_types(name):
+    item = schema()["$defs"][name]["items"]
+    types = {"string": str, "integer": int, "number": (int, float), "array": list, "boolean": bool}
+    for row in json.loads(json.dumps(rows(name))):
+        assert list(row) == item["required"] == list(item["properties"])
+        for key, value in row.items():
+            kinds = item["properties"][key]["type"]
+            kinds = [kinds] if isinstance(kinds, str) else kinds
+            if value is None:
+                assert "null" in kinds, (key, row)
+                continue
+            assert any(
+                isinstance(value, types[kind]) and (kind == "boolean" or not isinstance(value, bool))
+                for kind in kinds
+                if kind != "null"
+            ), (key, row)
+            assert not isinstance(value, list) or all(isinstance(part, str) for part in value), (key, row)
+
+
+def test_the_keys_are_those_of_the_design():
+    """DESIGN.md, Command: users hold on to them."""
+    wanted = {
+        "status": "node roles uptime_s received replicated punted dropped copies_out fib manager",
+        "ports": "name device kind faces state mtu transmit why received copies_out",
+        "groups": "group vni local remote via revision",
+        "tunnels": "peer groups tunnel state copies bytes last_s",
+        "drops": "reason unit stage frames rate_pps last",
+        "runtime": "worker stage frames ns_per_frame frames_per_burst copies_per_train",
+    }
+    for name, keys in wanted.items():
+        assert set(keys.split()) <= set(OBJECTS[name].keys)
+    assert all(re.fullmatch("[a-z][a-z_]*", key) for shown in OBJECTS.values() for key in shown.keys)
+
+
+def test_status_is_one_row_whose_sum_holds():
+    (row,) = rows("status")
+    assert row == {
+        "node": "tor1",
+        "roles": ["device", "replicator"],
+        "uptime_s": 90.5,
+        "received": 1011,
+        "replicated": 900,
+        "punted": 11,
+        "dropped": 100,
+        "copies_out": 12345,
+        "fib": 42,
+        "manager": None,
+    }
+    assert row["received"] == row["replicated"] + row["punted"] + row["dropped"]
+
+
+def test_a_port_shows_how_it_transmits_and_what_its_ring_lost():
+    row = rows("ports")[0]
+    assert (row["name"], row["device"], row["transmit"], row["ring_lost"]) == ("p1", "eth3", "trains", 99)
+    assert rows("ports")[1]["faces"] == ["nve", "core"]
+
+
+def test_a_network_shows_all_its_groups_and_the_ports_of_its_vms():
+    blue, red = rows("networks")
+    assert blue == {
+        "name": "blue",
+        "vni": 100,
+        "vsid": 5000,
+        "encap": "vxlan",
+        "groups": ["239.1.1.100", "239.1.1.7"],
+        "ports": ["vm0"],
+    }
+    assert (red["vsid"], red["groups"]) == (None, [])
+
+
+def test_a_group_shows_who_gets_its_copies():
+    by_group = {(row["role"], row["group"]): row for row in rows("groups")}
+    assert by_group["device", "239.1.1.100"] == {
+        "role": "device",
+        "group": "239.1.1.100",
+        "vni": ["100"],
+        "local": ["p1", "core/10.0.0.77"],
+        "remote": ["10.0.0.2", "10.0.0.3"],
+        "via": "static",
+        "revision": 42,
+        "frames": 888,
+    }
+    assert by_group["device", "239.1.1.9"]["vni"] == []
+    assert by_group["device", "239.1.1.9"]["frames"] is None
+
+
+def test_a_list_by_number_shows_the_vni_and_not_the_vsid_of_its_network():
+    found = {row["group"]: row for row in rows("groups") if row["role"] == "replicator"}
+    assert found["vxlan 100"]["vni"] == ["100"]
+    assert found["nvgre 5000"]["vni"] == ["100"]
+    assert found["nvgre 5000"]["remote"] == ["10.0.0.3", "10.0.0.4"]
+    wanted = next(iter(view().lists.values()))
+    numbers = {
+        key: replace(wanted, key=key)
+        for key in (vni_key(Scope.REPLICATOR, Encap.VXLAN, 9), vni_key(Scope.REPLICATOR, Encap.NVGRE, 9999))
+    }
+    assert [row["vni"] for row in rows("groups", lists=numbers)] == [["9"], []]
+
+
+def test_a_tunnel_is_a_peer_and_a_form_and_counts_its_lists_and_copies():
+    found = {(row["peer"], row["tunnel"]): row for row in rows("tunnels")}
+    assert found["10.0.0.2", "nested"] == {
+        "peer": "10.0.0.2",
+        "groups": 1,
+        "tunnel": "nested",
+        "state": "up",
+        "copies": 4001,
+        "bytes": 400111,
+        "dropped": 3,
+        "last_s": 2.25,
+    }
+    assert found["10.0.0.3", "nested"]["groups"] == 2
+    assert found["10.0.0.3", "nested"]["copies"] == 5002
+    assert found["10.0.0.3", "rewrite"]["copies"] == 603
+    assert found["10.0.0.4", "rewrite"]["copies"] == 0
+    assert found["10.0.0.4", "rewrite"]["last_s"] is None
+
+
+def test_an_nve_served_by_unicast_is_no_tunnel():
+    assert "10.0.0.77" not in {row["peer"] for row in rows("tunnels")}
+
+
+def test_a_tunnel_is_as_its_next_hop_and_where_that_is_fixed_as_its_port():
+    states = {row["peer"]: row["state"] for row in rows("tunnels")}
+    assert states == {"10.0.0.2": "up", "10.0.0.3": "no_neighbour", "10.0.0.4": "down"}
+    ports = tuple(replace(port, state="up") for port in view().ports)
+    assert {row["state"] for row in rows("tunnels", ports=ports, hops={})} == {"up"}
+
+
+def test_a_next_hop_needs_a_route_a_link_and_a_neighbour():
+    assert hop_state(None, None, is_up=False) == "no_route"
+    assert hop_state("eth3", None, is_up=False) == "down"
+    assert hop_state("eth3", None, is_up=True) == "no_neighbour"
+    assert hop_state("eth3", bytes(6), is_up=True) == "up"
+
+
+def test_a_drop_shows_its_unit_its_rate_and_when_it_struck_last():
+    found = {row["reason"]: row for row in rows("drops")}
+    first = found[REASONS[1].name]
+    assert first == {
+        "reason": REASONS[1].name,
+        "unit": "frame",
+        "stage": REASONS[1].stage,
+        "frames": 8,
+        "rate_pps": 12.346,
+        "last": "2025-12-22T04:58:02Z",
+    }
+    assert found["ring_full"]["unit"] == "ring"
+    assert found["ring_full"]["frames"] == 99
+    assert (found["ring_full"]["rate_pps"], found["ring_full"]["last"]) == (0.0, None)
+
+
+def test_runtime_divides_by_what_there_was_and_not_by_zero():
+    first, second, idle = rows("runtime")
+    assert first == {
+        "worker": 0,
+        "cpu": 3,
+        "stage": "receive",
+        "frames": 1001,
+        "ns_per_frame": 9.0,
+        "frames_per_burst": 5.005,
+        "copies_per_train": 200.0,
+    }
+    assert (second["stage"], second["ns_per_frame"]) == ("x", 1.0)
+    assert [idle[key] for key in ("cpu", "ns_per_frame", "frames_per_burst", "copies_per_train")] == [
+        None
+    ] * 4
+
+
+def test_config_shows_every_key_in_force_and_where_it_is_from():
+    found = {(row["table"], row["key"]): (row["value"], row["origin"]) for row in rows("config")}
+    assert found["", "node"] == ("tor1", "file")
+    assert found["control", "socket"] == ("/run/fastpath/tor1.sock", "default")
+    assert found["control", "http"] == ("127.0.0.1:9473", "default")
+    assert found["dataplane", "cpus"] == (["3", "1"], "file")
+    assert found["dataplane", "trains"] == (True, "default")
+    assert found["port[1]", "mac"] == ("02:00:00:00:00:0a", "file")
+    assert found["port[1]", "address"] == (["10.0.0.1/24"], "file")
+    assert found["port[1]", "faces"] == (["nve", "core"], "file")
+    assert found["network[0].map[0]", "inner"] == ("239.0.0.0/8", "file")
+    assert found["replicator", "vnis"] == (["100-199", "300"], "file")
+    assert found["replicator.list[0].addresses[1]", "address"] == ("10.0.0.4", "file")
+    assert ("", "device") not in found
+    assert ("", "port") not in found
+    assert not any(table.startswith("device") for table, _ in found_in('node = "a"\n'))
+
+
+def found_in(text):
+    return [(row["table"], row["key"]) for row in rows("config", config=config(text))]
+
+
+def test_a_filter_keeps_what_has_the_value_and_several_keep_what_has_all():
+    tunnels = rows("tunnels")
+    assert [row["tunnel"] for row in matching(tunnels, [("peer", "10.0.0.3")])] == ["nested", "rewrite"]
+    assert len(matching(tunnels, [("peer", "10.0.0.3"), ("tunnel", "nested")])) == 1
+    assert len(matching(tunnels, [("last_s", "-")])) == 3
+    assert matching(tunnels, [("peer", "10.0.0")]) == []
+    groups = rows("groups")
+    assert len(matching(groups, [("remote", "10.0.0.2")])) == 1
+    assert [row["group"] for row in matching(groups, [("local", "-"), ("vni", "-")])] == ["239.1.1.9"]
+    assert {row["key"] for row in matching(rows("config"), [("value", "true")])} >= {"trains"}
+    assert matching(rows("config"), [("value", "True")]) == []
+    assert len(matching(rows("status"), [("received", "1011")])) == 1
+
+
+def test_a_table_has_a_line_a_row_and_no_cell_is_empty():
+    for name, shown in OBJECTS.items():
+        lines = list(table(rows(name), {key: key for key in shown.keys}))
+        assert len(lines) == 1 + len(rows(name))
+    (line,) = list(
+        table([{"a": [], "b": ["x", "y"], "c": True, "d": 1234567, "e": ""}], dict.fromkeys("abcde", ""))
+    )[1:]
+    assert line.split() == ["-", "x,y", "true", "1,234,567", "-"]
+
+
+class Clocks:
+    """Both clocks, an hour and a bit apart."""
+
+    def __init__(self):
+        self.now_s = 50.0
+
+    def rates(self):
+        return Rates(lambda: self.now_s, lambda: 4000.0 + self.now_s)
+
+
+def counted(frames, copies=0):
+    """A view's statistics with this many drops of one reason and this many copies to the first peer."""
+    whole = view().statistics
+    sent = next(row for row in whole.egresses if row.egress.owner.address == PEERS[0])
+    return replace(
+        whole,
+        drops=(DropCount(REASONS[2], frames),) if frames else (),
+        egresses=(EgressCount(sent.egress, copies, 1, 0),),
+    )
+
+
+def test_a_rate_is_that_of_the_last_interval_and_ends_with_it():
+    clocks = Clocks()
+    rates = clocks.rates()
+    name = REASONS[2].name
+    clocks.now_s += 2
+    rates.take(counted(10))
+    assert rates.recent(counted(10)).drop_rates == {name: 5.0}
+    clocks.now_s += 1
+    rates.take(counted(13))
+    assert rates.recent(counted(13)).drop_rates == {name: 3.0}
+    clocks.now_s += 1
+    rates.take(counted(13))
+    assert rates.recent(counted(13)).drop_rates == {}
+
+
+def test_what_moved_since_the_last_snapshot_moved_now():
+    clocks = Clocks()
+    rates = clocks.rates()
+    name = REASONS[2].name
+    assert rates.recent(counted(0)).drop_times == {}
+    assert rates.recent(counted(1)).drop_times == {name: 4050.0}
+    clocks.now_s += 1
+    rates.take(counted(1, copies=2))
+    clocks.now_s += 5
+    seen = rates.recent(counted(1, copies=2))
+    assert seen.drop_times == {name: 4051.0}
+    assert seen.peer_times == {ip_address("10.0.0.2"): 51.0}
+    assert rates.recent(counted(2, copies=3)).drop_times == {name: 4056.0}
+    assert rates.recent(counted(2, copies=3)).peer_times == {ip_address("10.0.0.2"): 56.0}
+
+
+def test_a_snapshot_at_the_time_of_the_last_one_is_no_interval():
+    clocks = Clocks()
+    rates = clocks.rates()
+    rates.take(counted(5))
+    assert rates.recent(counted(5)).drop_rates == {}
+
+
+def test_a_counter_that_began_anew_is_no_negative_rate():
+    clocks = Clocks()
+    rates = clocks.rates()
+    clocks.now_s += 1
+    rates.take(counted(10))
+    clocks.now_s += 1
+    rates.take(counted(4))
+    assert rates.recent(counted(4)).drop_rates == {}
+    clocks.now_s += 1
+    rates.take(counted(6))
+    assert rates.recent(counted(6)).drop_rates == {REASONS[2].name: 2.0}
