@@ -1,0 +1,213 @@
+"""What a config means on a kernel: ports keep their places, routes choose, next hops are known or are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from ctrl.config import Config, parse
+from ctrl.daemon import reach as r
+from ctrl.daemon.daemon import StartError, refuse_what_is_not_live, refuse_what_takes_a_restart
+from ctrl.netlink import Link, NextHop, View
+from fastpath.claims import Claims
+from fastpath.model import Faces
+
+MAC, OTHER_MAC = bytes.fromhex("02000000000a"), bytes.fromhex("02000000000b")
+NEAR, FAR, NVE = ip_address("10.0.0.2"), ip_address("10.9.0.3"), ip_address("10.1.2.2")
+PORTS = """
+[[port]]
+name = "p1"
+faces = "nve"
+[[port]]
+name = "p2"
+device = "eth2"
+faces = "nve"
+[[port]]
+name = "core"
+faces = "core"
+"""
+DEVICE = """
+[device]
+address = "10.0.0.1"
+[[device.member]]
+group = "239.1.1.100"
+port = "p1"
+[[device.member]]
+group = "239.1.1.100"
+port = "p2"
+nve = "10.1.2.2"
+[[device.peer]]
+group = "239.1.1.100"
+addresses = ["10.0.0.2", "10.9.0.3"]
+"""
+LINKS = {
+    "p1": Link("p1", 2, MAC, 1500, is_up=True),
+    "eth2": Link("eth2", 3, OTHER_MAC, 1550, is_up=True),
+    "core": Link("core", 4, MAC[::-1], 1600, is_up=True),
+}
+HOPS = {
+    NEAR: NextHop("core", MAC),
+    FAR: NextHop("core", OTHER_MAC, ip_address("10.0.0.254")),
+    NVE: NextHop("eth2", MAC),
+}
+KERNEL = View(LINKS, HOPS)
+
+
+def config_of(text: str) -> Config:
+    reading = parse(text)
+    assert reading.config, reading.findings
+    return reading.config
+
+
+BOX = config_of(PORTS + DEVICE)
+
+
+def test_macs_and_mtus_are_the_kernel_s_where_the_config_gives_none():
+    ports = r.work_out(BOX, KERNEL).layout.ports
+    assert [(p.name, p.mac, p.mtu, p.next_hop_mac) for p in ports] == [
+        ("p1", MAC, 1500, None),
+        ("p2", OTHER_MAC, 1550, None),
+        ("core", MAC[::-1], 1600, None),
+    ]
+    given = config_of(
+        PORTS.replace('faces = "core"', 'faces = "core"\nmtu = 1400\nmac = "02:00:00:00:00:77"') + DEVICE
+    )
+    core = r.work_out(given, KERNEL).layout.ports[2]
+    assert (core.mac, core.mtu) == (bytes.fromhex("020000000077"), 1400)
+
+
+def test_next_hops_are_told_for_every_unicast_copy_and_no_other():
+    now = r.work_out(BOX, KERNEL)
+    assert now.hops == {(2, NEAR): MAC, (2, FAR): OTHER_MAC, (1, NVE): MAC}
+    assert set(now.states.values()) == {"up"}
+
+
+def test_a_route_by_another_port_moves_the_copies_there():
+    moved = replace(KERNEL, hops=HOPS | {FAR: NextHop("p1", OTHER_MAC)})
+    before, after = r.work_out(BOX, KERNEL), r.work_out(BOX, moved)
+    (one,) = after.lists.values()
+    assert {e.address: e.out_port for e in one.remote} == {NEAR: 2, FAR: 0}
+    assert r.changed_lists(before, after) == ([one], [])
+    assert r.changed_hops(before, after) == {(0, FAR): OTHER_MAC}
+
+
+@pytest.mark.parametrize(
+    ("hop", "state"),
+    [
+        (NextHop("core"), "no_neighbour"),
+        (NextHop(None), "no_route"),
+        (NextHop("wlan0", MAC), "no_route"),
+        (NextHop("lo"), "no_route"),
+    ],
+)
+def test_a_peer_without_a_way_keeps_its_port_and_has_no_next_hop(hop, state):
+    now = r.work_out(BOX, replace(KERNEL, hops=HOPS | {FAR: hop}))
+    (one,) = now.lists.values()
+    assert {e.address: e.out_port for e in one.remote} == {NEAR: 2, FAR: 2}
+    assert now.hops[2, FAR] is None
+    assert now.states == {NEAR: "up", FAR: state, NVE: "up"}
+
+
+def test_a_local_nve_is_served_by_its_own_port_alone():
+    now = r.work_out(BOX, replace(KERNEL, hops=HOPS | {NVE: NextHop("core", MAC)}))
+    assert now.hops[1, NVE] is None
+    assert now.states[NVE] == "no_route"
+
+
+def test_behind_a_link_that_is_down_nobody_is_up():
+    down = replace(KERNEL, links=LINKS | {"core": replace(LINKS["core"], is_up=False)})
+    assert r.work_out(BOX, down).states == {NEAR: "down", FAR: "down", NVE: "up"}
+    gone = replace(KERNEL, links={"p1": LINKS["p1"]})
+    assert r.work_out(BOX, gone).states[NEAR] == "down"
+
+
+def test_a_configured_next_hop_is_not_asked_for():
+    text = PORTS.replace('faces = "core"', 'faces = "core"\nnext_hop_mac = "02:00:00:00:00:99"') + DEVICE
+    now = r.work_out(config_of(text), View(LINKS, {}))
+    assert now.layout.ports[2].next_hop_mac == bytes.fromhex("020000000099")
+    assert now.hops == {(1, NVE): None}
+    assert now.states == {NVE: "no_route"}
+
+
+def test_ports_keep_their_places_when_others_come_and_go():
+    without = config_of(PORTS.replace('"p1"', '"new"') + DEVICE.replace('"p1"', '"new"'))
+    after = r.placed(without, ["p1", "p2", "core"])
+    assert [(p.name, bool(p.faces)) for p in after.ports] == [
+        ("p1", False),
+        ("p2", True),
+        ("core", True),
+        ("new", True),
+    ]
+    assert r.devices(after) == {"eth2": 1, "core": 2, "new": 3}
+    now = r.work_out(after, KERNEL)
+    assert now.layout.ports[0].faces == Faces(0)
+    (one,) = now.lists.values()
+    assert sorted(e.out_port for e in one.local) == [1, 3]
+
+    again = r.placed(BOX, [p.name for p in after.ports])
+    assert [(p.name, bool(p.faces)) for p in again.ports] == [
+        ("p1", True),
+        ("p2", True),
+        ("core", True),
+        ("new", False),
+    ]
+
+
+def test_lists_that_did_not_change_are_not_among_the_changes():
+    more = config_of(PORTS + DEVICE + '[[device.member]]\ngroup = "239.1.1.101"\nport = "p2"\n')
+    before, after = r.work_out(BOX, KERNEL), r.work_out(more, KERNEL)
+    changed, removed = r.changed_lists(before, after)
+    assert [str(one.key.group) for one in changed] == ["239.1.1.101"]
+    assert removed == []
+    assert [str(key.group) for key in r.changed_lists(after, before)[1]] == ["239.1.1.101"]
+    assert r.changed_lists(before, before) == ([], [])
+
+
+def test_other_networks_set_all_lists_anew_since_these_are_kept_with_them():
+    named = config_of(PORTS + DEVICE + '[[network]]\nname = "blue"\nvni = 7\ngroup = "239.1.1.100"\n')
+    before, after = r.work_out(BOX, KERNEL), r.work_out(named, KERNEL)
+    assert len(r.changed_lists(before, after)[0]) == 1
+
+
+def test_what_is_claimed_are_the_ports_of_vxlan_and_every_endpoint():
+    point = '[replicator]\naddress = "10.0.0.110"\nreplicate = "10.0.0.111"\n'
+    both = config_of("[dataplane]\nvxlan_ports = [4789, 8472]\n" + PORTS + DEVICE + point)
+    own = tuple(map(ip_address, ("10.0.0.1", "10.0.0.110", "10.0.0.111")))
+    assert r.claims(both) == Claims((4789, 8472), own)
+    assert set(r.peers(both)) == {NEAR, FAR, NVE}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "no .*port.* is given"),
+        (
+            '[[port]]\nname = "a"\nkind = "pcap"\nfaces = "nve"\n',
+            'port a: kind = "pcap" is for replay; expected one of packet, tap, xdp',
+        ),
+        (
+            '[[port]]\nname = "a"\nfaces = "vm"\nnetwork = "blue"\n[[network]]\nname = "blue"\nvni = 7\n',
+            'port a: faces = "vm" needs \\[nve\\]',
+        ),
+    ],
+)
+def test_what_a_live_process_cannot_do_is_refused(text, sentence):
+    with pytest.raises(StartError, match=sentence):
+        refuse_what_is_not_live(config_of(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[dataplane]\nworkers = 2\n", "dataplane.workers"),
+        ("[dataplane]\nbatch = 8\n", "dataplane.batch"),
+        ('[control]\nhttp = ""\n', "control"),
+        ('node = "other"\n', "node"),
+    ],
+)
+def test_what_a_running_process_cannot_change_takes_a_restart(text, key):
+    with pytest.raises(StartError, match=f"^{key} changed, which takes a restart"):
+        refuse_what_takes_a_restart(BOX, config_of(text + PORTS + DEVICE))
+    refuse_what_takes_a_restart(BOX, config_of(PORTS))
