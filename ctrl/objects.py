@@ -65,7 +65,7 @@ OBJECTS: dict[str, Shown] = {
             Column("faces", "list", "What is behind it: nve, core, vm."),
             Column("state", "text", "up, down, absent (no such interface) or error."),
             Column("mtu", "count", "The largest IP packet that may leave there, in bytes; 0: no limit."),
-            Column("transmit", "text", "How copies leave: trains, xdp, packet or memory."),
+            Column("transmit", "text", "How copies leave: trains, xdp, packet, trains+xdp, ... or none."),
             Column("why", "text", "Why they leave so, or what is wrong."),
             Column("received", "count", "Frames that came in there."),
             Column("copies_out", "count", "Copies that left there."),

@@ -9,9 +9,12 @@ Row = dict[str, Any]
 """A flat object with snake_case keys; lists are lists of strings."""
 
 
-def table(rows: Sequence[Row], headings: Mapping[str, str]) -> Iterator[str]:
-    """Lay rows out in columns, numbers to the right: a line of headings, and one line a row."""
-    cells = [[cell(row[key]) for key in headings] for row in rows]
+def table(rows: Sequence[Row], headings: Mapping[str, str], *, grouped: bool = True) -> Iterator[str]:
+    """Lay rows out in columns, numbers to the right: a line of headings, and one line a row.
+
+    `grouped`: numbers as 1,234,567, for eyes; without it, as programs and filters take them.
+    """
+    cells = [[_cell(row[key], grouped=grouped) for key in headings] for row in rows]
     right = [all(_is_number(row[key]) for row in rows) for key in headings]
     lines = [list(headings.values()), *cells]
     widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
@@ -23,14 +26,13 @@ def table(rows: Sequence[Row], headings: Mapping[str, str]) -> Iterator[str]:
         yield "  ".join(padded).rstrip()
 
 
-def cell(value: object) -> str:
-    """A value as a table shows it: one word, or a few."""
+def _cell(value: object, *, grouped: bool) -> str:
     if value is None or value in ("", [], ()):
         return "-"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return f"{value:,}"
+        return f"{value:,}" if grouped else str(value)
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return str(value)

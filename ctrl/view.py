@@ -25,7 +25,7 @@ class PortView:
     """up, down, absent (no such interface) or error."""
     mtu: int
     transmit: str
-    """trains, xdp, packet or memory."""
+    """trains, xdp, packet or memory, several of them joined by +, or none."""
     why: str
     received: int
     copies_out: int
@@ -60,15 +60,6 @@ class View:
     """The next hop to a peer: up, no_neighbour, no_route or down. A peer that is not in here has a fixed MAC,
     and is as its port."""
     recent: Recent = field(default_factory=Recent)
-
-
-def hop_state(device: str | None, mac: bytes | None, *, is_up: bool) -> str:
-    """Name the state of a next hop by its interface, whether that is up, and its MAC where it is known."""
-    if device is None:
-        return "no_route"
-    if not is_up:
-        return "down"
-    return "no_neighbour" if mac is None else "up"
 
 
 class Rates:

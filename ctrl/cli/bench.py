@@ -113,15 +113,16 @@ def report(load: Load, objects: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
     form = "NVGRE" if load.encap is Encap.NVGRE else "VXLAN"
     built = "" if load.segmentation else ", the device cannot segment: every datagram is built"
-    yield f"{load.egresses} receivers, {load.size} B in {form}, trains of {load.train}{built}"
-    yield from table([one | {"what": one["why"] or WHAT[one["path"]]} for one in objects], HEADINGS)
+    yield f"{_receivers(load)}, {load.size} B in {form}, trains of {load.train}{built}"
+    what = WHAT | ({"limit": WHAT["sendmmsg"]} if load.train == 1 else {})
+    yield from table([one | {"what": one["why"] or what[one["path"]]} for one in objects], HEADINGS)
 
 
 def latency_report(latencies: list[Latency]) -> Iterator[str]:
     """From the NVE to the last copy, when few frames come."""
     load = latencies[0].load
     yield ""
-    yield f"latency at 1,000 frames/s, {load.egresses} receivers, {load.size} B: from an NVE to the last copy"
+    yield f"latency at 1,000 frames/s, {_receivers(load)}, {load.size} B: from an NVE to the last copy"
     rows = [
         {
             "path": one.path,
@@ -134,6 +135,10 @@ def latency_report(latencies: list[Latency]) -> Iterator[str]:
         for one in latencies
     ]
     yield from table(rows, {key: key.upper().replace("_US", " US") for key in rows[0]})
+
+
+def _receivers(load: Load) -> str:
+    return f"{load.egresses} receiver{'s' if load.egresses > 1 else ''}"
 
 
 def _note(sentence: str, as_json: bool) -> None:

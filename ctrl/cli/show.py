@@ -5,8 +5,6 @@ Imports neither aiohttp nor numpy nor pydantic, nor anything that does: it answe
 
 from __future__ import annotations
 
-import difflib
-import http.client
 import json
 import os
 import socket
@@ -111,66 +109,64 @@ def only_socket(folder: Path) -> Path:
 
 def ask(path: Path, name: str, filters: list[tuple[str, str]]) -> list[Row]:
     """Get the rows of an object; NotAnswered if that is not to be."""
-    connection = _UnixConnection(path)
     try:
-        connection.request("GET", f"/v1/{name}{'?' if filters else ''}{urlencode(filters)}")
-        response = connection.getresponse()
-        answer: Any = json.loads(response.read())
+        status, body = _get(path, f"/v1/{name}{'?' if filters else ''}{urlencode(filters)}")
+        answer: Any = {} if status == 503 else json.loads(body)
     except PermissionError:
         raise NotAnswered(
             NOT_ALLOWED, f"{path}: you may not ask this daemon; be root or in group fastpath"
         ) from None
     except TimeoutError:
-        raise NotAnswered(NO_DAEMON, f"{path}: no answer within {WAIT_S:.0f} s") from None
+        raise NotAnswered(NO_DAEMON, f"{path}: no answer within {WAIT_S:g} s") from None
     except OSError as error:
         raise NotAnswered(NO_DAEMON, f"{path}: no daemon answers: {error.strerror or error}") from None
-    except (http.client.HTTPException, ValueError):
-        if connection.status == 503:
-            raise NotAnswered(NO_DAEMON, f"{path}: the daemon has too many askers; try again") from None
+    except ValueError:
         raise NotAnswered(NO_DAEMON, f"{path}: what answers is no fastpath") from None
-    finally:
-        connection.close()
-    if isinstance(answer, dict):
+    if status == 503:
+        raise NotAnswered(NO_DAEMON, f"{path}: the daemon has too many askers; try again")
+    if status != 200:
         raise NotAnswered(NO, f"{path}: {answer.get('error')}")
     rows: list[Row] = answer
     return rows
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
+def _get(path: Path, page: str) -> tuple[int, bytes]:
+    """Ask for a page by HTTP/1.0, whose answers end where the connection does: status and body.
 
-    status = 0
+    By hand, because http.client takes a fifth of the time that the whole command has. ValueError for an
+    answer that is no HTTP.
+    """
+    with _connected(path) as connection:
+        connection.sendall(f"GET {page} HTTP/1.0\r\nHost: fastpath\r\n\r\n".encode())
+        answer = bytearray()
+        while part := connection.recv(1 << 16):
+            answer += part
+    head, _, body = bytes(answer).partition(b"\r\n\r\n")
+    version, _, rest = head.partition(b" ")
+    if not version.startswith(b"HTTP/"):
+        raise ValueError
+    return int(rest[:3]), body
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=WAIT_S)
-        self._path = path
 
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(WAIT_S)
-        try:
-            self.sock.connect(str(self._path))
-        except ValueError as error:  # a name that no socket can have
-            raise OSError(str(error)) from None
-
-    def getresponse(self) -> http.client.HTTPResponse:
-        response = super().getresponse()
-        self.status = response.status
-        return response
+def _connected(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(WAIT_S)
+    try:
+        connection.connect(str(path))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _is_alive(path: Path) -> bool:
-    connection = _UnixConnection(path)
     try:
-        connection.connect()
+        _connected(path).close()
     except PermissionError:
         return True
     except OSError:
         return False
-    else:
-        return True
-    finally:
-        connection.close()
+    return True
 
 
 def _wanted(object_: str | None, pairs: tuple[str, ...]) -> tuple[str, list[tuple[str, str]]]:
@@ -189,7 +185,9 @@ def _wanted(object_: str | None, pairs: tuple[str, ...]) -> tuple[str, list[tupl
 
 
 def _hint(word: str, legal: Any) -> str:
-    close = difflib.get_close_matches(word, list(legal), n=1)
+    from difflib import get_close_matches  # noqa: PLC0415  only misuse needs it
+
+    close = get_close_matches(word, list(legal), n=1)
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
@@ -209,7 +207,7 @@ def _watch(path: Path, name: str, filters: list[tuple[str, str]], every_s: float
 def _printed(name: str, rows: list[Row], *, as_json: bool, indent: int | None) -> str:
     if as_json:
         return json.dumps(rows, indent=indent)
-    return "\n".join(table(rows, {key: key.upper() for key in OBJECTS[name].keys}))
+    return "\n".join(table(rows, {key: key.upper() for key in OBJECTS[name].keys}, grouped=False))
 
 
 def _say(sentence: str) -> None:

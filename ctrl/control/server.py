@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
-from socket import socket as Socket
 from typing import cast
 
 from aiohttp import web
@@ -42,27 +42,30 @@ Answer = Callable[[View, web.BaseRequest], web.Response]
 
 
 @asynccontextmanager
-async def serving(view: Callable[[], View], socket: str, http: HostPort | None) -> AsyncIterator[None]:
+async def serving(view: Callable[[], View], socket_path: str, http: HostPort | None) -> AsyncIterator[None]:
     """Answer on both sockets for as long as the context lasts; "" and None leave one out.
 
-    `view` is called in the loop's thread, once a request. ControlError if a socket cannot be had, or another
-    process answers there.
+    `view` is called in the loop's thread, once a request, and not before the body of the context has begun:
+    what that does before it first waits (giving up privileges, which each thread has for itself) no request
+    and no thread of one forestalls. ControlError if a socket cannot be had, or another process answers there.
     """
+    begun = asyncio.Event()
     with ExitStack() as files:
-        file = files.enter_context(socket_file(Path(socket))) if socket else None
+        file = files.enter_context(socket_file(Path(socket_path))) if socket_path else None
         async with AsyncExitStack() as servers:
             if http:
                 tcp = bound(http)
                 files.callback(tcp.close)
-                await servers.enter_async_context(_listening(_Service(view, local=False), tcp))
+                await servers.enter_async_context(_listening(_Service(view, begun, local=False), tcp))
             if file:
-                await servers.enter_async_context(_listening(_Service(view, local=True), file.sock))
+                await servers.enter_async_context(_listening(_Service(view, begun, local=True), file.sock))
                 file.publish()
+            begun.set()
             yield
 
 
 @asynccontextmanager
-async def _listening(service: _Service, sock: Socket) -> AsyncIterator[None]:
+async def _listening(service: _Service, sock: socket.socket) -> AsyncIterator[None]:
     server = _Server(
         service.answer,
         access_log=None,
@@ -119,12 +122,14 @@ class _Busy(asyncio.Protocol):
 class _Service:
     """What is answered; `local` is the control socket."""
 
-    def __init__(self, view: Callable[[], View], *, local: bool) -> None:
+    def __init__(self, view: Callable[[], View], begun: asyncio.Event, *, local: bool) -> None:
         self._view = view
+        self._begun = begun
         self._local = local
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
         """One request, one answer; whatever goes wrong in it is logged, and nobody else notices."""
+        await self._begun.wait()
         try:
             if request.method != "GET":
                 return _refusal(405, f"{request.method} given; only GET is answered")
@@ -158,7 +163,9 @@ def _rows(view: View, request: web.BaseRequest) -> web.Response:
         if key not in keys:
             return _refusal(400, f"{name} has no key {key}; it has {', '.join(keys)}")
     rows = matching(ROWS[name](view), request.query.items())
-    return web.Response(body=json.dumps(rows).encode(), content_type="application/json")
+    # Row by row: one call for all would keep the interpreter's lock, and with it the loop, until it is done.
+    text = f"[{', '.join(map(json.dumps, rows))}]"
+    return web.Response(body=text.encode(), content_type="application/json")
 
 
 def _metrics(view: View, request: web.BaseRequest) -> web.Response:

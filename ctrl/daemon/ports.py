@@ -136,8 +136,8 @@ def _open_xdp(opened: Opened, config: Config, claims: Claims) -> None:
         try:
             opened.carriers[place] = XdpPort(packet, device, queues=[place])
         except OSError as error:
-            opened.notes.append(f"no AF_XDP for worker {place}: {error}")
-            LOG.warning("no AF_XDP device=%s worker=%d why=%s", device, place, error)
+            opened.notes.append(f"no AF_XDP for worker {place}: {error.strerror}")
+            LOG.warning("no AF_XDP device=%s worker=%d why=%s", device, place, error.strerror)
 
 
 def _open_tap(opened: Opened, config: Config, claims: Claims) -> None:

@@ -39,7 +39,7 @@ class Asking:
         self.is_forbidden = False
         """CAP_NET_ADMIN is missing: neighbours are followed, but not asked for."""
         self._turns: dict[Target, _Turn] = {}
-        self._complained: set[int] = set()
+        self._in_vain: set[Target] = set()
 
     def due(self, now: float, restless: AbstractSet[Target]) -> list[Target]:
         """List whom to ask now; whoever is no longer restless starts anew the next time."""
@@ -47,6 +47,7 @@ class Asking:
             return []
         for target in self._turns.keys() - restless:
             del self._turns[target]
+            self._in_vain.discard(target)
         for target in restless - self._turns.keys():
             self._turns[target] = _Turn(at=now)
         return [target for target, turn in self._turns.items() if turn.at <= now]
@@ -64,14 +65,17 @@ class Asking:
     ) -> None:
         """Take note of how asking went (an errno each, 0 for done)."""
         silent = []
+        none_in_vain = not self._in_vain
         for target, error in zip(targets, errors, strict=True):
             turn = self._turns[target]
             turn.asked += 1
             turn.at = now + (_LONGEST_S if is_resolved(target) else min(2.0 ** (turn.asked - 1), _LONGEST_S))
             if error:
                 self.refused += 1
+                self._in_vain.add(target)
             else:
                 self.asked += 1
+                self._in_vain.discard(target)
                 if turn.asked == _SILENT_AFTER and not is_resolved(target):
                     silent.append(target)
         if silent:
@@ -80,11 +84,11 @@ class Asking:
                 "neighbours silent count=%d first=%s ifindex=%d asked=%d",
                 *(len(silent), ip_address(first.address), first.ifindex, _SILENT_AFTER),
             )
-        self._complain(set(errors) - {0}, len(targets))
+        if none_in_vain:  # else it was said already
+            self._complain(set(errors) - {0}, len(self._in_vain))
 
     def _complain(self, errors: set[int], count: int) -> None:
-        """Log each error once until asking goes well again."""
-        for error in sorted(errors - self._complained):
+        for error in sorted(errors):
             if error == errno.EPERM:
                 self.is_forbidden = True
                 self._turns.clear()
@@ -93,5 +97,4 @@ class Asking:
                 hint = "the neighbour table is full: raise net.ipv4.neigh.default.gc_thresh3 and net.ipv6's"
             else:
                 hint = "asked again later"
-            LOG.warning("neighbours refused count=%d error=%s hint=%r", count, os.strerror(error), hint)
-        self._complained = errors
+            LOG.warning("neighbours refused count=%d error=%r hint=%r", count, os.strerror(error), hint)

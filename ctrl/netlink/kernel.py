@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
 from ctrl.netlink import messages
 from ctrl.netlink.messages import (
@@ -45,8 +45,10 @@ class Overrun(Exception):
 
 
 class Kernel(Protocol):
-    """What is asked of a kernel, real or made up. None of these waits."""
+    """What a Watch wants of a kernel, real or made up. None of these waits; all raise OSError."""
 
+    def fileno(self) -> int: ...
+    def events(self, at_most: int) -> Iterator[News]: ...
     def links(self) -> tuple[list[LinkNews], list[AddressNews]]: ...
     def driver(self, device: str) -> str | None: ...
     def routes(self, addresses: Sequence[bytes]) -> list[Route | None]: ...
@@ -54,6 +56,7 @@ class Kernel(Protocol):
     def left_behind(self, index: int) -> list[Neighbour]: ...
     def resolve(self, wishes: Sequence[Neighbour]) -> list[int]: ...
     def forget(self, targets: Sequence[Target]) -> None: ...
+    def close(self) -> None: ...
 
 
 class Netlink:
@@ -84,12 +87,6 @@ class Netlink:
         except OSError:
             if group != Group.NEXTHOP:  # Linux 5.3
                 raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self._asking.close()

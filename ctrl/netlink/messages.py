@@ -207,7 +207,7 @@ def ask_neighbour(sequence: int, target: Target) -> bytes:
 
 
 def resolve_neighbour(sequence: int, wish: Neighbour) -> bytes:
-    """Have a neighbour resolved now; kept so if `managed`, which kernels before 5.16 ignore; 0: its protocol stays.
+    """Have a neighbour resolved now; kept so if `managed` (before 5.16: ignored); protocol 0 leaves it.
 
     Never for a PERMANENT one: the kernel would make it an ordinary one.
     """

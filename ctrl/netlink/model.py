@@ -66,7 +66,7 @@ def log_changes(old: View, new: View, devices: Iterable[str], addresses: Iterabl
     macs: dict[tuple[str, str | None], dict[IPAddress, tuple[bytes | None, bytes | None]]] = {}
     for address in addresses:
         was, now = old.hops.get(address), new.hops.get(address)
-        if was is None or now is None or was == now:
+        if was is now or was is None or now is None or was == now:
             continue  # asked for since, or no longer
         if (was.device, was.gateway) != (now.device, now.gateway):
             key = (NextHop(was.device, None, was.gateway), NextHop(now.device, None, now.gateway))

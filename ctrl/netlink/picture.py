@@ -55,6 +55,7 @@ class Picture:
         self._neighbours: dict[Target, Neighbour] = {}
         self._hops: dict[IPAddress, NextHop] = {}
         self._view = View()
+        self._groups: set[IPAddress] = set()  # the multicast addresses among the wanted
 
     # --- what is wanted
 
@@ -67,9 +68,12 @@ class Picture:
             self._leave(address, self._routes.pop(address))
             self._hops.pop(address, None)
             self.routes_to_ask.discard(address)
+            self._groups.discard(address)
             self.changed_addresses.add(address)
         for address in wanted - self._routes.keys():
             self._routes[address] = None
+            if address.is_multicast:
+                self._groups.add(address)
             self.routes_to_ask.add(address)
             self.changed_addresses.add(address)
         for size in (4, 16):
@@ -227,8 +231,14 @@ class Picture:
     def view(self) -> View:
         """Draw what is known now; the same View as before if that looks the same."""
         hops: dict[IPAddress, NextHop] = {}
+        drawn: dict[Route | None, NextHop] = {}
         for address in self.changed_addresses & self._routes.keys():
-            hop = self._hop(address)
+            route = self._routes[address]
+            hop = drawn.get(route)
+            if hop is None:
+                hop = self._hop(address, route)
+                if route is None or (route.gateway and address not in self._groups):
+                    drawn[route] = hop  # one object for the thousands behind it
             if self._hops.get(address) != hop:
                 hops[address] = hop
         gone = self._view.hops.keys() - self._routes.keys() if self.changed_addresses else ()
@@ -249,8 +259,7 @@ class Picture:
             if link.name in self._devices
         }
 
-    def _hop(self, address: IPAddress) -> NextHop:
-        route = self._routes[address]
+    def _hop(self, address: IPAddress, route: Route | None) -> NextHop:
         if route is None:
             return NO_ROUTE
         if route.kind in {RouteKind.LOCAL, RouteKind.ANYCAST}:
@@ -262,7 +271,7 @@ class Picture:
         return NextHop(link.name, self._mac(address, route, link), gateway)
 
     def _mac(self, address: IPAddress, route: Route, link: LinkNews) -> bytes | None:
-        if address.is_multicast and link.resolves:
+        if address in self._groups and link.resolves:
             packed = address.packed
             if len(packed) == 16:
                 return b"\x33\x33" + packed[-4:]
@@ -274,9 +283,8 @@ class Picture:
             return neighbour.mac if neighbour is not None and fixed else bytes(6)
         return neighbour.mac if neighbour is not None and neighbour.usable else None
 
-    @staticmethod
-    def _target(address: IPAddress, route: Route | None) -> Target | None:
-        if route is None or address.is_multicast or route.kind != RouteKind.UNICAST:
+    def _target(self, address: IPAddress, route: Route | None) -> Target | None:
+        if route is None or route.kind != RouteKind.UNICAST or address in self._groups:
             return None
         return Target(route.ifindex, route.gateway or address.packed)
 
@@ -302,7 +310,7 @@ class Picture:
         return answered_for or (known.managed and known.usable)
 
     def wish(self, target: Target) -> Neighbour:
-        """Say how to have a neighbour resolved: kept so by the kernel and marked as ours, unless it is another's."""
+        """Say how to have a neighbour resolved: kept so by the kernel and marked ours, if not another's."""
         known = self._neighbours.get(target, Neighbour(target))
         if known.ours or (not known.managed and not known.protocol):
             return Neighbour(target, managed=True, protocol=OUR_PROTOCOL)

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Itera
 from typing import Self, TypeVar
 
 from ctrl.netlink.asking import Asking
-from ctrl.netlink.kernel import CHUNK, Netlink, Overrun
+from ctrl.netlink.kernel import CHUNK, Kernel, Netlink, Overrun
 from ctrl.netlink.model import LOG, View, log_changes
 from ctrl.netlink.picture import Picture
 from fastpath.model import IPAddress
@@ -36,7 +36,7 @@ class Watch:
         addresses: Iterable[IPAddress],
         *,
         clock: Callable[[], float] = time.monotonic,
-        kernel: Callable[[], Netlink] = Netlink,
+        kernel: Callable[[], Kernel] = Netlink,
     ) -> None:
         self.view = View()
         self.overruns = 0
@@ -176,12 +176,13 @@ class Watch:
             picture.abandoned.difference_update(chunk)
             self._kernel.forget(chunk)
             await asyncio.sleep(0)
-        for chunk in _chunks(self._asking.due(self._clock(), picture.restless)):
-            errors = self._kernel.resolve([picture.wish(target) for target in chunk])
-            self._asking.were_asked(self._clock(), chunk, errors, picture.is_resolved)
-            if self._asking.is_forbidden:
-                break
+        self._hear()  # so that none is asked for that somebody has just made permanent
+        due = self._asking.due(self._clock(), picture.restless)
+        errors: list[int] = []
+        for chunk in _chunks(due):
+            errors += self._kernel.resolve([picture.wish(target) for target in chunk])
             await asyncio.sleep(0)
+        self._asking.were_asked(self._clock(), due, errors, picture.is_resolved)
 
     def _forget_left_behind(self) -> None:
         """Remove what an instance that was killed left on our devices and nobody needs now."""

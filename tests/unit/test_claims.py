@@ -1,7 +1,8 @@
-"""The socket filter lets in what `fastpath.claims.is_ours` names: by an interpreter of our own, and by the kernel."""
+"""The socket filter lets in what `fastpath.claims.is_ours` names, by our interpreter and by the kernel."""
 
 from __future__ import annotations
 
+import ctypes
 import random
 import socket
 import struct
@@ -84,7 +85,7 @@ FOREIGN: dict[str, bytes] = {
 
 
 def run(program: list[Instruction], frame: bytes, tci: int | None) -> bool:
-    """Interpret classic BPF as Documentation/networking/filter.rst of Linux describes it; is the frame let in?"""
+    """Interpret classic BPF (Documentation/networking/filter.rst of Linux); is the frame let in?"""
 
     def load(at: int, size: int) -> int:
         if at == 0xFFFFF000 + 48:
@@ -190,7 +191,9 @@ def mutated(rng: random.Random, claims: Claims) -> tuple[bytes, int | None]:
         transport = 14 + (frame[14] & 15) * 4 if frame[12] == 8 else 54
         frame[transport + 2 : transport + 4] = rng.choice((*claims.ports, 0x6558)).to_bytes(2, "big")
     for _ in range(rng.choice((0, 0, 1, 2))):
-        frame[rng.randrange(12, 64)] = rng.choice((0, 2, 6, 17, 47, 58, 130, 143, 255, rng.randrange(256)))
+        frame[rng.randrange(12, min(64, len(frame)))] = rng.choice(
+            (0, 2, 6, 17, 47, 58, 130, 143, 255, rng.randrange(256))
+        )
     cut = rng.randrange(14, len(frame)) if rng.random() < 0.2 else len(frame)
     return bytes(frame[:cut]), rng.choice((None, None, None, 0, 0xE000, 7))
 
@@ -228,8 +231,6 @@ def test_the_kernel_reads_the_filter_as_we_do() -> None:
 
 
 def attach(receiver: socket.socket, program: list[Instruction]) -> None:
-    import ctypes  # noqa: PLC0415
-
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     held = ctypes.create_string_buffer(code)
     fprog = struct.pack("@HP", len(program), ctypes.addressof(held))

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import stat
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -115,7 +115,7 @@ async def test_each_answer_is_made_of_a_view_of_its_own(path):
 
 
 async def test_a_view_that_cannot_be_made_is_an_error_of_that_answer_alone(path, caplog):
-    views = iter([None, view()])
+    views = iter([view(statistics=None), view()])
     async with serving(lambda: next(views), str(path), None):
         status, body = await get(path, "/v1/status")
         assert status == 500
@@ -147,6 +147,29 @@ async def test_either_socket_can_be_left_out(path):
             await get(port, "/healthz")
     async with serving(view, "", None):
         assert not path.exists()
+
+
+async def test_nobody_is_answered_before_the_daemon_goes_on(path, monkeypatch):
+    """It gives up its privileges first, and a thread that was there before would keep them."""
+    loop = asyncio.get_running_loop()
+    create_server = loop.create_server
+    port, asked, views = free_port(), [], []
+
+    async def slowly(*args, **options):
+        made = await create_server(*args, **options)
+        asked.append(asyncio.create_task(get(port, "/metrics")))
+        await asyncio.sleep(0.1)
+        return made
+
+    def seen():
+        views.append(view())
+        return views[-1]
+
+    monkeypatch.setattr(loop, "create_server", slowly)
+    async with serving(seen, str(path), on_tcp(port)):
+        assert views == []
+        answers = await asyncio.gather(*asked)
+        assert [status for status, _ in answers] == [200, 200]
 
 
 # --- its bounds ---------------------------------------------------------------------------------------------
@@ -183,6 +206,20 @@ async def test_a_connection_that_asks_nothing_is_cut(path, monkeypatch):
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: ")
         async with asyncio.timeout(10):
             assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_connection_that_never_stops_asking_is_cut_too(path, monkeypatch):
+    monkeypatch.setattr(server, "LIFE_S", 0.2)
+    async with serving(view, str(path), None), asyncio.timeout(5):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        n_answers = 0
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: box\r\n\r\n")
+                await reader.readuntil(b"\r\n\r\nok\n")
+                n_answers += 1
+        assert n_answers
         writer.close()
 
 

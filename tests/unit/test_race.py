@@ -1,20 +1,24 @@
 """The race of `fastpath bench wire`: what is offered, how it is counted and compared; nobody runs here."""
 
 import json
+import time
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from ctrl.cli import bench, main
-from ctrl.race import ours, traffic, wire
+from ctrl.race import latency, ours, traffic, wire
 from ctrl.race.latency import Latency
 from ctrl.race.sink import Count, Sink
 from ctrl.race.traffic import BATCH, Load
 from ctrl.race.wire import Row
+from fastpath.forwarder import Forwarder
+from fastpath.limit import Sender, XdpSender
 from fastpath.model import Encap, Frame
-from fastpath.ports import cut_train
+from fastpath.ports import MemoryPort, cut_train
 from fastpath.reference import Reference
 
 KEYS = {
@@ -59,6 +63,28 @@ def test_prebuilt_trains_are_the_same_copies_together(load):
     assert trains.copies == single.copies == len(cut)
     expected = [settled(head + tail) for head, tail in zip(single.heads, single.payloads, strict=True)]
     assert sorted(map(settled, cut)) == sorted(expected)
+
+
+@pytest.mark.parametrize("load", LOADS[:3], ids=named)
+def test_prebuilt_trains_are_those_that_fastpath_hands_to_a_port(load):
+    source, sink = MemoryPort(), MemoryPort(trains=True)
+    source.receive(*traffic.arriving(load))
+    forwarder = Forwarder(
+        ours.layout(load), (source, sink), [ours.receivers(load)], sources=(source,), batch=BATCH
+    )
+    assert forwarder.run() == BATCH
+
+    def without_identification(head: bytes) -> bytes:
+        return head[:18] + head[20:24] + head[26:]
+
+    expected = {(without_identification(head), payload) for head, payload, _ in sink.records()}
+    trains = traffic.trains(load)
+    made = [
+        (without_identification(head[VNET:]), payload)
+        for head, payload in zip(trains.heads, trains.payloads, strict=True)
+    ]
+    assert len(made) == len(expected) == 5 * load.egresses
+    assert set(made) == expected
 
 
 def test_a_vm_s_own_trains_are_its_frames_together():
@@ -145,10 +171,11 @@ def test_an_object_has_the_promised_keys_and_no_figure_where_nothing_ran():
 
 
 def test_latency_stands_with_the_path_and_load_that_it_was_measured_for():
-    rows = [Row(path, Load(n, 64), 1e6) for path in ("forward", "trains") for n in (8, 50)]
+    loads = [Load(8, 64), Load(50, 64), Load(8, 64, 1)]
+    rows = [Row(path, load, 1e6) for path in ("forward", "trains") for load in loads]
     found = wire.objects(rows, [Latency("forward", Load(8, 64), 1000, 1000, 35.5, 86.25)])
-    told = {(row["path"], row["egresses"]): row["latency_p99_us"] for row in found}
-    assert told == {("forward", 8): 86.25, ("forward", 50): None, ("trains", 8): None, ("trains", 50): None}
+    assert [row["latency_p50_us"] for row in found] == [35.5, None, None, None, None, None]
+    assert [row["latency_p99_us"] for row in found] == [86.25, None, None, None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -162,10 +189,11 @@ def test_latency_stands_with_the_path_and_load_that_it_was_measured_for():
     ids=["trains", "inner trains", "single", "nvgre"],
 )
 def test_the_counters_of_an_interface_tell_datagrams_by_their_bytes(load, packet, inner_trains):
-    sink = SimpleNamespace(why_not_exact="no bpf")
+    sink = Sink.__new__(Sink)
+    sink.why_not_exact = "no bpf"
     before, after = Count(10, 1000), Count(10 + 3, 1000 + 3 * packet)
-    assert Sink.copies(sink, load, before, after, inner_trains=inner_trains) == 3 * load.train
-    assert Sink.copies(sink, load, before, before) == 0
+    assert sink.copies(load, before, after, inner_trains=inner_trains) == 3 * load.train
+    assert sink.copies(load, before, before) == 0
 
 
 def test_of_two_passes_the_better_one_counts_and_others_run_in_between(monkeypatch):
@@ -178,7 +206,7 @@ def test_of_two_passes_the_better_one_counts_and_others_run_in_between(monkeypat
 
     monkeypatch.setattr(wire, "run", run)
     monkeypatch.setattr(wire, "paths", lambda load: ("trains", "kernel"))
-    track = SimpleNamespace(segmentation=nullcontext)
+    track: Any = SimpleNamespace(segmentation=nullcontext)
     found = wire.race(track, Load(1, 64), 3.0)
     assert [(row.path, row.copies_per_s) for row in found] == [("trains", 5.0), ("kernel", 7.0)]
     assert ran == [("trains", 1.5), ("kernel", 1.5), ("trains", 1.5), ("kernel", 1.5)]
@@ -189,8 +217,49 @@ def test_what_the_system_refuses_is_the_row_s_reason(monkeypatch):
         raise OSError(1, "Operation not permitted", "AF_XDP: bind")
 
     monkeypatch.setitem(wire.PATHS, "xdp", refuse)
-    row = wire.run(SimpleNamespace(), "xdp", Load(1, 64), 0.1)
+    track: Any = None
+    row = wire.run(track, "xdp", Load(1, 64), 0.1)
     assert (row.copies_per_s, row.why) == (None, "AF_XDP: bind: Operation not permitted")
+
+
+def test_the_best_slice_counts_and_no_step_takes_long(monkeypatch):
+    """Ctrl-C waits for the end of a step."""
+    clock = SimpleNamespace(now=0.0, n=0)
+    steps: list[float] = []
+
+    def step(seconds: float) -> None:
+        steps.append(seconds)
+        clock.now += seconds
+        clock.n += 1000 if clock.now < 1 else 10
+
+    track: Any = SimpleNamespace(
+        sink=SimpleNamespace(read=lambda: clock.n, copies=lambda load, before, after, **_: after - before)
+    )
+    monkeypatch.setitem(wire.PATHS, "trains", lambda track, load: nullcontext(step))
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    row = wire.run(track, "trains", Load(1, 64), 5.0)
+    assert max(steps) == pytest.approx(wire.STEP_S)
+    assert row.copies_per_s == pytest.approx(4 * 1000, rel=0.3)
+
+
+def test_a_path_of_which_no_copy_arrived_says_so(monkeypatch):
+    track: Any = SimpleNamespace(
+        sink=SimpleNamespace(read=lambda: 0, copies=lambda load, before, after, **_: after - before)
+    )
+    monkeypatch.setitem(wire.PATHS, "trains", lambda track, load: nullcontext(time.sleep))
+    row = wire.run(track, "trains", Load(1, 64), 0.01)
+    assert (row.copies_per_s, row.why) == (None, "no copy arrived")
+
+
+def test_a_sender_wants_messages_and_an_af_xdp_frame_fits_its_chunk():
+    with pytest.raises(ValueError, match="0 heads, 0 payloads"):
+        Sender(0, [])
+    with pytest.raises(ValueError, match="2 heads, 1 payloads"):
+        Sender(0, [b"a", b"b"], [b"c"])
+    with pytest.raises(ValueError, match="none over 2048 bytes"):
+        XdpSender(1, [bytes(2049)])
+    with pytest.raises(OSError, match="Bad file descriptor: 'sendmmsg'"):
+        Sender(-1, [b"a"]).send(0.01)
 
 
 def bench_wire(*options: str) -> Result:
@@ -238,10 +307,10 @@ def nobody_runs(monkeypatch):
     monkeypatch.setattr(bench, "missing", lambda: None)
     monkeypatch.setattr(bench, "Track", FakeTrack)
     monkeypatch.setattr(
-        bench.wire, "race", lambda track, load, seconds: [Row(path, load, 2e6) for path in wire.paths(load)]
+        wire, "race", lambda track, load, seconds: [Row(path, load, 2e6) for path in wire.paths(load)]
     )
     latencies = [Latency(path, Load(8, 64), 100, 99, 35.0, 86.0) for path in ("forward", "kernel")]
-    monkeypatch.setattr(bench.latency, "compare", lambda track, loads, seconds: latencies)
+    monkeypatch.setattr(latency, "compare", lambda track, loads, seconds: latencies)
 
 
 @pytest.mark.usefixtures("nobody_runs")
@@ -257,7 +326,10 @@ def test_json_is_one_array_and_all_else_goes_to_stderr():
 @pytest.mark.usefixtures("nobody_runs")
 def test_the_table_names_machine_conditions_loads_paths_latency_and_memory():
     lines = bench_wire("--egresses", "8", "--size", "64").output.splitlines()
-    assert lines[1] == "copies made on CPU 1, frames generated on CPU 0; datagrams counted by a program at the sink"
+    assert (
+        lines[1]
+        == "copies made on CPU 1, frames generated on CPU 0; datagrams counted by a program at the sink"
+    )
     assert lines[3] == "8 receivers, 64 B in VXLAN, trains of 44"
     assert lines[5].split()[:5] == ["trains", "2,000,000", "500.0", "1.0", "1.0"]
     assert [line.split()[0] for line in lines[5:14]] == list(wire.PATHS)
@@ -271,7 +343,7 @@ def test_ctrl_c_ends_with_130_and_one_sentence(monkeypatch):
     def interrupt(*_: object) -> list[Row]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench.wire, "race", interrupt)
+    monkeypatch.setattr(wire, "race", interrupt)
     done = bench_wire()
     assert done.exit_code == 130
     assert done.stderr == "fastpath bench wire: interrupted; nothing is left behind\n"

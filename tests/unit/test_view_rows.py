@@ -4,17 +4,18 @@ import json
 import re
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
 from ctrl.objects import OBJECTS, schema
 from ctrl.table import table
-from ctrl.view import Rates, hop_state
+from ctrl.view import Rates
 from ctrl.view_rows import ROWS, matching
-from fastpath.model import Encap, Scope, vni_key
+from fastpath.model import Encap, Owner, Scope, vni_key
 from fastpath.reasons import REASONS
 from fastpath.statistics import DropCount, EgressCount
-from tests.unit.viewed import PEERS, config, view
+from tests.unit.viewed import LIST, PEERS, config, view
 
 
 def rows(name, **changes):
@@ -30,7 +31,13 @@ def test_every_object_has_rows():
 @pytest.mark.parametrize("name", list(OBJECTS))
 def test_rows_have_the_keys_of_the_published_schema_in_its_order_and_their_types(name):
     item = schema()["$defs"][name]["items"]
-    types = {"string": str, "integer": int, "number": (int, float), "array": list, "boolean": bool}
+    types: dict[str, Any] = {
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "array": list,
+        "boolean": bool,
+    }
     for row in json.loads(json.dumps(rows(name))):
         assert list(row) == item["required"] == list(item["properties"])
         for key, value in row.items():
@@ -150,18 +157,18 @@ def test_an_nve_served_by_unicast_is_no_tunnel():
     assert "10.0.0.77" not in {row["peer"] for row in rows("tunnels")}
 
 
+def test_copies_to_an_nve_behind_a_port_are_not_those_of_a_tunnel_to_the_same_address():
+    whole = view()
+    nve = replace(whole.lists[LIST].local[1], owner=Owner(1, PEERS[2]), address=PEERS[2])
+    statistics = replace(whole.statistics, egresses=(EgressCount(nve, 8, 800, 0),))
+    assert {row["copies"] for row in rows("tunnels", statistics=statistics)} == {0}
+
+
 def test_a_tunnel_is_as_its_next_hop_and_where_that_is_fixed_as_its_port():
     states = {row["peer"]: row["state"] for row in rows("tunnels")}
     assert states == {"10.0.0.2": "up", "10.0.0.3": "no_neighbour", "10.0.0.4": "down"}
     ports = tuple(replace(port, state="up") for port in view().ports)
     assert {row["state"] for row in rows("tunnels", ports=ports, hops={})} == {"up"}
-
-
-def test_a_next_hop_needs_a_route_a_link_and_a_neighbour():
-    assert hop_state(None, None, is_up=False) == "no_route"
-    assert hop_state("eth3", None, is_up=False) == "down"
-    assert hop_state("eth3", None, is_up=True) == "no_neighbour"
-    assert hop_state("eth3", bytes(6), is_up=True) == "up"
 
 
 def test_a_drop_shows_its_unit_its_rate_and_when_it_struck_last():
@@ -237,10 +244,11 @@ def test_a_table_has_a_line_a_row_and_no_cell_is_empty():
     for name, shown in OBJECTS.items():
         lines = list(table(rows(name), {key: key for key in shown.keys}))
         assert len(lines) == 1 + len(rows(name))
-    (line,) = list(
-        table([{"a": [], "b": ["x", "y"], "c": True, "d": 1234567, "e": ""}], dict.fromkeys("abcde", ""))
-    )[1:]
+    row = {"a": [], "b": ["x", "y"], "c": True, "d": 1234567, "e": ""}
+    _, line = table([row], dict.fromkeys(row, ""))
     assert line.split() == ["-", "x,y", "true", "1,234,567", "-"]
+    _, line = table([row], dict.fromkeys(row, ""), grouped=False)
+    assert line.split() == ["-", "x,y", "true", "1234567", "-"]
 
 
 class Clocks:
