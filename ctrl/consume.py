@@ -70,8 +70,9 @@ class Consumer:
 
     Works in the network namespace of the thread that makes it. Takes CAP_NET_ADMIN, when made and when used.
     An interface that vanishes, or gets another name, takes the filter along: close it, and make another when
-    the interface is back. (Since Linux 6.16 the filter returns with the name, but not before.) For one thread
-    at a time. ConsumeError says what the system refused; nothing waits.
+    the interface is back. (Linux 6.18 brings it back with the name, older ones do not.) For one thread
+    at a time. ConsumeError says what the system refused. Takes milliseconds, `close` some 20 of them: the
+    kernel waits until no frame is among the rules.
     """
 
     def __init__(self, device: str, claims: Claims) -> None:

@@ -66,8 +66,9 @@ class _Rights(NamedTuple):
 def drop(user: str | None = None, *, also: Iterable[Capability] = ()) -> None:
     """Keep, of what the process holds, `KEPT` and `also`; become `user`, where one is named.
 
-    Programs started from now on get no capabilities. LookupError if there is no such user; PermissionError
-    if the process may not become it; RuntimeError if a thread runs already that would keep more.
+    Programs started from now on get no capabilities, or as root these. LookupError if there is no such user;
+    PermissionError if the process may not become it; RuntimeError if a thread runs already that would keep
+    more.
     """
     kept = sum(1 << number for number in KEPT | set(also))
     account = None if user is None else _account(user)
@@ -95,10 +96,9 @@ def missing() -> list[str]:
     if reason := _no_tap():
         found.append(f"no TAP ports: {reason}")
     if not _can_force_buffers():
-        limit = Path("/proc/sys/net/core/rmem_max").read_text(encoding="utf-8").strip()
         found.append(
-            f"socket buffers end at net.core.rmem_max ({limit} bytes): more takes CAP_NET_ADMIN outside of"
-            " user namespaces"
+            "socket buffers end at net.core.rmem_max and wmem_max: more takes CAP_NET_ADMIN outside of user"
+            " namespaces"
         )
     locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     outside = Path("/proc/self/ns/user").stat().st_ino == _INITIAL_USER_NAMESPACE
@@ -152,7 +152,7 @@ def _narrow_bounds(kept: int) -> None:
 
 
 def _become(account: pwd.struct_passwd) -> None:
-    _prctl(_KEEPCAPS, 0)  # the permitted ones survive; the effective ones are set again afterwards
+    _prctl(_KEEPCAPS, 1)  # the permitted ones survive; the effective ones are set again afterwards
     try:
         os.initgroups(account.pw_name, account.pw_gid)
         os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)

@@ -128,7 +128,7 @@ def offences(root: Path) -> list[str]:
 def undeclared(root: Path) -> list[str]:
     """Say where the product imports a package that pyproject.toml does not list as a runtime dependency."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[^\w.-]", entry)[0].lower() for entry in project["dependencies"]}
+    declared = {_normal(re.split(r"[^\w.-]", entry)[0]) for entry in project["dependencies"]}
     owners = packages_distributions()
     found = []
     for path in sources(root):
@@ -138,11 +138,16 @@ def undeclared(root: Path) -> list[str]:
             top = name.split(".")[0]
             top = PARTS.get(top, top)
             known = top in OURS or top in sys.stdlib_module_names
-            if not known and not declared & {owner.lower() for owner in owners.get(top, [top])}:
+            if not known and not declared & {_normal(owner) for owner in owners.get(top, [top])}:
                 found.append(
                     f"{path}:{line} imports {name}, which pyproject.toml does not list in dependencies"
                 )
     return found
+
+
+def _normal(name: str) -> str:
+    """A distribution's name as pip compares it."""
+    return name.lower().replace("_", "-")
 
 
 def compiled_behind(root: Path, start: Path) -> list[str]:
