@@ -5,8 +5,8 @@ the kernel's own stack must not see it. IGMP and MLD are *watched*: we and the k
 together are ours; nothing else on the interface ever reaches us. The nftables rule and the XDP program claim
 exactly what `is_consumed` says.
 
-Classic BPF jumps forward only, and conditionally at most 255 instructions. So the filter is composed of blocks
-that end in a verdict (`RETURN` may stand anywhere) and are stepped over by one unconditional jump.
+Classic BPF jumps forward only, and conditionally at most 255 instructions. So the filter is composed of
+blocks that end in a verdict (`RETURN` may stand anywhere) and are stepped over by one unconditional jump.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ REASONS: tuple[Reason, ...] = (
     _frame(
         "not_ours",
         "parse",
-        "Not a tunnel packet to a group or to one of our addresses; only replay counts these.",
+        "Not a tunnel packet to a group or to one of our addresses; only replay and TAP ports see these.",
     ),
     _frame("truncated", "parse", "The frame ends before its own headers say it should."),
     _frame("bad_mark", "parse", "The mark of an unfinished checksum points outside the frame."),

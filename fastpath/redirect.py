@@ -201,8 +201,8 @@ class Redirect:
 def reason_against(device: str) -> str | None:
     """Say why frames should come in by AF_PACKET on this interface; None where nothing does.
 
-    AF_XDP says nothing about an unfinished checksum (LIMITS trap 12) or about a tag that the card took out, so
-    that frames of other VLANs would be taken for ours.
+    AF_XDP says nothing about an unfinished checksum (LIMITS trap 12) or about a tag that the card took out,
+    so that frames of other VLANs would be taken for ours.
     """
     information = bytearray(struct.pack("=I", _GET_DRIVER) + bytes(192))
     _ethtool(device, information)
@@ -220,7 +220,7 @@ def receive_queues(device: str) -> list[int]:
     channels = bytearray(struct.pack("=9I", _GET_CHANNELS, *bytes(8)))
     if not _ethtool(device, channels):
         return [0]
-    received, combined = struct.unpack_from("=I8xI", channels, 16)
+    received, combined = struct.unpack_from("=I8xI", channels, 20)
     return list(range(max(1, received + combined)))
 
 

@@ -77,9 +77,9 @@ class Daemon:
             )
             self._forwarder.resolve(self._reach.hops)
             await stack.enter_async_context(serving(self.view, config.control_socket, config.control.http))
-            privileges.drop()
             for sentence in privileges.missing():
                 LOG.info("%s", sentence)
+            privileges.drop()
             self._forwarder.start(config.dataplane.cpus)
             stack.push_async_callback(self._drain)
             await self._live()

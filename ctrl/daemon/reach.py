@@ -84,7 +84,8 @@ def work_out(config: Config, kernel: View) -> Reach:
     ports = tuple(
         replace(
             port,
-            mac=table.mac or (link.mac if link else port.mac),
+            # the MAC of a TAP is that of the host behind it; ours is another
+            mac=table.mac or (link.mac if link and table.kind != "tap" else port.mac),
             mtu=table.mtu or (link.mtu if link else 0),
             next_hop_mac=table.next_hop_mac,
         )

@@ -78,6 +78,11 @@ def test_macs_and_mtus_are_the_kernel_s_where_the_config_gives_none():
     assert (core.mac, core.mtu) == (bytes.fromhex("020000000077"), 1400)
 
 
+def test_a_tap_port_has_a_mac_of_its_own_since_that_of_the_device_is_its_host_s():
+    tap = config_of(PORTS.replace('name = "p1"', 'name = "p1"\nkind = "tap"') + DEVICE)
+    assert r.work_out(tap, KERNEL).layout.ports[0].mac == bytes.fromhex("02fa57000001")
+
+
 def test_next_hops_are_told_for_every_unicast_copy_and_no_other():
     now = r.work_out(BOX, KERNEL)
     assert now.hops == {(2, NEAR): MAC, (2, FAR): OTHER_MAC, (1, NVE): MAC}

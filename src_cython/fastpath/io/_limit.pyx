@@ -109,13 +109,13 @@ cdef class Sender:
     cdef int _fd
     cdef object _held
 
-    def __cinit__(self, int fd, heads, payloads=None):
-        cdef uint32_t i, n_pieces = 1 if payloads is None else 2
+    def __cinit__(self, int fd, heads, payloads=()):
+        cdef uint32_t i, n_pieces = 2 if payloads else 1
         self._n = <uint32_t>len(heads)
-        if self._n == 0 or (payloads is not None and len(payloads) != self._n):
-            raise ValueError(f"{self._n} heads and {payloads and len(payloads)} payloads; expected as many, and one at least")
+        if self._n == 0 or (payloads and len(payloads) != self._n):
+            raise ValueError(f"{self._n} heads, {len(payloads)} payloads; expected one head at least, and as many payloads or none")
         self._fd = fd
-        self._held = [bytes(piece) for piece in heads], None if payloads is None else [bytes(piece) for piece in payloads]
+        self._held = list(heads), list(payloads)
         self._messages = <fastpath_message *>calloc(self._n, sizeof(fastpath_message))
         self._pieces = <iovec *>calloc(self._n * n_pieces, sizeof(iovec))
         if self._messages == NULL or self._pieces == NULL:
@@ -124,7 +124,7 @@ cdef class Sender:
             self._messages[i].head.msg_iov = &self._pieces[i * n_pieces]
             self._messages[i].head.msg_iovlen = n_pieces
             self._point(i * n_pieces, self._held[0][i])
-            if payloads is not None:
+            if payloads:
                 self._point(i * n_pieces + 1, self._held[1][i])
 
     def __dealloc__(self):

@@ -4,10 +4,6 @@ The port stands on top of a packet port of the same interface, which it asks for
 a chunk, and receiving wherever frames come with unfinished checksums or with their tags taken out, about which AF_XDP says nothing
 (LIMITS trap 12). Where it receives by AF_XDP, the packet port brings the IGMP and MLD that the kernel must see as well.
 
-In copy mode, the kernel takes copies only while we call it. So all copies of a request are settled before `transmit` returns: each
-one was taken, or dropped, which the kernel says one by one (EBUSY), or is revoked. To revoke is to overwrite the descriptor by one
-that the kernel skips: winding the ring back would not do, for the kernel may have read how far it goes.
-
 A flow is not reordered: before copies go one way, all that went the other way has been handed to the kernel. (Behind that, on an
 interface with a queueing discipline, AF_PACKET waits in it and AF_XDP does not.)
 """
@@ -15,20 +11,22 @@ interface with a queueing discipline, AF_PACKET waits in it and AF_XDP does not.
 import os
 import time
 
-from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENETDOWN, ENOBUFS, ENXIO, errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.errno cimport EBUSY, EINVAL, ENOBUFS, ENXIO, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, tx_egress, tx_refuse
-from fastpath._frame cimport (
-    BATCH_MAX, HEAD_MAX, REASON_LINK_DOWN, REASON_NONE, REASON_PORT_REFUSED, batch_t, egress_state_t, egress_t, frame_t,
-)
+from fastpath._frame cimport BATCH_MAX, HEAD_MAX, REASON_NONE, REASON_PORT_REFUSED, batch_t, egress_t, frame_t
 from fastpath._port cimport IoPort, port_t, tx_t
+from fastpath.io._xdp_send cimport (
+    BATCH_COPIES, BUDGET, DEVICE_SIZE, pending_t, sender_begin, sender_push, sender_reserve, sender_settle, sender_t,
+)
 from fastpath.io._xsk cimport (
-    AF_XDP, MSG_DONTWAIT, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, SOL_XDP, SO_SNDBUFFORCE, SO_SNDBUF, XDP_COPY, XDP_MAX_TX_SKB_BUDGET,
-    XDP_RING_NEED_WAKEUP, XDP_STATISTICS, XDP_USE_NEED_WAKEUP, getsockopt, recvfrom, ring_address, ring_descriptor, sendto,
-    setsockopt, socket, xdp_desc, xdp_statistics, xsk_bind, xsk_close, xsk_load, xsk_map_rings, xsk_register, xsk_store, xsk_t,
+    AF_INET, AF_XDP, MSG_DONTWAIT, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_RAW, SOL_SOCKET, SOL_XDP, SO_SNDBUF, SO_SNDBUFFORCE,
+    XDP_COPY, XDP_MAX_TX_SKB_BUDGET, XDP_RING_NEED_WAKEUP, XDP_STATISTICS, XDP_USE_NEED_WAKEUP, getsockopt, recvfrom,
+    ring_address, ring_descriptor, setsockopt, socket, xdp_desc, xdp_statistics, xsk_bind, xsk_close, xsk_load, xsk_map_rings,
+    xsk_register, xsk_store, xsk_t,
 )
 
 cdef extern from * nogil:
@@ -37,13 +35,6 @@ cdef extern from * nogil:
     #include <string.h>
     #include <sys/epoll.h>
     #include <sys/ioctl.h>
-    static inline int xdp_link_is_up(int fd, const char *device) {
-        struct ifreq request = {0};
-        strcpy(request.ifr_name, device);
-        if (ioctl(fd, SIOCGIFFLAGS, &request) != 0)
-            return 0;
-        return (request.ifr_flags & (IFF_UP | IFF_RUNNING)) == (IFF_UP | IFF_RUNNING);
-    }
     static inline uint32_t xdp_mtu(int fd, const char *device) {
         struct ifreq request = {0};
         strcpy(request.ifr_name, device);
@@ -54,7 +45,6 @@ cdef extern from * nogil:
         return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
     }
     """
-    int xdp_link_is_up(int fd, const char *device)
     uint32_t xdp_mtu(int fd, const char *device)
     int xdp_watch(int epoll, int fd)
     int epoll_create1(int flags)
@@ -63,36 +53,17 @@ cdef extern from * nogil:
         EPOLL_CLOEXEC
 
 cdef enum:
-    NAME_MAX = 16
-    BUDGET = 32               # copies that the kernel takes in one call, unless it lets itself be asked for more
-    BATCH_COPIES = 64         # the most we hand over in one call
-    TRIES = 64                # calls without progress before copies are given up: some ten microseconds
     SEND_BUFFER = 64 << 20    # of copies on their way through the kernel; it must never be what is short
     QUEUES_MAX = 64
     CHUNK_HEADROOM = 256      # what XDP leaves free before a received frame
 
-cdef uint64_t REVOKED = <uint64_t>-1      # an address outside of any memory: the kernel skips this descriptor
-
-# A copy that is in the ring, and not yet settled.
-cdef struct pending_t:
-    uint32_t k                # its egress's place in the request
-    uint32_t kept             # it went under the IP header it came with
-
 cdef struct xdp_t:
+    sender_t sender
     xsk_t *sockets            # the first one sends
     uint32_t n_sockets
     port_t *packet
-    char device[NAME_MAX]
     bint packet_busy          # asked to send since its last flush
-    int packet_status         # of flushes between bursts
-    # sending
-    uint64_t *chunks          # free ones, the last used on top: that one is in the cache
-    uint32_t n_chunks
-    uint32_t produced         # positions in the ring: where we are,
-    uint32_t settled          # and up to where nothing is open any more
-    uint32_t batch            # copies a call
-    uint32_t n_pending
-    pending_t pending[BATCH_COPIES]
+    int packet_status         # of flushes within a burst
     # receiving
     bint receives
     bint packet_next          # whose turn it is, packet port's or ours
@@ -117,7 +88,7 @@ cdef class XdpIo(IoPort):
     cdef IoPort _packet
 
     def __cinit__(self, *_, **__):
-        self._x.epoll = -1
+        self._x.epoll = self._x.sender.questions = -1
 
     def __init__(self, IoPort packet not None, str device not None, *, queues=(0,), uint32_t frames=4096, bint receive=False):
         cdef bytes name = os.fsencode(device)
@@ -128,18 +99,21 @@ cdef class XdpIo(IoPort):
             raise ValueError(f"frames={frames}: expected a power of two from 64 to {1 << 20}")
         if not 1 <= len(queues) <= QUEUES_MAX:
             raise ValueError(f"{len(queues)} queues: expected 1 to {QUEUES_MAX}")
-        ifindex = if_nametoindex(name) if 0 < len(name) < NAME_MAX else 0
+        ifindex = if_nametoindex(name) if 0 < len(name) < DEVICE_SIZE else 0
         if ifindex == 0:
             raise OSError(ENXIO, f"there is no interface {device!r}")
         self._packet = packet
         self._x.packet = &packet.port
-        memcpy(self._x.device, <const char *>name, len(name))
+        memcpy(self._x.sender.device, <const char *>name, len(name))
         self._x.receives = receive
         self._x.sockets = <xsk_t *>calloc(len(queues) if receive else 1, sizeof(xsk_t))
-        self._x.chunks = <uint64_t *>malloc(frames * sizeof(uint64_t))
-        if self._x.sockets == NULL or self._x.chunks == NULL:
+        self._x.sender.chunks = <uint64_t *>malloc((frames + 1) * sizeof(uint64_t))  # one for what is no chunk
+        if self._x.sockets == NULL or self._x.sender.chunks == NULL:
             raise MemoryError
         try:
+            self._x.sender.questions = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)
+            if self._x.sender.questions < 0:
+                raise OSError(errno, os.strerror(errno))
             for place, queue in enumerate(queues if receive else queues[:1]):
                 self._open(place, queue, ifindex, frames)
             self._start(frames)
@@ -148,9 +122,9 @@ cdef class XdpIo(IoPort):
             raise
 
     def __dealloc__(self):
-        self.close()
+        self._close()
         free(self._x.sockets)
-        free(self._x.chunks)
+        free(self._x.sender.chunks)
 
     cdef int _open(self, uint32_t place, uint32_t queue, uint32_t ifindex, uint32_t frames) except -1:
         cdef xsk_t *s = &self._x.sockets[place]
@@ -161,11 +135,17 @@ cdef class XdpIo(IoPort):
         self._x.n_sockets = place + 1
         if s.fd < 0:
             raise self._error(-errno, queue, "socket")
-        mtu = xdp_mtu(s.fd, self._x.device)
+        mtu = xdp_mtu(self._x.sender.questions, self._x.sender.device)
         s.queue = queue
         s.n_tx = frames if place == 0 else 0
         s.n_rx = frames if self._x.receives else 0
         s.chunk_size = 2048 if mtu + 18 + CHUNK_HEADROOM <= 2048 else 4096
+        if s.n_rx and mtu + 18 + CHUNK_HEADROOM > s.chunk_size:
+            raise OSError(
+                EINVAL,
+                f"AF_XDP on {os.fsdecode(self._x.sender.device)}: the MTU is {mtu}, and there is room to receive frames of "
+                f"{s.chunk_size - CHUNK_HEADROOM} bytes",
+            )
         status = xsk_register(s)
         if status != 0:
             raise self._error(status, queue, "memory")
@@ -184,12 +164,12 @@ cdef class XdpIo(IoPort):
         return 0
 
     cdef object _error(self, int status, uint32_t queue, str step):
-        cdef str where = f"AF_XDP on {os.fsdecode(self._x.device)} queue {queue}"
+        cdef str where = f"AF_XDP on {os.fsdecode(self._x.sender.device)} queue {queue}"
         cdef uint64_t size = self._x.sockets[self._x.n_sockets - 1].memory_size
         if step == "bind" and status == -EBUSY:
             return OSError(-status, f"{where}: another socket has this queue: another fastpath, or another program")
         if step == "bind" and status == -EINVAL:
-            return OSError(-status, f"{where}: the interface has no such queue, or its MTU is too large for AF_XDP")
+            return OSError(-status, f"{where}: the interface has no such queue")
         if step == "memory" and status == -ENOBUFS:
             return OSError(
                 -status,
@@ -201,12 +181,13 @@ cdef class XdpIo(IoPort):
     cdef int _start(self, uint32_t frames) except -1:
         cdef xsk_t *s = self._x.sockets
         cdef uint32_t i, k, budget = BATCH_COPIES
-        self._x.batch = BUDGET
+        self._x.sender.socket = s
+        self._x.sender.batch = BUDGET
         if setsockopt(s.fd, SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &budget, sizeof(budget)) == 0:
-            self._x.batch = BATCH_COPIES
+            self._x.sender.batch = BATCH_COPIES
         for i in range(frames):
-            self._x.chunks[i] = <uint64_t>(frames - 1 - i) * s.chunk_size
-        self._x.n_chunks = frames
+            self._x.sender.chunks[i] = <uint64_t>(frames - 1 - i) * s.chunk_size
+        self._x.sender.n_chunks = frames
         self.port.state = &self._x
         self.port.transmit = xdp_transmit
         self.port.receive = xdp_receive
@@ -231,16 +212,21 @@ cdef class XdpIo(IoPort):
             raise OSError(errno, os.strerror(errno))
         return 0
 
-    def close(self):
-        """Give the sockets back; what is asked for later is refused. The packet port stays open."""
+    cdef int _close(self) noexcept:
         cdef uint32_t i
         for i in range(self._x.n_sockets):
             xsk_close(&self._x.sockets[i])
         if self._x.epoll >= 0:
             close(self._x.epoll)
-        self._x.epoll = -1
-        self._x.n_sockets = self._x.n_chunks = self._x.n_held = 0
-        self.port.fd = -1
+        if self._x.sender.questions >= 0:
+            close(self._x.sender.questions)
+        self._x.epoll = self._x.sender.questions = self.port.fd = -1
+        self._x.n_sockets = self._x.n_held = 0
+        return 0
+
+    def close(self):
+        """Give the sockets back; what is asked for later is refused. The packet port stays open."""
+        self._close()
 
     @property
     def transmits(self):
@@ -280,95 +266,6 @@ cdef class XdpIo(IoPort):
         return lost
 
 
-cdef inline void reap(xdp_t *x) noexcept nogil:
-    """Take back the chunks of copies that have left."""
-    cdef xsk_t *s = x.sockets
-    cdef uint32_t at = s.completion.consumer[0], end = xsk_load(s.completion.producer)
-    while at != end:
-        x.chunks[x.n_chunks] = ring_address(&s.completion, at)[0]
-        x.n_chunks += 1
-        at += 1
-    xsk_store(s.completion.consumer, end)
-
-
-cdef inline int kick(xdp_t *x) noexcept nogil:
-    """Have the kernel take what is in the ring: 0 when it took all, or errno."""
-    return 0 if sendto(x.sockets[0].fd, NULL, 0, MSG_DONTWAIT, NULL, 0) >= 0 else errno
-
-
-cdef inline uint8_t reason_of(const xdp_t *x, int error) noexcept nogil:
-    if error == ENETDOWN or error == ENXIO or not xdp_link_is_up(x.sockets[0].fd, x.device):
-        return REASON_LINK_DOWN
-    return REASON_PORT_REFUSED
-
-
-cdef void unbook(xdp_t *x, tx_t *tx, uint32_t position, uint8_t reason) noexcept nogil:
-    """Make a written copy a dropped one."""
-    cdef const pending_t *p = &x.pending[x.n_pending - (x.produced - position)]
-    cdef egress_state_t *state = &tx.states[tx.egresses[p.k]]
-    state.copies -= 1
-    state.kept -= p.kept
-    state.bytes -= ring_descriptor(&x.sockets[0].tx, position).len
-    tx_refuse(tx, p.k, reason)
-
-
-cdef uint8_t settle(xdp_t *x, tx_t *tx, int64_t *taken) noexcept nogil:
-    """Hand all pending copies to the kernel, and book what it did not take. REASON_NONE, or why no more should be tried."""
-    cdef xsk_t *s = x.sockets
-    cdef uint32_t taken_to, tries = 0
-    cdef uint8_t reason = REASON_NONE
-    cdef int error
-    taken[0] += x.n_pending
-    xsk_store(s.tx.producer, x.produced)
-    if s.zero_copy:
-        # the driver reads the ring by itself: what is in there is in its hands
-        error = kick(x) if xsk_load(s.tx.flags) & XDP_RING_NEED_WAKEUP else 0
-        x.settled = x.produced
-        x.n_pending = 0
-        return REASON_LINK_DOWN if error == ENETDOWN or error == ENXIO else REASON_NONE
-    while x.settled != x.produced and reason == REASON_NONE:
-        error = kick(x)
-        taken_to = xsk_load(s.tx.consumer)
-        if error == EBUSY:
-            # the last copy taken was dropped; if it was the only one, the kernel does not tell that it took any
-            x.settled = taken_to if <int32_t>(taken_to - x.settled) > 0 else x.settled + 1
-            reason = reason_of(x, error)
-            unbook(x, tx, x.settled - 1, reason)
-            taken[0] -= 1
-            if reason == REASON_PORT_REFUSED:
-                reason = REASON_NONE
-        elif <int32_t>(taken_to - x.settled) > 0:
-            x.settled = taken_to
-            tries = 0
-        elif (error == 0 or error == EAGAIN or error == ENOBUFS or error == EINTR) and tries < TRIES:
-            tries += 1
-        else:
-            reason = reason_of(x, error)
-    for taken_to in range(x.settled, x.produced):
-        unbook(x, tx, taken_to, reason)
-        x.chunks[x.n_chunks] = ring_descriptor(&s.tx, taken_to).addr
-        x.n_chunks += 1
-        ring_descriptor(&s.tx, taken_to).addr = REVOKED
-        taken[0] -= 1
-    x.n_pending = 0
-    reap(x)
-    return reason
-
-
-cdef uint8_t skip_revoked(xdp_t *x) noexcept nogil:
-    """Have the kernel step over revoked descriptors; as long as it does not, why it takes nothing."""
-    cdef int error
-    if x.settled == x.produced:
-        return REASON_NONE
-    error = kick(x)
-    if error == 0:
-        error = kick(x)       # only now it tells how far it came
-    if error != 0 or xsk_load(x.sockets[0].tx.consumer) != x.produced:
-        return reason_of(x, error)
-    x.settled = x.produced
-    return REASON_NONE
-
-
 cdef int64_t by_packet(port_t *port, tx_t *tx) noexcept nogil:
     """Hand a request to the packet port."""
     cdef xdp_t *x = <xdp_t *>port.state
@@ -381,9 +278,12 @@ cdef int64_t by_packet(port_t *port, tx_t *tx) noexcept nogil:
 cdef int64_t large_by_packet(port_t *port, tx_t *tx, uint32_t k) noexcept nogil:
     """Hand one copy, too large for a chunk, to the packet port; what was written before it has left."""
     cdef tx_t single = tx[0]
+    cdef int64_t taken
     single.egresses = tx.egresses + k
     single.n_egresses = 1
-    return by_packet(port, &single)
+    taken = by_packet(port, &single)
+    finish_packet(<xdp_t *>port.state)
+    return taken
 
 
 cdef void finish_packet(xdp_t *x) noexcept nogil:
@@ -398,12 +298,12 @@ cdef void finish_packet(xdp_t *x) noexcept nogil:
 
 cdef int64_t xdp_transmit(port_t *port, tx_t *tx) noexcept nogil:
     cdef xdp_t *x = <xdp_t *>port.state
-    cdef xsk_t *s = x.sockets
+    cdef sender_t *sender = &x.sender
     cdef const frame_t *f = tx.run.frame
     cdef const egress_t *e
-    cdef xdp_desc *descriptor
     cdef stamp_t fresh, stamp
-    cdef uint64_t chunk
+    cdef pending_t booked
+    cdef uint8_t *out
     cdef uint32_t k
     cdef int64_t taken = 0
     cdef uint8_t reason = REASON_PORT_REFUSED
@@ -411,9 +311,10 @@ cdef int64_t xdp_transmit(port_t *port, tx_t *tx) noexcept nogil:
         return by_packet(port, tx)
     memset(&stamp, 0, sizeof(stamp))
     stamp.egress_class = CLASS_NONE
+    booked.drops = tx.drops
     if x.n_sockets:
         finish_packet(x)
-        reason = skip_revoked(x)
+        reason = sender_begin(sender)
     for k in range(tx.n_egresses):
         e = tx_egress(tx, k)
         if e.egress_class != stamp.egress_class:
@@ -421,36 +322,25 @@ cdef int64_t xdp_transmit(port_t *port, tx_t *tx) noexcept nogil:
             stamp = fresh
         if stamp.reason != REASON_NONE or reason != REASON_NONE:
             tx_refuse(tx, k, stamp.reason if stamp.reason != REASON_NONE else reason)
-            continue
-        if stamp.size + HEAD_MAX > s.chunk_size:
-            reason = settle(x, tx, &taken)
-            if reason == REASON_NONE:
-                taken += large_by_packet(port, tx, k)
-                finish_packet(x)
-            else:
+        elif stamp.size + HEAD_MAX > x.sockets.chunk_size:
+            reason = sender_settle(sender)
+            taken += large_by_packet(port, tx, k)
+        else:
+            out = sender_reserve(sender, &reason)
+            if out == NULL:
                 tx_refuse(tx, k, reason)
-            continue
-        if x.n_chunks == 0:
-            reason = settle(x, tx, &taken)
-            reap(x)
-            if x.n_chunks == 0:
-                tx_refuse(tx, k, reason if reason != REASON_NONE else REASON_PORT_REFUSED)
                 continue
-        x.n_chunks -= 1
-        chunk = x.chunks[x.n_chunks]
-        copy_write(s.memory + chunk, &stamp, e, f, &tx.states[tx.egresses[k]])
-        descriptor = ring_descriptor(&s.tx, x.produced)
-        descriptor.addr = chunk
-        descriptor.len = stamp.size
-        descriptor.options = 0
-        x.produced += 1
-        x.pending[x.n_pending].k = k
-        x.pending[x.n_pending].kept = stamp.ip_at == 0
-        x.n_pending += 1
-        if x.n_pending == x.batch:
-            reason = settle(x, tx, &taken)
-    if x.n_pending:
-        settle(x, tx, &taken)
+            booked.state = &tx.states[tx.egresses[k]]
+            booked.kept = stamp.ip_at == 0
+            copy_write(out, &stamp, e, f, booked.state)
+            sender_push(sender, stamp.size, &booked)
+            taken += 1
+            if sender.n_pending == sender.batch:
+                reason = sender_settle(sender)
+    if sender.n_pending:
+        sender_settle(sender)
+    taken -= sender.n_lost
+    sender.n_lost = 0
     return taken
 
 
@@ -497,7 +387,7 @@ cdef int xdp_receive(port_t *port, batch_t *batch) noexcept nogil:
     """Fill a batch from one socket, of those that have frames the next one in turn: neither they nor the packet port wait for ever."""
     cdef xdp_t *x = <xdp_t *>port.state
     cdef int n
-    if not x.receives:
+    if not x.receives or x.n_sockets == 0:
         return receive_packet(port, batch)
     x.packet_next = not x.packet_next
     if x.packet_next:

@@ -1,7 +1,7 @@
 # One AF_XDP socket by bare system calls (linux/if_xdp.h): its memory (UMEM), its four rings, its opening and closing.
 #
 # The first `n_tx` chunks of the memory are for copies, the `n_rx` behind them for frames. Every ring has room for all chunks that can
-# ever be in it, so that only a lack of chunks is a lack of room. Rings are shared with the kernel: what the other side writes is loaded
+# ever be in it (completions for as many revoked descriptors again), so that only a lack of chunks is a lack of room. Rings are shared with the kernel: what the other side writes is loaded
 # with acquire, what we publish is stored with release; positions run on and wrap at 32 bits.
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -23,7 +23,7 @@ cdef extern from * nogil:
     void xsk_store(uint32_t *place, uint32_t value)
 
     enum:
-        AF_XDP, SOCK_RAW, SOCK_CLOEXEC, SOL_XDP, SOL_SOCKET, SO_SNDBUFFORCE, SO_SNDBUF, MSG_DONTWAIT
+        AF_INET, AF_XDP, SOCK_RAW, SOCK_DGRAM, SOCK_CLOEXEC, SOL_XDP, SOL_SOCKET, SO_SNDBUFFORCE, SO_SNDBUF, MSG_DONTWAIT
         XDP_COPY, XDP_USE_NEED_WAKEUP, XDP_RING_NEED_WAKEUP, XDP_OPTIONS_ZEROCOPY
         XDP_MMAP_OFFSETS, XDP_RX_RING, XDP_TX_RING, XDP_UMEM_REG, XDP_UMEM_FILL_RING, XDP_UMEM_COMPLETION_RING
         XDP_STATISTICS, XDP_OPTIONS, XDP_MAX_TX_SKB_BUDGET
@@ -117,7 +117,7 @@ cdef inline int ring_map(ring_t *ring, int fd, uint32_t n, const xdp_ring_offset
 cdef inline int xsk_map_rings(xsk_t *x) noexcept nogil:
     """Size all rings and map those in use. 0, or -errno."""
     cdef xdp_mmap_offsets at
-    cdef uint32_t size = sizeof(at), n_fill = max(x.n_rx, <uint32_t>RING_LEAST), n_completion = max(x.n_tx, <uint32_t>RING_LEAST)
+    cdef uint32_t size = sizeof(at), n_fill = max(x.n_rx, <uint32_t>RING_LEAST), n_completion = max(2 * x.n_tx, <uint32_t>RING_LEAST)
     # the kernel wants both rings of the memory, used or not
     cdef int status = set_size(x.fd, XDP_UMEM_FILL_RING, n_fill)
     if status == 0:
