@@ -1,0 +1,123 @@
+"""A thousand starts and stops, in one process, of all that a running box has: nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from ctrl import nftables
+from ctrl.config import Config, parse
+from ctrl.daemon import reach as r
+from ctrl.daemon.ports import open_port
+from ctrl.lab import namespaces
+from ctrl.lab.namespaces import Namespace, connect
+from ctrl.netlink import Link, NextHop, View
+from fastpath import Forwarder
+
+pytestmark = pytest.mark.skipif(namespaces.missing() is not None, reason=str(namespaces.missing()))
+
+BOX = """
+[dataplane]
+ring_frames = 256
+[[port]]
+name = "p1"
+faces = "nve"
+[[port]]
+name = "core"
+kind = "{kind}"
+faces = "core"
+[device]
+address = "10.0.0.1"
+[[device.member]]
+group = "239.1.1.100"
+port = "p1"
+[[device.peer]]
+group = "239.1.1.100"
+addresses = ["10.0.0.2"]
+"""
+MAC = bytes.fromhex("020000000001")
+
+
+@pytest.fixture
+def box() -> Iterator[Namespace]:
+    with namespaces.Lab("leaks") as lab:
+        here, far = lab.namespace("box"), lab.namespace("far")
+        connect(here, "p1", far, "p1")
+        connect(here, "core", far, "core")
+        yield here
+
+
+def config_of(kind: str) -> Config:
+    reading = parse(BOX.format(kind=kind))
+    assert reading.config
+    return reading.config
+
+
+def start_and_stop(config: Config) -> None:
+    """Everything that `fastpath run` opens for its data path, and its worker."""
+    links = {name: Link(name, 1, MAC, 1500, is_up=True) for name in ("p1", "core")}
+    hops = {address: NextHop("core", MAC) for address in r.peers(config)}
+    reach = r.work_out(config, View(links, hops))
+    ports = [open_port(table, config, r.claims(config)) for table in config.ports]
+    assert not any(port.is_absent for port in ports)
+    forwarder = Forwarder(reach.layout, [port.carriers[0] for port in ports], reach.lists.values())
+    forwarder.resolve(reach.hops)
+    forwarder.start()
+    assert forwarder.statistics().received == 0
+    forwarder.stop()
+    for port in ports:
+        port.close()
+
+
+def held() -> tuple[int, int, int]:
+    """Descriptors, threads, and pages of memory in use."""
+    gc.collect()
+    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123  read in one go, every time
+        pages = int(statm.read().split()[1])
+    return len(os.listdir("/proc/self/fd")), threading.active_count(), pages  # noqa: PTH208
+
+
+def tables() -> list[bytes]:
+    sock = nftables.NftSocket()
+    try:
+        return [name for name in (b"fastpath-p1", b"fastpath-core") if _has(sock, name.decode())]
+    finally:
+        sock.close()
+
+
+def _has(sock: nftables.NftSocket, table: str) -> bool:
+    try:
+        sock.ask(nftables.get_table(table))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def cycles(config: Config, n: int) -> None:
+    for _ in range(5):  # caches fill
+        start_and_stop(config)
+    descriptors, threads, pages = held()
+    for _ in range(n):
+        start_and_stop(config)
+    after = held()
+    assert after[:2] == (descriptors, threads)
+    assert (after[2] - pages) * resource.getpagesize() < 2 << 20
+    assert tables() == []
+
+
+@pytest.mark.slow
+def test_a_thousand_starts_and_stops_leave_no_descriptor_thread_memory_or_filter(box):
+    box.run(cycles, config_of("packet"), 1000)
+
+
+def test_a_few_starts_and_stops_leave_nothing_either(box):
+    box.run(cycles, config_of("packet"), 20)
+
+
+def test_starts_and_stops_with_af_xdp_leave_nothing(box):
+    box.run(cycles, config_of("xdp"), 5)
