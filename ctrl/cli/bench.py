@@ -52,7 +52,7 @@ def bench() -> None:
 @click.option(
     "--seconds",
     type=click.FloatRange(0.01, 60),
-    default=0.4,
+    default=0.3,
     show_default=True,
     help="How long each row is measured.",
 )

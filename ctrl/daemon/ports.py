@@ -113,7 +113,7 @@ def _open_packet(opened: Opened, config: Config, claims: Claims) -> None:
     for _ in range(dataplane.workers):
         packet = PacketPort(
             device,
-            ring_frames=dataplane.ring_frames,
+            ring_frames=1 << (dataplane.ring_frames - 1).bit_length(),  # rings are powers of two
             trains=dataplane.trains,
             all_multicast="nve" in table.faces,
             fanout=None if dataplane.workers == 1 else _fanout(device),

@@ -15,8 +15,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from ctrl.netlink.messages import Target
 from ctrl.netlink.model import LOG
+from ctrl.netlink.news import Target
 
 _LONGEST_S = 30.0
 _SILENT_AFTER = 3  # times asked before the log says so: seven seconds

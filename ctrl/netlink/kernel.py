@@ -16,26 +16,25 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
+from pyroute2.netlink import NETLINK_ADD_MEMBERSHIP, NETLINK_ROUTE, SOL_NETLINK, rtnl
+
 from ctrl.netlink import messages
-from ctrl.netlink.messages import (
-    AddressNews,
-    Answer,
-    Group,
-    LinkNews,
-    Neighbour,
-    News,
-    Route,
-    Target,
-)
+from ctrl.netlink.news import AddressNews, Answer, LinkNews, Neighbour, News, Route, Target
 
 CHUNK = 64  # questions in one system call; their answers fit the smallest receive buffer
 _T = TypeVar("_T")
 _LISTEN_BYTES = 4 << 20
 _DATAGRAM = 1 << 16
 _SO_RCVBUFFORCE = 33
-_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
+# What announces whatever can change a next hop.
+_GROUPS = (
+    *(rtnl.RTNLGRP_LINK, rtnl.RTNLGRP_NEIGH, rtnl.RTNLGRP_IPV4_IFADDR, rtnl.RTNLGRP_IPV6_IFADDR),
+    *(rtnl.RTNLGRP_IPV4_ROUTE, rtnl.RTNLGRP_IPV6_ROUTE, rtnl.RTNLGRP_IPV4_RULE, rtnl.RTNLGRP_IPV6_RULE),
+)
+_NEXTHOP = 32  # RTNLGRP_NEXTHOP, not among pyroute2's constants; Linux 5.3
 _TRIES = 5  # at a dump that changes meanwhile
 _SIOCETHTOOL, _GET_DRIVER = 0x8946, 0x3
 
@@ -64,8 +63,10 @@ class Netlink:
 
     def __init__(self, listen_bytes: int = _LISTEN_BYTES) -> None:
         self._sequence = 0
-        self._asking = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-        self._listening = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        self._asking = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
+        self._listening = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE
+        )
         try:
             self._asking.bind((0, 0))
             self._asking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
@@ -75,18 +76,16 @@ class Netlink:
             except PermissionError:
                 self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, listen_bytes)
             self._listening.bind((0, 0))
-            for group in Group:
+            for group in _GROUPS:
                 self._join(group)
+            with suppress(OSError):
+                self._join(_NEXTHOP)
         except BaseException:
             self.close()
             raise
 
-    def _join(self, group: Group) -> None:
-        try:
-            self._listening.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
-        except OSError:
-            if group != Group.NEXTHOP:  # Linux 5.3
-                raise
+    def _join(self, group: int) -> None:
+        self._listening.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
 
     def close(self) -> None:
         self._asking.close()

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from types import MappingProxyType
 
-from ctrl.netlink.messages import (
+from ctrl.netlink.model import NO_ROUTE, IPInterface, Link, NextHop, View
+from ctrl.netlink.news import (
     OUR_PROTOCOL,
     AddressNews,
     LinkNews,
@@ -24,10 +25,8 @@ from ctrl.netlink.messages import (
     Route,
     RouteKind,
     RouteNews,
-    State,
     Target,
 )
-from ctrl.netlink.model import NO_ROUTE, IPInterface, Link, NextHop, View
 from fastpath.model import IPAddress
 
 
@@ -279,7 +278,7 @@ class Picture:
         target = self._target(address, route)
         neighbour = self._neighbours.get(target) if target is not None else None
         if not link.resolves:
-            fixed = neighbour is not None and neighbour.state & State.PERMANENT and neighbour.usable
+            fixed = neighbour is not None and neighbour.permanent and neighbour.usable
             return neighbour.mac if neighbour is not None and fixed else bytes(6)
         return neighbour.mac if neighbour is not None and neighbour.usable else None
 
@@ -306,7 +305,7 @@ class Picture:
 
     @staticmethod
     def _is_kept(known: Neighbour) -> bool:
-        answered_for = known.learned or bool(known.state & State.PERMANENT)
+        answered_for = known.learned or known.permanent
         return answered_for or (known.managed and known.usable)
 
     def wish(self, target: Target) -> Neighbour:

@@ -24,7 +24,7 @@ from ctrl.race.traffic import NVE_MAC, OUR_MAC, OURS, RECEIVERS, SINK_MAC, VNI, 
 MTU = 1600
 GATEWAY = "10.0.0.254"
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
-SEND_BUFFER = 32 << 20
+BUFFER = 32 << 20
 SO_SNDBUFFORCE = 32
 CLONE_NEWNS = 0x00020000
 MS_REC_PRIVATE = 0x4000 | 0x40000
@@ -89,11 +89,16 @@ class Track:
         with (self.box if box else self.nve).run(opened) as packet:
             if vnet_hdr:
                 packet.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-            try:
-                packet.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
-            except PermissionError:  # a user namespace: the limit of the host holds
-                packet.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            self.enlarge(packet, SO_SNDBUFFORCE, socket.SO_SNDBUF)
             yield packet.fileno()
+
+    @staticmethod
+    def enlarge(made: socket.socket, forced: int, asked: int) -> None:
+        """Give a socket a large buffer; in a user namespace the host's limit holds."""
+        try:
+            made.setsockopt(socket.SOL_SOCKET, forced, BUFFER)
+        except PermissionError:
+            made.setsockopt(socket.SOL_SOCKET, asked, BUFFER)
 
     @contextmanager
     def segmentation(self, on: bool) -> Iterator[None]:

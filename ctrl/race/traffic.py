@@ -11,6 +11,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
 
 from fastpath.model import Encap
@@ -81,7 +82,7 @@ class Messages:
     """What a `fastpath.limit.Sender` takes: message i is heads[i] and, where there are any, payloads[i]."""
 
     heads: list[bytes]
-    payloads: list[bytes] | None
+    payloads: list[bytes]
     copies: int
     """Datagrams in all of them together."""
 
@@ -130,9 +131,10 @@ def arriving(load: Load) -> list[bytes]:
 def plain(frames: Iterable[bytes]) -> Messages:
     """Lay frames out one by one, for a socket without PACKET_VNET_HDR."""
     heads = list(frames)
-    return Messages(heads, None, len(heads))
+    return Messages(heads, [], len(heads))
 
 
+@lru_cache(1)
 def copies(load: Load) -> Messages:
     """Make all copies of a batch, one message each: what the loop of sendmmsg sends."""
     macs = SINK_MAC + OUR_MAC
@@ -148,10 +150,10 @@ def copies(load: Load) -> Messages:
 def prebuilt(load: Load, n_frames: int) -> list[bytes]:
     """Make the first whole copies of a batch: what AF_XDP sends from its own memory."""
     made = copies(load)
-    payloads = made.payloads or []
-    return [made.heads[n % made.copies] + payloads[n % made.copies] for n in range(n_frames)]
+    return [made.heads[n % made.copies] + made.payloads[n % made.copies] for n in range(n_frames)]
 
 
+@lru_cache(1)
 def trains(load: Load) -> Messages:
     """Make the copies of a batch as super-frames, all receivers sharing a flow's payload (LIMITS trap 1)."""
     heads, payloads = [], []
@@ -174,7 +176,7 @@ def inner_trains(load: Load) -> Messages:
         payload = one * n_frames
         head = _train_head(macs, source, destination, flow, payload, len(one), whole=False)
         heads.append(head + payload)
-    return Messages(heads, None, BATCH)
+    return Messages(heads, [], BATCH)
 
 
 def _train_head(

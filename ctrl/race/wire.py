@@ -1,8 +1,8 @@
 """The race itself: who runs, how copies are counted, and the rows that come of it.
 
-Copies are counted at the sink, never by who claims to have sent them. Everybody runs twice, with all others
-in between, and the better time counts, of which each is the median of several slices: what else goes on
-on a machine, and on its host, comes and goes, and only ever slows a row down.
+Copies are counted at the sink, never by who claims to have sent them. Everybody runs thrice, with all others
+in between, and the best of several slices counts: what else goes on, on the machine and on its host, comes
+and goes, and only ever slows a row down.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from ctrl.race import ours, rivals
@@ -37,6 +36,9 @@ PATHS: dict[str, Callable[[Track, Load], AbstractContextManager[Step]]] = {
     "limit_xdp": rivals.limit_xdp,
 }
 """In the order of the table."""
+ORDER = ("trains", "limit", "forward", "xdp", "packet", "kernel", "limit_xdp", "sendmmsg", "kernel_trains")
+"""Who runs after whom: those that are compared soon after each other, for the same weather; between two who
+use AF_XDP some others, for the kernel takes its time to give a queue back (LIMITS trap 9)."""
 NVGRE_PATHS = ("xdp", "packet", "sendmmsg", "limit_xdp")
 """Protocol 47 cannot ride (LIMITS), and the kernel has no device that replicates it."""
 LIMIT_OF = {"xdp": "limit_xdp", "limit_xdp": "limit_xdp"}
@@ -44,8 +46,8 @@ LIMIT_OF = {"xdp": "limit_xdp", "limit_xdp": "limit_xdp"}
 
 SIZES, EGRESSES = (64, 1400), (8, 50)
 FULL_SIZES, FULL_EGRESSES = (64, 512, 1400), (1, 8, 50, 256)
-PASSES, SLICES = 2, 5
-WARM_UP_S = 0.04
+PASSES, SLICES = 3, 4
+WARM_UP_S = 0.02
 STEP_S = 0.2
 """No step takes longer, for Ctrl-C waits for its end."""
 
@@ -87,11 +89,11 @@ def race(track: Track, load: Load, seconds: float) -> list[Row]:
     found: dict[str, Row] = {}
     with track.segmentation(load.segmentation):
         for _ in range(PASSES):
-            for path in paths(load):
+            for path in (one for one in ORDER if one in paths(load)):
                 row = run(track, path, load, seconds / PASSES)
                 best = found.get(path, row)
                 found[path] = max(best, row, key=lambda one: one.copies_per_s or 0.0)
-    return list(found.values())
+    return [found[path] for path in paths(load)]
 
 
 def run(track: Track, path: str, load: Load, seconds: float) -> Row:
@@ -99,10 +101,9 @@ def run(track: Track, path: str, load: Load, seconds: float) -> Row:
     try:
         with PATHS[path](track, load) as step:
             step(min(WARM_UP_S, seconds))
-            rates = [_slice(track, path, load, step, seconds / SLICES) for _ in range(SLICES)]
+            rate = max(_slice(track, path, load, step, seconds / SLICES) for _ in range(SLICES))
     except OSError as error:
         return Row(path, load, None, sentence(error))
-    rate = median(rates)
     return Row(path, load, rate) if rate else Row(path, load, None, "no copy arrived")
 
 
@@ -124,7 +125,7 @@ def sentence(error: OSError) -> str:
 def objects(rows: list[Row], latencies: list[Latency]) -> list[dict[str, Any]]:
     """Make the flat objects of `-j`, each with its ratios to the kernel and to its limit in the same load."""
     rates = {(row.load, row.path): row.copies_per_s for row in rows}
-    waited = {(one.path, one.load.egresses, one.load.size): one for one in latencies}
+    waited = {(one.load, one.path): one for one in latencies}
 
     def ratio(row: Row, rival: str) -> float | None:
         other = rates.get((row.load, rival))
@@ -134,7 +135,7 @@ def objects(rows: list[Row], latencies: list[Latency]) -> list[dict[str, Any]]:
     for row in rows:
         load, rate = row.load, row.copies_per_s
         held_against = "limit_xdp" if load.encap is Encap.NVGRE else LIMIT_OF.get(row.path, "limit")
-        latency = waited.get((row.path, load.egresses, load.size)) if load.train > 1 else None
+        latency = waited.get((load, row.path))
         found.append(
             {
                 "path": row.path,

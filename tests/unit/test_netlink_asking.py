@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from ctrl.netlink.asking import Asking
-from ctrl.netlink.messages import Target
+from ctrl.netlink.news import Target
 
 ONE, TWO = (Target(3, ip_address(address).packed) for address in ("10.7.0.2", "fd07::2"))
 

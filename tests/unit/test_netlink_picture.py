@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_interface
 
 import pytest
 
-from ctrl.netlink.messages import (
+from ctrl.netlink.news import (
     OUR_PROTOCOL,
     AddressNews,
     LinkNews,

@@ -10,7 +10,7 @@ import pytest
 
 from ctrl.netlink import NextHop, Watch
 from ctrl.netlink.kernel import Overrun
-from ctrl.netlink.messages import (
+from ctrl.netlink.news import (
     OUR_PROTOCOL,
     AddressNews,
     LinkNews,

@@ -71,6 +71,7 @@ def frames() -> dict[str, bytes]:
     made |= {
         "a VLAN": tagged(f.wire(TUNNEL), 0x8100, 5),
         "a service VLAN": tagged(f.wire(TUNNEL), 0x88A8, 0),
+        "a packet of version 5": f.wire(TUNNEL)[:14] + b"\x55" + f.wire(TUNNEL)[15:],
         "two tags": tagged(tagged(f.wire(TUNNEL), 0x8100, 0), 0x8100, 0),
     }
     return made
@@ -91,7 +92,7 @@ def test_the_program_claims_what_the_specification_claims_whole_and_cut_anywhere
 def test_the_cases_are_claimed_for_a_reason():
     claimed = {name for name, frame in KNOWN.items() if is_consumed(CLAIMS, frame)}
     assert {"to a group", "to us", "to us, IPv6", "nvgre", "a service VLAN", "to us, priority tag"} <= claimed
-    assert not claimed & {"to another", "to another, IPv6", "a VLAN", "two tags"}
+    assert not claimed & {"to another", "to another, IPv6", "a VLAN", "two tags", "a packet of version 5"}
 
 
 @needs_bpf

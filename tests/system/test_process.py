@@ -1,0 +1,192 @@
+"""The process itself: it ends without a trace however it ends, and refuses to start with a clear sentence."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ctrl.lab.namespaces import missing
+from tests.house.tree import ROOT
+from tests.system.lab import COMMAND, DEADLINE_S, Fastpath, Lab, wait_for
+from tests.system.load import Track, sent, start, whole
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+FAN_OUT = 4
+NOT_DONE, MISUSED, NOT_ALLOWED = 1, 2, 4
+
+
+@pytest.fixture
+def lab():
+    with Lab("process") as made:
+        yield made
+
+
+@pytest.fixture
+def track(lab):
+    return Track(lab, FAN_OUT)
+
+
+def traces(track):
+    """What of us the kernel holds: filters, packet sockets, neighbours, and modes of the interfaces."""
+    box = track.box
+    return {
+        "filters": box.command("nft", "list", "ruleset"),
+        "packet sockets": len(box.run(open, "/proc/thread-self/net/packet").readlines()) - 1,
+        "neighbours": box.command("ip", "neighbour"),
+        "modes": [
+            (int(link.get_attr("IFLA_PROMISCUITY")), int(link.get_attr("IFLA_ALLMULTI") or 0))
+            for link in map(box.link, ("p1", "out"))
+        ],
+    }
+
+
+def works(track, fastpath):
+    """Assert that frames are forwarded, each once."""
+    before = fastpath.settled()["received"]
+    reader = track.reader()
+    sent(track.sender(2_000, 100))
+    assert whole(reader.report(100), 100 * FAN_OUT)
+    assert fastpath.settled()["received"] == before + 100
+
+
+def test_killed_it_leaves_nothing_and_the_next_start_finds_nothing_in_its_way(lab, track):
+    before = traces(track)
+    fastpath = start(lab, track)
+    works(track, fastpath)
+    there = traces(track)
+    assert "fastpath-p1" in there["filters"]
+    assert there["packet sockets"] == before["packet sockets"] + 2
+    assert fastpath.end(signal.SIGKILL) == -signal.SIGKILL
+    wait_for(lambda: traces(track) == before, f"nothing is left: {traces(track)}")
+    assert fastpath.socket.exists()  # nobody could remove it; it does not stop the next one
+    fastpath.start()
+    works(track, fastpath)
+    assert fastpath.end() == 0
+    assert traces(track) == before
+    assert not fastpath.socket.exists()
+
+
+def test_a_second_instance_on_the_same_interface_is_refused_and_the_first_goes_on(lab, track):
+    first = start(lab, track)
+    before = traces(track)
+    second = Fastpath(lab, track.box, track.config(), name="second", waits=False)
+    assert second.process.wait(DEADLINE_S) == NOT_DONE
+    said = second.log.splitlines()[-1]
+    assert said == (
+        f"fastpath run: p1: process {first.process.pid} already receives for fastpath on this interface"
+    )
+    assert not second.socket.exists()
+    assert traces(track) == before
+    works(track, first)
+
+
+def test_a_second_instance_with_the_same_control_socket_is_refused(lab, track):
+    first = start(lab, track)
+    box = lab.box("elsewhere")
+    for device in ("p1", "out"):
+        box.add_link(device, "veth", peer={"ifname": f"{device}-far"})
+    second = Fastpath(lab, box, track.config(), name=first.name, waits=False)
+    assert second.process.wait(DEADLINE_S) == NOT_DONE
+    assert str(first.socket) in second.log.splitlines()[-1]
+    works(track, first)
+
+
+def test_what_waits_when_the_end_is_asked_for_is_still_forwarded(lab, track):
+    fastpath = start(lab, track)
+    reader = track.reader()
+    with fastpath.standing_still():
+        sent(track.sender(0, 500))
+        fastpath.process.send_signal(signal.SIGTERM)
+    assert fastpath.process.wait(DEADLINE_S) == 0
+    assert whole(reader.report(500), 500 * FAN_OUT)
+    assert (
+        f"stopped received=500 replicated=500 punted=0 dropped=0 copies_out={500 * FAN_OUT}" in fastpath.log
+    )
+
+
+def test_ctrl_c_ends_it_as_sigterm_does(lab, track):
+    before = traces(track)
+    fastpath = start(lab, track)
+    assert fastpath.end(signal.SIGINT) == 0
+    assert "Traceback" not in fastpath.log
+    assert traces(track) == before
+
+
+@pytest.mark.slow
+def test_fifty_starts_and_ends_leak_nothing(lab, track):
+    before, files = traces(track), set(lab.directory.iterdir())
+    fastpath = start(lab, track)
+    for n in range(50):
+        how = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT)[n % 3]
+        assert fastpath.end(how) == (-how if how == signal.SIGKILL else 0)
+        wait_for(lambda: traces(track) == before, "nothing is left of it")
+        fastpath.start()
+    works(track, fastpath)
+    assert fastpath.end() == 0
+    assert traces(track) == before
+    assert {path.suffix for path in set(lab.directory.iterdir()) - files} == {".toml", ".log"}
+    assert "Traceback" not in fastpath.log
+    assert "ERROR" not in fastpath.log
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="missing: setpriv (util-linux)")
+@pytest.mark.parametrize("lacking", ["net_raw", "net_admin"])
+def test_without_a_capability_it_names_it_and_exits_with_4(lab, track, lacking):
+    config = lab.directory / "bare.toml"
+    config.write_text('[control]\nsocket = ""\nhttp = ""\n' + track.config())
+    argv = ("setpriv", f"--bounding-set=-{lacking}", f"--inh-caps=-{lacking}")
+    process = track.box.popen(
+        *(*argv, *COMMAND, "run", "-c", config), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    said = process.communicate(timeout=DEADLINE_S)[0]
+    assert process.returncode == NOT_ALLOWED, said
+    assert f"CAP_{lacking.upper()}" in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ('[[port]]\nname = "p1"\nfaces = "nve"\nkind = "pcap"\n', 'kind = "pcap" is for replay'),
+        ("", "no [[port]] is given"),
+        ('[[port]]\nname = "p1"\nfases = "nve"\n', 'did you mean "faces"'),
+    ],
+    ids=["replay", "empty", "misspelled"],
+)
+def test_a_config_that_cannot_run_is_refused_with_exit_code_2(lab, track, config, complaint):
+    fastpath = Fastpath(lab, track.box, config, waits=False)
+    assert fastpath.process.wait(DEADLINE_S) == MISUSED
+    assert complaint in fastpath.log
+    assert "Traceback" not in fastpath.log
+
+
+USER_NAMESPACE = ("unshare", "-Urnm", "sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$@"', "sh")
+
+
+def user_namespaces():
+    if shutil.which("unshare") is None:
+        return False
+    return not subprocess.run((*USER_NAMESPACE, "true"), capture_output=True, check=False).returncode
+
+
+@pytest.mark.skipif(not user_namespaces(), reason="missing: unshare -Urnm (user namespaces)")
+def test_in_an_unprivileged_user_namespace_it_forwards_and_names_what_is_missing():
+    inside = f"{__file__}::test_inside_a_user_namespace"
+    done = subprocess.run(
+        (*USER_NAMESPACE, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", inside),
+        cwd=ROOT, env=os.environ | {"FASTPATH_IN_USER_NAMESPACE": "1"}, capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert "1 passed" in done.stdout, done.stdout[-3000:]
+
+
+@pytest.mark.skipif("FASTPATH_IN_USER_NAMESPACE" not in os.environ, reason="run by the test before")
+def test_inside_a_user_namespace(lab, track):
+    fastpath = start(lab, track)
+    works(track, fastpath)
+    for sentence in ("no XDP filter and no in-kernel clones:", "no TAP ports:", "net.core.rmem_max"):
+        assert sentence in fastpath.log
+    assert fastpath.end() == 0
