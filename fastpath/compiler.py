@@ -24,6 +24,7 @@ from fastpath.model import (
     KeyKind,
     Layout,
     Owner,
+    Port,
     ReplicationList,
 )
 
@@ -148,7 +149,7 @@ class Compiler:
             )
         self._table = LayoutTable(layout, self._sender_id)
         self._numbers = _numbers_by_group(layout)
-        changed = {i for i, port in enumerate(old.ports) if layout.ports[i] != port}
+        changed = {i for i, port in enumerate(old.ports) if _in_heads(layout.ports[i]) != _in_heads(port)}
         if layout.vxlan_ports[0] != old.vxlan_ports[0]:
             changed = set(range(len(old.ports)))
         for egress_id, egress in enumerate(self._egresses):
@@ -252,6 +253,11 @@ def _ordered(columns: Columns) -> npt.NDArray[np.uint32]:
     by_rank = np.empty(len(ranks), np.uint32)
     by_rank[ranks.astype(np.intp)] = np.arange(len(ranks), dtype=np.uint32)
     return by_rank[(wanted & np.uint64(0xFFFFFFFF)).astype(np.intp)]
+
+
+def _in_heads(port: Port) -> Port:
+    """What of a port stands in the headers of its copies."""
+    return replace(port, mtu=0, is_up=True)
 
 
 def _check_owners(one: ReplicationList) -> None:

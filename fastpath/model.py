@@ -68,6 +68,8 @@ class Port:
     mtu: int = 0
     network: str = ""
     """The network of a VM port, by name."""
+    is_up: bool = True
+    """Without carrier a kernel takes copies and loses them: they are dropped as `link_down` instead."""
 
 
 @dataclass(frozen=True, slots=True)

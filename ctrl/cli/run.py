@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from pathlib import Path
@@ -43,10 +44,10 @@ def run(config_file: str) -> None:
         asyncio.run(Daemon(Path(config_file), reading.config).run())
     except StartError as error:
         _fail(f"{config_file}: {error}", MISUSED)
-    except PermissionError as error:
-        _fail(str(error), NOT_ALLOWED)
-    except (OSError, ControlError) as error:
+    except ControlError as error:
         _fail(str(error), NOT_DONE)
+    except OSError as error:
+        _fail(str(error), NOT_ALLOWED if error.errno in {errno.EPERM, errno.EACCES} else NOT_DONE)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from fastpath import Forwarder
 from fastpath.claims import Claims
 from fastpath.model import IPAddress
 from fastpath.ports import LivePort
+from fastpath.reasons import Unit
+from fastpath.statistics import Statistics
 
 LOG = logging.getLogger("fastpath")
 DRAIN_S = 1.0
@@ -157,8 +160,11 @@ class Daemon:
 
     async def _tick(self) -> None:
         failed: set[tuple[int, int, int]] = set()
+        dropped: dict[str, int] = {}
         while True:
-            self._rates.take(self._forwarder.statistics())
+            now = self._forwarder.statistics()
+            self._rates.take(now)
+            dropped = log_growth(dropped, now)
             for worker, place, code in set(self._forwarder.failures()) - failed:
                 LOG.error(
                     "a port receives no more worker=%d port=%s why=%s",
@@ -326,6 +332,15 @@ class Daemon:
             copies_out=copies_out,
             ring_lost=sum(carrier.ring_lost for carrier in port.carriers),
         )
+
+
+def log_growth(before: Mapping[str, int], now: Statistics) -> dict[str, int]:
+    """Log what is lost on its way in or out while it grows, in one line; gives what to compare with next."""
+    counts = {row.reason.name: row.count for row in now.drops if row.reason.unit is not Unit.FRAME}
+    grown = [f"{name}={count}" for name, count in counts.items() if count > before.get(name, 0)]
+    if grown:
+        LOG.warning("drops %s", " ".join(grown))
+    return counts
 
 
 def _carried_otherwise(old: object, new: object) -> bool:

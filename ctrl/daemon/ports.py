@@ -18,8 +18,10 @@ from ctrl.config import Config
 from ctrl.config.schema import PortTable
 from ctrl.consume import Consumer, ConsumeUnsupportedError
 from ctrl.daemon.reach import device_of
+from fastpath import bpf
 from fastpath.claims import Claims, socket_filter
 from fastpath.ports import AbsentPort, LivePort, PacketPort, TapPort, XdpPort
+from fastpath.redirect import Redirect, reason_against, receive_queues
 
 LOG = logging.getLogger("fastpath.ports")
 _ABSENT = frozenset({errno.ENODEV, errno.ENXIO})
@@ -33,6 +35,7 @@ class Opened:
     carriers: list[LivePort] = field(default_factory=list)
     packets: list[PacketPort] = field(default_factory=list)
     consumer: Consumer | None = None
+    redirect: Redirect | None = None
     index: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -57,6 +60,8 @@ class Opened:
         """Receive this, and keep it from the kernel, from now on."""
         for packet in self.packets:
             packet.attach_filter(socket_filter(claims))
+        if self.redirect is not None:
+            self.redirect.update(claims)
         if self.consumer is not None:
             self.consumer.update(claims)
 
@@ -65,6 +70,9 @@ class Opened:
         if self.consumer is not None:
             self.consumer.close()
             self.consumer = None
+        if self.redirect is not None:
+            self.redirect.close()
+            self.redirect = None
         for carrier in dict.fromkeys([*self.carriers, *self.packets]):
             carrier.close()
 
@@ -117,7 +125,7 @@ def _open_packet(opened: Opened, config: Config, claims: Claims) -> None:
             trains=dataplane.trains,
             all_multicast="nve" in table.faces,
             fanout=None if dataplane.workers == 1 else _fanout(device),
-            filter=socket_filter(claims),
+            program=socket_filter(claims),
         )
         opened.packets.append(packet)
         opened.carriers.append(packet)
@@ -132,12 +140,25 @@ def _open_packet(opened: Opened, config: Config, claims: Claims) -> None:
 def _open_xdp(opened: Opened, config: Config, claims: Claims) -> None:
     _open_packet(opened, config, claims)
     device = device_of(opened.table)
+    n_workers = len(opened.packets)
+    against = reason_against(device) or bpf.available()
+    queues = range(n_workers) if against else receive_queues(device)
+    opened.notes.append(f"receives by AF_PACKET: {against}" if against else "receives by AF_XDP")
+    sockets: list[tuple[int, int]] = []
     for place, packet in enumerate(opened.packets):
+        own = queues[place::n_workers]
+        if not own:
+            opened.notes.append(f"no queue for worker {place}")
+            continue
         try:
-            opened.carriers[place] = XdpPort(packet, device, queues=[place])
+            port = XdpPort(packet, device, queues=own, receive=not against)
+            opened.carriers[place] = port
+            sockets += port.sockets
         except OSError as error:
             opened.notes.append(f"no AF_XDP for worker {place}: {error.strerror}")
             LOG.warning("no AF_XDP device=%s worker=%d why=%s", device, place, error.strerror)
+    if sockets and not against:
+        opened.redirect = Redirect(device, claims, sockets)
 
 
 def _open_tap(opened: Opened, config: Config, claims: Claims) -> None:

@@ -88,6 +88,7 @@ def work_out(config: Config, kernel: View) -> Reach:
             mac=table.mac or (link.mac if link and table.kind != "tap" else port.mac),
             mtu=table.mtu or (link.mtu if link else 0),
             next_hop_mac=table.next_hop_mac,
+            is_up=bool(link and link.is_up),
         )
         for port, table in zip(plan_ports(config.ports), config.ports, strict=True)
         for link in [kernel.links.get(device_of(table)) if table.faces else None]

@@ -154,7 +154,8 @@ def _read_route_news(message: Any, _gone: bool) -> RouteNews | None:
     family = message["family"]
     if family not in _ANY or message["flags"] & _CLONED:  # a cache entry (path MTU), no route
         return None
-    return RouteNews(inet_pton(family, message.get_attr("RTA_DST", _ANY[family])), message["dst_len"])
+    prefix, bits = inet_pton(family, message.get_attr("RTA_DST", _ANY[family])), message["dst_len"]
+    return RouteNews(prefix, bits) if bits <= 8 * len(prefix) else None
 
 
 def _read_route(message: Any) -> Route | None:

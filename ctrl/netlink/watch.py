@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 _SETTLE_S = 0.002
 _COALESCE_S = 0.02
 _REST = 4  # times as long as a round took, until the next may begin
-_EVENTS_AT_ONCE = 256  # until others may run
+_EVENTS_AT_ONCE = 64  # until others may run
 
 
 class Watch:

@@ -238,13 +238,15 @@ class Copier:
         return ethernet_frame(port, header.destination, packet)
 
     def fitting_port(self, egress: Egress, size: int, version: int) -> Port:
-        """Section 4, `over_mtu` and `no_neighbour`: the out port, if an IP packet of this size may leave there
-        and somebody is known to take it."""
+        """Section 4, `over_mtu`, `link_down`, `no_neighbour`: the out port, if an IP packet of this size may
+        leave there, and somebody is known to take it."""
         port = self.layout.ports[egress.out_port]
         if port.mtu and size > port.mtu:
             raise CopyDrop("over_mtu")
         if size > MAX_PACKET + (40 if version == 6 else 0):
             raise CopyDrop("over_mtu")
+        if not port.is_up:
+            raise CopyDrop("link_down")
         to_group = egress.form is Form.GROUP or egress.address is None or egress.address.is_multicast
         if port.next_hop_mac is None and not to_group and egress.form is not Form.DECAPSULATED:
             raise CopyDrop("no_neighbour")

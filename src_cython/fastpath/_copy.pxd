@@ -9,8 +9,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from fastpath._frame cimport (
     ENCAP_ANY, ENCAP_NVGRE, ENCAP_RAW, ENCAP_VXLAN, HEAD_MAX, KEEP_MT, NUMBER_NONE, PATCH_FLOW_ID, PATCH_GRE_TYPE, PATCH_GROUP,
-    PATCH_GROUP_MAC, PATCH_IPV4, PATCH_NUMBER, PATCH_PORTS, PATCH_SOURCE, PATCH_UDP_FULL, REASON_NONE, REASON_NO_HEADER,
-    REASON_NO_NEIGHBOUR, REASON_NO_VSID, REASON_OVER_MTU, REASON_TAG_IN_NVGRE, address_t, egress_state_t, egress_t, frame_t, program_t,
+    PATCH_GROUP_MAC, PATCH_IPV4, PATCH_NUMBER, PATCH_PORTS, PATCH_SOURCE, PATCH_UDP_FULL, REASON_LINK_DOWN, REASON_NONE,
+    REASON_NO_HEADER, REASON_NO_NEIGHBOUR, REASON_NO_VSID, REASON_OVER_MTU, REASON_TAG_IN_NVGRE, address_t, egress_state_t, egress_t, frame_t, program_t,
 )
 from fastpath._ip cimport PROTO_UDP, TYPE_IPV4, TYPE_IPV6, address_words_sum
 from fastpath._layout cimport NO_ROW, address_is_ipv4, layout_t, network_find
@@ -189,6 +189,9 @@ cdef inline stamp_t stamp_of(tx_t *tx, const egress_t *e) noexcept nogil:
     stamp.size = p.head_size + stamp.kept_size
     if stamp.size - 14 > packet_limit(p, f, tx.layout.ports[tx.out_port].mtu):
         stamp.reason = REASON_OVER_MTU
+        return stamp
+    if tx.layout.ports[tx.out_port].is_down:
+        stamp.reason = REASON_LINK_DOWN
         return stamp
     if e.unresolved:
         stamp.reason = REASON_NO_NEIGHBOUR

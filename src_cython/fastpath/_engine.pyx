@@ -251,7 +251,7 @@ cdef class Engine:
         """One burst from one source: the number of frames, or -errno."""
         cdef uint64_t begin = engine_now_ns(), now
         cdef const fib_t *fib
-        cdef int n, status = 0
+        cdef int n, status = 0, late
         cdef uint32_t i
         self._batch.n = 0
         n = source.receive(source, &self._batch)
@@ -266,8 +266,14 @@ cdef class Engine:
         self._counters.stage_ns[STAGE_CLASSIFY] += begin - now
         replicate_batch(&self._replicator, &self._batch, fib)
         for i in range(self._replicator.n_ports):
-            if self._replicator.ports[i].flush != NULL and status == 0:
-                status = self._replicator.ports[i].flush(self._replicator.ports[i])
+            if self._replicator.ports[i].flush == NULL:
+                continue
+            late = self._replicator.ports[i].flush(self._replicator.ports[i])
+            if late > 0:
+                self._counters.copies_out -= late
+                self._counters.port_copies[i] -= late
+            elif status == 0:
+                status = late
         engine_store(&self._in_use, NULL)
         if source.release != NULL:
             source.release(source, &self._batch)

@@ -13,6 +13,7 @@ cdef struct port_row_t:
     uint8_t group_scope       # of packets to a group that come in here
     uint8_t raw_encap         # of VM ports: their network
     uint8_t has_nves
+    uint8_t is_down
     uint32_t raw_number
     uint32_t mtu
 

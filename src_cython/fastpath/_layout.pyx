@@ -87,6 +87,7 @@ cdef int fill_ports(layout_t *out, object model) except -1:
         row = &out.ports[i]
         row.faces = port.faces.value
         row.mtu = port.mtu
+        row.is_down = not port.is_up
         row.group_scope = SCOPE_NVE if has_nve and row.faces == FACES_CORE else SCOPE_DEVICE
         row.has_nves = i in nve_ports
         row.raw_encap = ENCAP_RAW

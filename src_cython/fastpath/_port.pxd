@@ -30,8 +30,9 @@ cdef struct tx_t:
 # A port as the engine calls it, from one thread at a time. `receive` fills the batch (at most `capacity` frames) and returns their
 # number, 0 for none now, or -errno where the port can never receive again; it does not wait. `transmit` sends the copies, and returns
 # how many the port took; each other one that it was asked for it counts in `drops` (tx_refuse). A negative result refuses a whole
-# train of which nothing was sent: its frames are then asked for one by one, at the same egresses. `flush` ends a burst; `release` gives
-# a batch back, once, after the flush. Both may be NULL, and one of the first two.
+# train of which nothing was sent: its frames are then asked for one by one, at the same egresses. `flush` ends a burst
+# and returns how many copies came to nothing although `transmit` had counted them as taken (each is counted in `drops` by then, and not
+# in its egress's state), or -errno; `release` gives a batch back, once, after the flush. Both may be NULL, and one of the first two.
 cdef struct port_t:
     int (*receive)(port_t *port, batch_t *batch) noexcept nogil
     int64_t (*transmit)(port_t *port, tx_t *tx) noexcept nogil

@@ -342,6 +342,16 @@ def mtu_cases() -> None:
         copies=[],
         drops={"over_mtu": 1},
     )
+    down = replace(PORTS[SMALL], is_up=False, next_hop_mac=None, mtu=size + 32)
+    case(
+        "link_down",
+        arriving(FROM_NVE),
+        REPLICATE,
+        layout=replace(BOX, ports=(*PORTS[:SMALL], down)),
+        lists=(of_group(at_port(SMALL), remote=(at_peer(SMALL, "10.0.0.9"), at_peer(CORE, PEER))),),
+        drops={"link_down": 2},
+        note="nothing leaves by a port that is down, whoever is behind it",
+    )
     big = f.tenant(size=65535 - 20 - 8 - 8 - 14 - 20 - 8)
     whole = vxlan(big, VTEP, GROUP)
     assert len(bytes(whole)) == 65535

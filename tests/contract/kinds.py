@@ -157,7 +157,7 @@ def packet_bench(xdp: bool = False) -> Iterator[Bench]:
     above = pytest.importorskip(f"fastpath.io.{kind}")
     with Lab(f"contract-{kind}") as lab, wire(lab) as namespace, ExitStack() as stack:
         ours = socket_filter(Claims((f.VXLAN_PORT,), (b.addr(b.OWN), b.addr(b.OWN6))))
-        port = namespace.run(packet.PacketIo, "near", filter=ours)
+        port = namespace.run(packet.PacketIo, "near", program=ours)
         stack.callback(port.close)
         if xdp:
             port = namespace.run(above.XdpIo, port, "near")

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any, TypeVar
@@ -236,8 +237,12 @@ def plug(box: Namespace, device: str, far: Namespace, *addresses: tuple[str, str
     gateways = [str(ip_interface(near).ip) for near, _ in addresses]
     for gateway in gateways:
         far.route("::/0" if ":" in gateway else "0.0.0.0/0", "up", gateway)
-    for end, name in ((box, device), (far, "up")):
-        wait_for(lambda e=end, n=name: e.link(n).get_attr("IFLA_OPERSTATE") == "UP", f"carrier of {name}")
+    wait_for(partial(has_carrier, box, device), f"carrier of {device}")
+    wait_for(partial(has_carrier, far, "up"), "carrier of its far end")
+
+
+def has_carrier(box: Namespace, device: str) -> bool:
+    return bool(box.link(device).get_attr("IFLA_OPERSTATE") == "UP")
 
 
 def finished(box: Namespace, device: str) -> None:

@@ -7,6 +7,7 @@ The VM speaks UDP on a Linux VXLAN device, so each frame comes in with its check
 import shutil
 import socket
 import subprocess
+from functools import partial
 
 import pytest
 
@@ -86,18 +87,26 @@ def play(lab, fastpath, far, egresses):
     with sending(far[1]) as vm:
         for number, size in enumerate(SIZES, 1):
             vm.sendto(bytes(size), (INNER_GROUP, PORT))
-            wait_for(lambda k=number: fastpath.status()["copies_out"] == k * egresses, "the copies are out")
+            wait_for(partial(are_out, fastpath, number * egresses), "the copies are out")
         with fastpath.standing_still():
             for size in TRAIN:
                 vm.sendto(bytes(i & 0xFF for i in range(size)), (INNER_GROUP, PORT))
         total = len(SIZES) + len(TRAIN)
-        wait_for(lambda: fastpath.status()["copies_out"] == total * egresses, "the copies are out")
+        wait_for(partial(are_out, fastpath, total * egresses), "the copies are out")
     for n, (_, path) in taken.items():
-        wait_for(lambda p=path: len(opinions(p)) == total, f"tcpdump saw all that n{n} got")
+        wait_for(partial(has_all, path, total), f"tcpdump saw all that n{n} got")
     for process, _ in taken.values():
         process.terminate()
         process.wait(DEADLINE_S)
     return {n: path for n, (_, path) in taken.items()}
+
+
+def are_out(fastpath, copies):
+    return fastpath.status()["copies_out"] == copies
+
+
+def has_all(path, total):
+    return len(opinions(path)) == total
 
 
 def opinions(path):

@@ -16,7 +16,7 @@ FAN_OUT = 16
 MILLION = 1_000_000
 PROBE_S = 1.0
 STEP, MOST = 1.5, 150_000
-FIRST_RATE = {16: 20_000, 1: 6_000}
+FIRST_RATE = {16: 20_000.0, 1: 6_000.0}
 LAG = 0.1
 """Of what was offered: more than that still waiting at the end means that it does not keep up."""
 ATTEMPTS = 3
@@ -33,9 +33,9 @@ def lab():
 class Run:
     """A load for one fastpath, with what its counters were before."""
 
-    def __init__(self, lab, run, ring_frames=8192):
+    def __init__(self, lab, run, dataplane="", **config):
         self.track, self.run = Track(lab, FAN_OUT), run
-        self.fastpath = start(lab, self.track, dataplane=f"ring_frames = {ring_frames}")
+        self.fastpath = start(lab, self.track, dataplane=dataplane, **config)
         self.reader = self.track.reader(run)
 
     def counters(self):
@@ -86,9 +86,18 @@ class Run:
         raise AssertionError(f"something was lost at {share:.0%} of the rate held in {ATTEMPTS} attempts")
 
 
-@pytest.mark.parametrize("run", [IN_TRAINS, SINGLE], ids=["trains", "single"])
-def test_every_copy_arrives_once_and_in_order_at_a_modest_rate(lab, run):
-    report, ring_full, _ = Run(lab, run).offer(4_000, 4_000)
+@pytest.mark.parametrize(
+    ("run", "config"),
+    [
+        pytest.param(IN_TRAINS, {}, id="trains"),
+        pytest.param(SINGLE, {}, id="single"),
+        pytest.param(IN_TRAINS, {"kind": "xdp"}, id="xdp_trains"),
+        pytest.param(SINGLE, {"kind": "xdp"}, id="xdp_single"),
+        pytest.param(IN_TRAINS, {"dataplane": "workers = 2"}, id="two_workers"),
+    ],
+)
+def test_every_copy_arrives_once_and_in_order_at_a_modest_rate(lab, run, config):
+    report, ring_full, _ = Run(lab, run, **config).offer(8_000, 4_000)
     assert whole(report, 4_000 * FAN_OUT)
     assert ring_full == 0
 
@@ -101,7 +110,7 @@ def test_every_copy_arrives_once_and_in_order_at_a_modest_rate(lab, run):
 )
 def test_at_70_percent_of_what_it_can_hold_nothing_is_lost_doubled_or_reordered(lab, run, most, seconds):
     # a ring for a second, for the sake of whoever else is on this machine
-    report, count = Run(lab, run, ring_frames=32768).hold_at(0.7, seconds, most)
+    report, count = Run(lab, run, "ring_frames = 32768").hold_at(0.7, seconds, most)
     assert whole(report, count * FAN_OUT)
 
 

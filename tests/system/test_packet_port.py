@@ -151,7 +151,7 @@ def test_a_train_larger_than_all_queues_is_not_lost_in_part(wire: Wire) -> None:
 
 def test_a_super_frame_of_a_kind_that_nobody_cuts_is_handed_over_once_and_marked(wire: Wire) -> None:
     """Its packet is fragmented, so nothing says where its transport header is."""
-    port = wire.port("nve", filter=None)
+    port = wire.port("nve", program=None)
     payload = bytes(3000)
     segment = struct.pack(">HHIIBBHHH", 9, 9, 0, 0, 5 << 4, 16, 99, 0, 0) + payload
     routed = f.ipv6(segment, "fd00::1", "fd00::2", f.TCP, extensions=(f.extension(f.DESTINATION_OPTIONS),))
@@ -223,7 +223,7 @@ def test_the_filter_changes_between_two_frames(wire: Wire) -> None:
 
 def test_what_leaves_does_not_come_in(wire: Wire) -> None:
     """LIMITS trap 14."""
-    watching = wire.port("core", filter=None)
+    watching = wire.port("core", program=None)
     box = Box(wire)
     wire.send(tunnelled())
     assert box.forward(1).copies_out == 3
@@ -287,7 +287,7 @@ def test_without_the_capability_it_is_named() -> None:
 def test_a_port_that_was_closed_leaves_no_descriptor_and_no_memory(wire: Wire) -> None:
     def opened(count: int) -> None:
         for _ in range(count):
-            PacketIo("nve", ring_frames=16, all_multicast=True, filter=socket_filter(CLAIMS)).close()
+            PacketIo("nve", ring_frames=16, all_multicast=True, program=socket_filter(CLAIMS)).close()
 
     def held() -> tuple[int, int]:
         return sum(1 for _ in Path("/proc/self/fd").iterdir()), resident()

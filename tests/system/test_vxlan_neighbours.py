@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from ctrl.lab.namespaces import connect, missing
+from ctrl.lab.namespaces import Namespace, connect, missing
 from tests import frames as f
 from tests.system.lab import Fastpath, Lab, Vm, expect_once, numbered, plug
 
@@ -171,7 +171,8 @@ def test_a_linux_vtep_is_the_peer_of_a_rewriting_device(lab, six):
 
 def fabric(lab, names):
     """Two ToRs joined by a core link, with NVEs 1 and 2, 3 and 4; each routes to everyone."""
-    boxes, far = {}, {}
+    boxes: dict[int, Namespace] = {}
+    far: dict[int, Namespace] = {}
     for number, nves in ((1, (1, 2)), (2, (3, 4))):
         boxes[number], some = tor(lab, names, number, *nves)
         far |= some

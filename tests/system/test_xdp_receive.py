@@ -86,7 +86,7 @@ class Boxes:
         self.socket.bind(("near", 0))
 
     def open(self, frames: int = 4096) -> XdpPort:
-        packet = self.ours.run(lambda: PacketPort("near", filter=socket_filter(CLAIMS)))
+        packet = self.ours.run(lambda: PacketPort("near", program=socket_filter(CLAIMS)))
         self.stack.callback(packet.close)
         queues = self.ours.run(receive_queues, "near")
         self.port: XdpPort = self.ours.run(

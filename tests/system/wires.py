@@ -70,7 +70,7 @@ class Wire:
 
     def port(self, device: str, **options: object) -> PacketIo:
         def made() -> PacketIo:
-            return PacketIo(device, **{"filter": socket_filter(CLAIMS), **options})  # type: ignore[arg-type]
+            return PacketIo(device, **{"program": socket_filter(CLAIMS), **options})  # type: ignore[arg-type]
 
         return self.closing(self.box.run(made))
 

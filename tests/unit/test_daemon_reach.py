@@ -121,6 +121,11 @@ def test_a_local_nve_is_served_by_its_own_port_alone():
     assert now.states[NVE] == "no_route"
 
 
+def test_nothing_is_sent_by_a_port_whose_link_is_down_or_gone():
+    down = View({"p1": LINKS["p1"], "core": replace(LINKS["core"], is_up=False)}, HOPS)
+    assert [port.is_up for port in r.work_out(BOX, down).layout.ports] == [True, False, False]
+
+
 def test_behind_a_link_that_is_down_nobody_is_up():
     down = replace(KERNEL, links=LINKS | {"core": replace(LINKS["core"], is_up=False)})
     assert r.work_out(BOX, down).states == {NEAR: "down", FAR: "down", NVE: "up"}

@@ -5,6 +5,7 @@ from ipaddress import ip_address, ip_interface
 
 import pytest
 
+from ctrl.netlink.model import Link, NextHop, View, log_changes
 from ctrl.netlink.news import (
     OUR_PROTOCOL,
     AddressNews,
@@ -15,7 +16,6 @@ from ctrl.netlink.news import (
     RouteNews,
     Target,
 )
-from ctrl.netlink.model import Link, NextHop, View, log_changes
 from ctrl.netlink.picture import Picture
 from fastpath.model import IPAddress
 

@@ -39,7 +39,7 @@ cdef class PacketIo(IoPort):
 
     `ring_frames`: slots of the receive ring, a power of two, 2 KB each. `trains`: send super-frames if the kernel can.
     `all_multicast`: have the network card pass all multicast frames. `fanout`: a number (1-65535) that all ports on this device share
-    whose worker gets its part of the flows. `filter`: see `attach_filter`; without one, everything comes in.
+    whose worker gets its part of the flows. `program`: see `attach_filter`; without one, everything comes in.
     OSError with the device's name where the system refuses.
     """
 
@@ -51,7 +51,7 @@ cdef class PacketIo(IoPort):
     cdef uint64_t _dropped
 
     def __cinit__(
-        self, str device not None, *, uint32_t ring_frames=8192, bint trains=True, bint all_multicast=False, fanout=None, filter=None
+        self, str device not None, *, uint32_t ring_frames=8192, bint trains=True, bint all_multicast=False, fanout=None, program=None
     ):
         self._p.ring.fd = self._p.sender.fd = -1
         self.device = device
@@ -71,7 +71,7 @@ cdef class PacketIo(IoPort):
             raise MemoryError
         self._choose(trains)
         try:
-            self._open(all_multicast, fanout, filter)
+            self._open(all_multicast, fanout, program)
         except OSError as error:
             self.close()
             raise self._error(error) from None
@@ -106,7 +106,7 @@ cdef class PacketIo(IoPort):
             text += ": a packet socket needs CAP_NET_RAW"
         return OSError(error.errno, text, self.device)
 
-    def _open(self, all_multicast, fanout, filter):
+    def _open(self, all_multicast, fanout, program):
         cdef uint32_t block_size = min(BLOCK_SIZE, self._p.ring.n_slots * SLOT_SIZE)
         cdef void *ring
         try:
@@ -127,7 +127,7 @@ cdef class PacketIo(IoPort):
             raise OSError(errno, os.strerror(errno))
         self._p.ring.slots = <uint8_t *>ring
         # Nothing comes in before it is settled what may.
-        self.attach_filter([(6, 0, 0, 0)] if fanout is not None else filter)
+        self.attach_filter([(6, 0, 0, 0)] if fanout is not None else program)
         self._socket.bind((self.device, ETH_P_ALL))
         if self._socket.getsockname()[3] not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
             raise OSError(EOPNOTSUPP, "not an Ethernet interface")
@@ -135,7 +135,7 @@ cdef class PacketIo(IoPort):
             self._set(PACKET_ADD_MEMBERSHIP, struct.pack("@iHH8x", self.ifindex, PACKET_MR_ALLMULTI, 0))
         if fanout is not None:
             self._set(PACKET_FANOUT, <uint32_t>(fanout | PACKET_FANOUT_HASH << 16))
-            self.attach_filter(filter)
+            self.attach_filter(program)
         self._p.ring.fd = self._p.sender.fd = self.port.fd = self._socket.fileno()
 
     def _set(self, option, value):
@@ -148,24 +148,24 @@ cdef class PacketIo(IoPort):
         except PermissionError:
             self._socket.setsockopt(SOL_SOCKET, asked, size)
 
-    def attach_filter(self, filter):
+    def attach_filter(self, program):
         """Let in only what a classic BPF program accepts: [(code, jt, jf, k)], None for everything.
 
         One program takes the place of the other between two frames. OSError where the kernel finds it wrong.
         """
-        cdef sock_fprog program
+        cdef sock_fprog attached
         if self._socket is None:
             raise ValueError(f"{self.device}: the port is closed")
-        if filter is None:
+        if program is None:
             try:
                 self._socket.setsockopt(SOL_SOCKET, SO_DETACH_FILTER, 0)
             except FileNotFoundError:
                 pass
             return
-        code = b"".join(struct.pack("@HBBI", *instruction) for instruction in filter)
-        program.len = <unsigned short>(len(code) // sizeof(sock_filter))
-        program.filter = <sock_filter *><char *>code
-        self._socket.setsockopt(SOL_SOCKET, SO_ATTACH_FILTER, (<char *>&program)[:sizeof(program)])
+        code = b"".join(struct.pack("@HBBI", *instruction) for instruction in program)
+        attached.len = <unsigned short>(len(code) // sizeof(sock_filter))
+        attached.filter = <sock_filter *><char *>code
+        self._socket.setsockopt(SOL_SOCKET, SO_ATTACH_FILTER, (<char *>&attached)[:sizeof(attached)])
 
     def close(self):
         """Leave the interface; again is allowed. Not while a forwarder runs on it."""

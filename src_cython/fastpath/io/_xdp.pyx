@@ -275,6 +275,12 @@ cdef int64_t by_packet(port_t *port, tx_t *tx) noexcept nogil:
     return taken
 
 
+cdef void finish_sender(xdp_t *x) noexcept nogil:
+    """Have the kernel take all copies that are in our ring."""
+    if x.sender.n_pending:
+        sender_settle(&x.sender)
+
+
 cdef int64_t large_by_packet(port_t *port, tx_t *tx, uint32_t k) noexcept nogil:
     """Hand one copy, too large for a chunk, to the packet port; what was written before it has left."""
     cdef tx_t single = tx[0]
@@ -293,6 +299,8 @@ cdef void finish_packet(xdp_t *x) noexcept nogil:
         status = x.packet.flush(x.packet)
     if status < 0:
         x.packet_status = status
+    else:
+        x.sender.n_lost += status
     x.packet_busy = False
 
 
@@ -308,6 +316,7 @@ cdef int64_t xdp_transmit(port_t *port, tx_t *tx) noexcept nogil:
     cdef int64_t taken = 0
     cdef uint8_t reason = REASON_PORT_REFUSED
     if tx.train != NULL:
+        finish_sender(x)
         return by_packet(port, tx)
     memset(&stamp, 0, sizeof(stamp))
     stamp.egress_class = CLASS_NONE
@@ -337,20 +346,21 @@ cdef int64_t xdp_transmit(port_t *port, tx_t *tx) noexcept nogil:
             taken += 1
             if sender.n_pending == sender.batch:
                 reason = sender_settle(sender)
-    if sender.n_pending:
-        sender_settle(sender)
-    taken -= sender.n_lost
-    sender.n_lost = 0
     return taken
 
 
 cdef int xdp_flush(port_t *port) noexcept nogil:
     cdef xdp_t *x = <xdp_t *>port.state
-    cdef int status
+    cdef int status, n_lost
     finish_packet(x)
+    finish_sender(x)
     status = x.packet_status
     x.packet_status = 0
-    return status
+    if status < 0:
+        return status
+    n_lost = <int>x.sender.n_lost
+    x.sender.n_lost = 0
+    return n_lost
 
 
 cdef int receive_packet(port_t *port, batch_t *batch) noexcept nogil:
