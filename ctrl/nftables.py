@@ -1,8 +1,9 @@
 """nf_tables as far as we need it: its netlink messages, built from few words, and the socket for them.
 
-Not pyroute2's NFTSocket: its blocking calls refuse to run inside a running event loop, where interfaces come
-and go, and it costs 180 ms to import. Not libnftables: one more library at run time, and it opens sockets of
-its own, while a table with an owner lives and dies with the one socket that made it.
+Not pyroute2's: its messages can say all of this but a table's owner, for which they need a class of our own,
+so that code is 7 % shorter (tried: 154 lines for 166) and takes 30 times as long; its NFTSocket refuses to
+run inside a running event loop. Not libnftables: it opens sockets of its own, while a table with an owner
+lives and dies with the one socket that made it.
 
 Sources: linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h. Attributes and registers are big endian,
 netlink's own headers are the machine's.

@@ -1,5 +1,6 @@
 #!/bin/sh
-# What `make demo` shows: a real capture through the compiled data path, then the same traffic at length, to see how fast.
+# What `make demo` shows: a real capture through the compiled data path, the same traffic at length, and a race on the
+# wire against what the kernel does by itself.
 #
 #   scripts/demo.sh VENV
 set -eu
@@ -22,3 +23,11 @@ printf '\nThe same traffic a thousand times over, without a pause, into a file:\
 "$bin/fastpath" replay $work/long.pcapng -c examples/demo.toml -o $work/long_copies.pcapng | tail -2
 rm -f $work/long.pcapng $work/long_copies.pcapng
 printf '\nThe copies are in %s: tcpdump, tshark and Wireshark read it.\n' $work/copies.pcapng
+
+cat <<'TEXT'
+
+And live, between network namespaces of its own: one frame for 50 VTEPs, raced against this kernel's VXLAN device.
+
+$ fastpath bench wire --egresses 50 --size 64 --seconds 0.1
+TEXT
+"$bin/fastpath" bench wire --egresses 50 --size 64 --seconds 0.1 || echo "(skipped: see above)"

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -56,10 +56,12 @@ class Daemon:
         self._started_s = time.monotonic()
         self._rates = Rates(time.monotonic, time.time)
         self._stopping = asyncio.Event()
+        self._reloading = asyncio.Event()
 
     async def run(self) -> None:
         """Start, say so, and go on until SIGTERM or SIGINT. StartError or OSError where it cannot start."""
         async with AsyncExitStack() as stack:
+            stack.callback(self._hear_signals())
             config = self._config
             self._watch = await stack.enter_async_context(
                 Watch([r.device_of(port) for port in config.ports], r.peers(config))
@@ -88,27 +90,35 @@ class Daemon:
             await self._live()
 
     async def _live(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            jobs = [
+                tasks.create_task(self._follow(), name="follow the kernel"),
+                tasks.create_task(self._reloads(), name="reload"),
+                tasks.create_task(self._tick(), name="tick"),
+            ]
+            LOG.info("forwarding node=%s ports=%d lists=%d", *self._sizes())
+            notify.ready(f"forwarding, {len(self._reach.lists)} lists")
+            await self._stopping.wait()
+            notify.stopping()
+            for job in jobs:
+                job.cancel()
+
+    def _hear_signals(self) -> Callable[[], None]:
+        """From now on; gives what ends it."""
         loop = asyncio.get_running_loop()
-        reloading = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, reloading.set)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                jobs = [
-                    tasks.create_task(self._follow(), name="follow the kernel"),
-                    tasks.create_task(self._reloads(reloading), name="reload"),
-                    tasks.create_task(self._tick(), name="tick"),
-                ]
-                LOG.info("forwarding node=%s ports=%d lists=%d", *self._sizes())
-                notify.ready(f"forwarding, {len(self._reach.lists)} lists")
-                await self._stopping.wait()
-                notify.stopping()
-                for job in jobs:
-                    job.cancel()
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        heard = {
+            signal.SIGTERM: self._stopping,
+            signal.SIGINT: self._stopping,
+            signal.SIGHUP: self._reloading,
+        }
+        for number, event in heard.items():
+            loop.add_signal_handler(number, event.set)
+
+        def end() -> None:
+            for number in heard:
                 loop.remove_signal_handler(number)
+
+        return end
 
     def _sizes(self) -> tuple[str, int, int]:
         return self._config.node, len(self._ports), len(self._reach.lists)
@@ -120,10 +130,10 @@ class Daemon:
             self._interfaces(kernel)
             self._apply(self._config, kernel)
 
-    async def _reloads(self, asked: asyncio.Event) -> None:
+    async def _reloads(self) -> None:
         while True:
-            await asked.wait()
-            asked.clear()
+            await self._reloading.wait()
+            self._reloading.clear()
             notify.reloading()
             try:
                 await self._reload()

@@ -55,7 +55,7 @@ def arriving(packet: Packet) -> bytes:
 
 def leaving(port: int, packet: Packet, mac: str | None = None) -> tuple[int, bytes]:
     """An expected copy: to the port's next hop, or to a group's MAC."""
-    dst = mac_text(PORTS[port].next_hop_mac) if mac is None else mac
+    dst = mac_text(PORTS[port].next_hop_mac or bytes(6)) if mac is None else mac
     return port, bytes(Ether(dst=dst, src=mac_text(PORTS[port].mac)) / packet)
 
 

@@ -4,10 +4,12 @@ import ast
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from ctrl.lab import namespaces
 from tests.house.tree import ROOT, run
 
 README = (ROOT / "README.md").read_text()
@@ -59,9 +61,42 @@ def test_a_table_that_is_not_that_of_the_code_is_noticed(tmp_path):
 # --- commands -----------------------------------------------------------------------------------------------
 
 COMMANDS = [line.removeprefix("$ ") for line in SHELL if line.removeprefix("$ ").startswith("fastpath ")]
+LIVE = [line for line in COMMANDS if line.split()[1] in {"run", "show", "bench"}]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.skipif(namespaces.missing() is not None, reason=str(namespaces.missing()))
+def test_every_live_command_does_what_it_is_there_for(tmp_path: Path):
+    """In a namespace with interfaces of the names that the example gives them."""
+    (start,) = [line for line in LIVE if line.startswith("fastpath run ")]
+    shows = [line for line in LIVE if line.startswith("fastpath show ")]
+    assert len(shows) == 3
+    with (tmp_path / "log").open("w") as log, namespaces.Lab("readme") as lab:
+        box, far = lab.namespace("box"), lab.namespace("far")
+        for device in ("p1", "p2", "core"):
+            namespaces.connect(box, device, far, device, mtu=1600)
+        daemon = box.popen(*FASTPATH, *start.split()[1:], cwd=ROOT, stderr=log)
+        try:
+            socket = Path("/run/fastpath/tor1.sock")
+            for _ in range(200):
+                if socket.exists() or daemon.poll() is not None:
+                    break
+                time.sleep(0.05)
+            assert daemon.poll() is None, (tmp_path / "log").read_text()
+            for line in shows:
+                assert run(*FASTPATH, *line.split()[1:], cwd=ROOT).splitlines()
+        finally:
+            daemon.terminate()
+            assert daemon.wait(10) == 0
+
+
+@pytest.mark.skipif(namespaces.missing() is not None, reason=str(namespaces.missing()))
+def test_the_race_is_run():
+    (race,) = [line for line in LIVE if line.startswith("fastpath bench ")]
+    printed = run(*FASTPATH, *race.split()[1:], "--seconds", "0.01", "--egresses", "4", cwd=ROOT)
+    assert {"trains", "xdp", "packet", "forward", "kernel", "limit"} <= set(printed.split())
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line not in LIVE])
 def test_every_fastpath_command_does_what_it_is_there_for(command: str, elsewhere: Path):
     run(*FASTPATH, *command.split()[1:], cwd=elsewhere)
 
@@ -71,7 +106,7 @@ def test_there_is_no_command_that_these_tests_do_not_run():
     drawing = next(text for _, text in BLOCKS if "DEVICE (ToR)" in text).splitlines()
     others = [line for line in SHELL if line.strip() and line not in {*demo, *drawing, *COMMANDS}]
     assert {line.split("#")[0].strip() for line in others} == {"make demo", "make test"}
-    assert {language for language, _ in BLOCKS} == {"", "toml", "python"}
+    assert {language for language, _ in BLOCKS} == {"", "toml", "python", "console"}
 
 
 def test_every_make_target_that_it_names_is_one():

@@ -37,7 +37,7 @@ NUMBERS = 1 << 21
 _ETH_P_ALL, _TEST_ETHERTYPE = 3, 0x88B5
 _SOL_PACKET, _STATISTICS, _RX_RING, _VERSION, _V3 = 263, 6, 5, 10, 2
 _BLOCK, _N_BLOCKS, _RETIRE_MS = 1 << 20, 96, 10
-_QUIET_S = 0.4
+_QUIET_S = 0.3
 
 
 def flow_of(number: Any, run: int) -> Any:
