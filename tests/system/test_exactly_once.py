@@ -8,6 +8,7 @@ nothing at all is lost at 70 % may be tried again at 70 % of what is found then.
 import pytest
 
 from ctrl.lab.namespaces import missing
+from tests.system.counting import Frames
 from tests.system.lab import Lab
 from tests.system.load import Track, sent, start, whole
 
@@ -84,6 +85,28 @@ class Run:
             if not report["lost"]:
                 return report, count
         raise AssertionError(f"something was lost at {share:.0%} of the rate held in {ATTEMPTS} attempts")
+
+
+def test_the_reader_tells_lost_doubled_and_reordered_numbers_apart(lab):
+    track = Track(lab, fan_out=2)
+    reader, wire = track.reader(run=1), lab.packet_socket(track.box, "out")
+
+    def copies(receiver, *numbers):
+        for number in numbers:
+            frame = bytearray(Frames("02:00:00:00:00:01", 1)[number])
+            frame[30:34] = bytes((10, 8, 0, receiver))
+            wire.send(frame)
+
+    right = {"copies": 16, "lost": 0, "doubled": 0, "reordered": 0, "reader_lost": 0}
+    copies(1, *range(8))
+    copies(2, *range(8))
+    assert reader.report(8) == right
+    copies(1, *range(8))
+    copies(2, 0, 1, 2, 3, 3, 5, 6, 7)
+    assert reader.report(8) == right | {"lost": 1, "doubled": 1}
+    copies(1, 4, 1, 2, 3, 0, 5, 6, 7)  # 0 and 4 are of one flow
+    copies(2, 1, 0, 2, 3, 4, 5, 6, 7)
+    assert reader.report(8) == right | {"reordered": 1}
 
 
 @pytest.mark.parametrize(
