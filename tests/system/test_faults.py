@@ -16,7 +16,7 @@ GROUP_MAC = bytes.fromhex("01005e010164")
 VM_MAC = b"\x02\xd0\0\0\0\1"
 ENDS = {n: (f"10.1.{n}.1/24", f"10.1.{n}.2/24") for n in (1, 2, 3)}
 MEMBER, REWRITTEN = 2, 3
-BY_KIND = pytest.mark.parametrize("kind", ["packet", "xdp"])
+BY_KIND = pytest.mark.parametrize("kind", ["packet", pytest.param("xdp", marks=pytest.mark.slow)])
 
 
 class Scene:
