@@ -22,7 +22,7 @@ from fastpath.io._linux cimport (
     tpacket_stats,
 )
 from fastpath.io._packet_ring cimport ROOM_SIZE, SLOT_SIZE, SUPER_SIZE, ring_receive, ring_release, ring_t
-from fastpath.io._packet_send cimport ARENA_SIZE, sender_copies, sender_t, sender_train
+from fastpath.io._packet_send cimport sender_copies, sender_t, sender_train
 
 cdef enum:
     BLOCK_SIZE = 1 << 18      # the kernel's unit of memory for a ring
@@ -66,8 +66,7 @@ cdef class PacketIo(IoPort):
         self._p.ring.n_slots = ring_frames
         self._p.ring.room = <uint8_t *>malloc(ROOM_SIZE)
         self._p.ring.super_frame = <uint8_t *>malloc(SUPER_SIZE)
-        self._p.sender.arena = <uint8_t *>malloc(ARENA_SIZE)
-        if self._p.ring.room == NULL or self._p.ring.super_frame == NULL or self._p.sender.arena == NULL:
+        if self._p.ring.room == NULL or self._p.ring.super_frame == NULL:
             raise MemoryError
         self._choose(trains)
         try:
@@ -84,7 +83,6 @@ cdef class PacketIo(IoPort):
             munmap(self._p.ring.slots, self._p.ring.n_slots * SLOT_SIZE)
         free(self._p.ring.room)
         free(self._p.ring.super_frame)
-        free(self._p.sender.arena)
 
     cdef int _choose(self, bint trains) except -1:
         """Decide on trains by what is known beforehand."""

@@ -19,10 +19,8 @@ from fastpath.io._linux cimport (
 
 cdef enum:
     MESSAGES_MAX = 64         # of one sendmmsg
-    HEAD_ROOM = 96            # 6 bytes nobody uses, virtio_net_hdr, the head of a train
+    HEAD_ROOM = 112           # 6 bytes nobody uses, virtio_net_hdr, a head, what is overwritten behind
     HEAD_AT = 16
-    ARENA_SIZE = 1 << 18      # copies of one sendmmsg; three of the largest
-    ARENA_SPARE = 66000       # the largest, its virtio_net_hdr and what is overwritten behind
 
 # What a copy, or the copies of a train, was booked for.
 cdef struct booked_t:
@@ -33,7 +31,6 @@ cdef struct booked_t:
 cdef struct sender_t:
     int fd
     int refused               # errno by which the kernel refused a train; 0: never
-    uint8_t *arena
     iovec vectors[MESSAGES_MAX][2]
     mmsghdr messages[MESSAGES_MAX]
     booked_t booked[MESSAGES_MAX]
@@ -164,12 +161,12 @@ cdef inline int64_t sender_train(sender_t *s, tx_t *tx) noexcept nogil:
 
 
 cdef inline int64_t sender_copies(sender_t *s, tx_t *tx) noexcept nogil:
-    """The same for a single frame: one message a copy."""
+    """The same for a single frame: one message a copy. What it keeps of the frame is sent from where the frame stands."""
     cdef const frame_t *f = tx.run.frame
     cdef const egress_t *e
     cdef stamp_t fresh, stamp
-    cdef uint8_t *at = s.arena
-    cdef uint32_t k, n = 0
+    cdef uint8_t *head
+    cdef uint32_t k, n = 0, kept_size = 0
     cdef int64_t taken = 0
     memset(&stamp, 0, sizeof(stamp))
     stamp.egress_class = CLASS_NONE
@@ -178,20 +175,23 @@ cdef inline int64_t sender_copies(sender_t *s, tx_t *tx) noexcept nogil:
         if e.egress_class != stamp.egress_class:
             fresh = stamp_of(tx, e)
             stamp = fresh
+            kept_size = stamp.kept_size
+            stamp.kept_size = 0
         if stamp.reason != REASON_NONE:
             tx_refuse(tx, k, stamp.reason)
         else:
-            memset(at, 0, HEAD_AT)
-            copy_write(at + HEAD_AT, &stamp, e, f, &tx.states[tx.egresses[k]])
-            s.vectors[n][0].iov_base = at + HEAD_AT - VNET_SIZE
-            s.vectors[n][0].iov_len = VNET_SIZE + stamp.size
+            head = s.heads[n] + HEAD_AT
+            memset(head - VNET_SIZE, 0, VNET_SIZE)
+            copy_write(head, &stamp, e, f, &tx.states[tx.egresses[k]])
+            s.vectors[n][0].iov_base = head - VNET_SIZE
+            s.vectors[n][0].iov_len = VNET_SIZE + stamp.head_size
+            s.vectors[n][1].iov_base = <void *>stamp.kept
+            s.vectors[n][1].iov_len = kept_size
             s.messages[n].msg_hdr.msg_iov = s.vectors[n]
-            s.messages[n].msg_hdr.msg_iovlen = 1
+            s.messages[n].msg_hdr.msg_iovlen = 2
             book(s, n, k, stamp.size, stamp.ip_at == 0)
-            at += (HEAD_AT + stamp.size + 15) & ~15
             n += 1
-        if n == MESSAGES_MAX or at - s.arena > ARENA_SIZE - ARENA_SPARE or (k + 1 == tx.n_egresses and n != 0):
+        if n == MESSAGES_MAX or (k + 1 == tx.n_egresses and n != 0):
             taken += send(s, tx, n, False)
-            at = s.arena
             n = 0
     return taken
