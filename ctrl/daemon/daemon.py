@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from ctrl import notify, privileges
@@ -30,7 +31,7 @@ from fastpath.claims import Claims
 from fastpath.model import IPAddress
 from fastpath.ports import LivePort
 from fastpath.reasons import Unit
-from fastpath.statistics import Statistics
+from fastpath.statistics import PortCount, Statistics
 
 LOG = logging.getLogger("fastpath")
 DRAIN_S = 1.0
@@ -90,18 +91,21 @@ class Daemon:
             await self._live()
 
     async def _live(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            jobs = [
-                tasks.create_task(self._follow(), name="follow the kernel"),
-                tasks.create_task(self._reloads(), name="reload"),
-                tasks.create_task(self._tick(), name="tick"),
-            ]
-            LOG.info("forwarding node=%s ports=%d lists=%d", *self._sizes())
-            notify.ready(f"forwarding, {len(self._reach.lists)} lists")
-            await self._stopping.wait()
-            notify.stopping()
-            for job in jobs:
-                job.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                jobs = [
+                    tasks.create_task(self._follow(), name="follow the kernel"),
+                    tasks.create_task(self._reloads(), name="reload"),
+                    tasks.create_task(self._tick(), name="tick"),
+                ]
+                LOG.info("forwarding node=%s ports=%d lists=%d", *self._sizes())
+                notify.ready(f"forwarding, {len(self._reach.lists)} lists")
+                await self._stopping.wait()
+                notify.stopping()
+                for job in jobs:
+                    job.cancel()
+        except ExceptionGroup as broken:  # the kernel is heard no more: whoever started us starts us anew
+            raise broken.exceptions[0] from None
 
     def _hear_signals(self) -> Callable[[], None]:
         """From now on; gives what ends it."""
@@ -155,17 +159,14 @@ class Daemon:
         await self._watch.want(*self._wanted(self._config, new))
         fresh = self._open_changed(new)
         claims, old = r.claims(new), self._claims
-        self._claim(Claims(
-            tuple(p for p in old.vxlan_ports if p in claims.vxlan_ports) or claims.vxlan_ports,
-            tuple(a for a in old.addresses if a in claims.addresses),
-        ))  # fmt: skip
+        self._claim(r.common_claims(old, claims))
         closing = self._exchange(new, fresh)
+        self._config = new
+        self._apply(new, self._watch.view)
         self._claim(claims)
         for port in closing:
             port.close()
-        self._config = new
         await self._watch.want(*self._wanted(new))
-        self._apply(new, self._watch.view)
         LOG.info("reloaded file=%s ports=%d lists=%d", self._path, *self._sizes()[1:])
 
     async def _tick(self) -> None:
@@ -225,20 +226,19 @@ class Daemon:
                 LOG.info("port %s name=%s", "absent" if port.is_absent else "opened", name)
 
     def _exchange(self, config: Config, fresh: dict[str, Opened]) -> list[Opened]:
-        """Let the workers use the fresh ports, and go by `config`; gives the old ports, to be closed."""
-        kept = {name: port for name, port in self._ports.items() if self._is_wanted(config, name)}
-        closing = [p for name, p in self._ports.items() if name not in kept or name in fresh]
-        was, self._ports = self._ports, kept | fresh
-        if fresh or closing:
-            new = r.work_out(config, self._watch.view)
+        """Let the workers use the fresh ports and those that `config` keeps; give the others back."""
+        tables = {table.name: table for table in config.ports if table.faces}
+        closing = [port for name, port in self._ports.items() if name in fresh or name not in tables]
+        self._ports = {name: port for name, port in self._ports.items() if name in tables} | fresh
+        for name, port in self._ports.items():
+            port.table = tables[name]
+        if closing or fresh:
+            ports = r.work_out(config, self._watch.view).layout.ports
+            layout = replace(self._reach.layout, ports=ports)  # what else is new comes with its lists
             workers = [self._carriers(i, config) for i in range(config.dataplane.workers)]
-            layout = r.work_out(config, self._watch.view).layout
             self._forwarder.set_ports(layout, workers)
-            self._reach = r.Reach(new.layout, self._reach.lists, self._reach.hops, self._reach.states)
-        return [port for port in closing if port in was.values()]
-
-    def _is_wanted(self, config: Config, name: str) -> bool:
-        return any(port.name == name and port.faces for port in config.ports)
+            self._reach = replace(self._reach, layout=layout)
+        return closing
 
     def _open_ports(self, config: Config) -> None:
         for table in config.ports:
@@ -261,8 +261,11 @@ class Daemon:
     def _claim(self, claims: Claims) -> None:
         if claims == self._claims:
             return
-        for port in self._ports.values():
-            port.claim(claims)
+        for name, port in self._ports.items():
+            try:
+                port.claim(claims)
+            except OSError as error:  # it went meanwhile; it will be opened anew, with these
+                LOG.warning("cannot claim port=%s why=%s", name, error)
         self._claims = claims
 
     def _carriers(self, worker: int, config: Config | None = None) -> list[LivePort]:
@@ -305,10 +308,10 @@ class Daemon:
     def view(self) -> View:
         """The picture of this moment."""
         statistics = self._forwarder.statistics()
-        counts = {row.name: row for row in statistics.ports}
-        real = [table for table in self._config.ports if table.faces]
+        failed = {place for _, place, _ in self._forwarder.failures()}
+        real = [(place, table) for place, table in enumerate(self._config.ports) if table.faces]
         return View(
-            config=self._config.model_copy(update={"ports": tuple(real)}),
+            config=self._config.model_copy(update={"ports": tuple(table for _, table in real)}),
             started_s=self._started_s,
             now_s=time.monotonic(),
             revision=self._forwarder.revision,
@@ -316,16 +319,14 @@ class Daemon:
             lists=self._reach.lists,
             statistics=statistics,
             ports=tuple(
-                self._port_view(
-                    self._ports[table.name], counts[table.name].received, counts[table.name].copies_out
-                )
-                for table in real
+                self._port_view(self._ports[table.name], statistics.ports[place], place in failed)
+                for place, table in real
             ),
             hops=self._reach.states,
             recent=self._rates.recent(statistics),
         )
 
-    def _port_view(self, port: Opened, received: int, copies_out: int) -> PortView:
+    def _port_view(self, port: Opened, count: PortCount, has_failed: bool) -> PortView:
         device = r.device_of(port.table)
         link = self._watch.view.links.get(device)
         state = "absent" if port.is_absent or link is None else "up" if link.is_up else "down"
@@ -334,12 +335,12 @@ class Daemon:
             device=device,
             kind=port.table.kind,
             faces=port.table.faces,
-            state=state,
+            state="error" if has_failed else state,
             mtu=port.table.mtu or (link.mtu if link else 0),
             transmit=port.transmit,
             why=port.why,
-            received=received,
-            copies_out=copies_out,
+            received=count.received,
+            copies_out=count.copies_out,
             ring_lost=sum(carrier.ring_lost for carrier in port.carriers),
         )
 

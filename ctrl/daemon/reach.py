@@ -78,6 +78,12 @@ def claims(config: Config) -> Claims:
     return Claims(config.dataplane.vxlan_ports, tuple(dict.fromkeys(own)))
 
 
+def common_claims(old: Claims, new: Claims) -> Claims:
+    """What is ours before and after a change: claimed while the data path changes from one to the other."""
+    ports = tuple(port for port in old.vxlan_ports if port in new.vxlan_ports)
+    return Claims(ports, tuple(address for address in old.addresses if address in new.addresses))
+
+
 def work_out(config: Config, kernel: View) -> Reach:
     """Work out the layout, lists and next hops of a config whose ports are `placed`."""
     by_device = devices(config)

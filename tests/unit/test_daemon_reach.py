@@ -9,10 +9,18 @@ import pytest
 
 from ctrl.config import Config, parse
 from ctrl.daemon import reach as r
-from ctrl.daemon.daemon import StartError, refuse_what_is_not_live, refuse_what_takes_a_restart
+from ctrl.daemon.daemon import (
+    StartError,
+    log_growth,
+    refuse_what_is_not_live,
+    refuse_what_takes_a_restart,
+)
 from ctrl.netlink import Link, NextHop, View
+from fastpath import Forwarder, MemoryPort
 from fastpath.claims import Claims
-from fastpath.model import Faces
+from fastpath.model import Faces, Layout, Port
+from fastpath.reasons import REASONS
+from fastpath.statistics import DropCount, Statistics
 
 MAC, OTHER_MAC = bytes.fromhex("02000000000a"), bytes.fromhex("02000000000b")
 NEAR, FAR, NVE = ip_address("10.0.0.2"), ip_address("10.9.0.3"), ip_address("10.1.2.2")
@@ -53,6 +61,7 @@ HOPS = {
     NVE: NextHop("eth2", MAC),
 }
 KERNEL = View(LINKS, HOPS)
+BOX_LAYOUT = Layout((Port("p1", Faces.NVE, MAC, MAC),))
 
 
 def config_of(text: str) -> Config:
@@ -187,6 +196,25 @@ def test_what_is_claimed_are_the_ports_of_vxlan_and_every_endpoint():
     own = tuple(map(ip_address, ("10.0.0.1", "10.0.0.110", "10.0.0.111")))
     assert r.claims(both) == Claims((4789, 8472), own)
     assert set(r.peers(both)) == {NEAR, FAR, NVE}
+
+
+def test_between_two_configs_only_what_both_claim_is_claimed():
+    one = Claims((4789, 8472), (ip_address("10.0.0.1"), ip_address("10.0.0.110")))
+    other = Claims((8472, 4790), (ip_address("10.0.0.110"),))
+    assert r.common_claims(one, other) == Claims((8472,), (ip_address("10.0.0.110"),))
+    assert r.common_claims(one, one) == one
+
+
+def test_what_is_lost_is_logged_while_it_grows(caplog):
+    def lost(**counts: int) -> Statistics:
+        drops = tuple(DropCount(row, counts[row.name]) for row in REASONS if row.name in counts)
+        none = Forwarder(BOX_LAYOUT, [MemoryPort()]).statistics()
+        return replace(none, drops=drops)
+
+    before = log_growth({}, lost(ring_full=3, truncated=9))
+    before = log_growth(before, lost(ring_full=3, truncated=12))
+    log_growth(before, lost(ring_full=3, port_refused=7))
+    assert [record.getMessage() for record in caplog.records] == ["drops ring_full=3", "drops port_refused=7"]
 
 
 @pytest.mark.parametrize(
