@@ -34,10 +34,10 @@ missing_useful() {
     command -v ip >/dev/null || useful="$useful iproute2"
     command -v tcpdump >/dev/null || useful="$useful tcpdump"
     command -v ethtool >/dev/null || useful="$useful ethtool"
+    command -v nft >/dev/null || useful="$useful nftables"
     [ -n "${PEERS:-}" ] || return 0
     command -v tshark >/dev/null || useful="$useful tshark"
     command -v ovs-vswitchd >/dev/null || useful="$useful openvswitch-switch"
-    command -v nft >/dev/null || useful="$useful nftables"
 }
 
 missing_essential

@@ -4,7 +4,6 @@ The VM speaks UDP on a Linux VXLAN device, so each frame comes in with its check
 12). The device that copies leave by cuts trains and makes sums itself, as a cable would show them.
 """
 
-import shutil
 import socket
 import subprocess
 from functools import partial
@@ -14,9 +13,7 @@ import pytest
 from ctrl.lab import namespaces
 from tests.system.lab import DEADLINE_S, Fastpath, Lab, finished, plug, wait_for
 
-TOOLS = [tool for tool in ("tcpdump", "tshark", "ethtool") if shutil.which(tool) is None]
-WHY = namespaces.missing() or (f"missing: {', '.join(TOOLS)}" if TOOLS else None)
-pytestmark = pytest.mark.skipif(WHY is not None, reason=str(WHY))
+pytestmark = pytest.mark.skipif(namespaces.missing() is not None, reason=str(namespaces.missing()))
 GOOD, NOT_PRESENT = "1", "3"
 INNER_GROUP, PORT = "239.192.1.1", 5004
 SIZES = [1, 22, 333, 1000, 1401]
