@@ -25,6 +25,10 @@ UNDER = FASTPATH_BUILD=$(ROOT)/build/$1/lib PYTHONSAFEPATH=1 \
 SANITIZED = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 $(call UNDER,sanitize)
 
+# Tests that need no quiet machine share its processors. What looks at the tree (tests/house) is the same in every build.
+FAST = -n $(shell nproc) -p no:benchmark
+SOME = || [ $$? = 5 ]  # ARGS may leave none in one part
+
 .DEFAULT_GOAL := help
 .PHONY: help build demo test slow pythons lint types debug sanitize fuzz soak bench clean debug-build sanitize-build
 
@@ -57,10 +61,12 @@ types: $(READY)  ## check types alone (mypy --strict)
 	$(VENV)/bin/mypy
 
 debug: debug-build  ## run the tests on a build with Cython's own checks
-	$(call UNDER,debug) $(PY) -m pytest -m "not slow" $(ARGS)
+	$(call UNDER,debug) $(PY) -m pytest -m "not slow" $(FAST) tests/unit tests/contract $(ARGS) $(SOME)
+	$(call UNDER,debug) $(PY) -m pytest -m "not slow" tests/system $(ARGS) $(SOME)
 
 sanitize: sanitize-build  ## run the tests that reach C under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(ARGS)
+	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(FAST) tests/unit tests/contract $(ARGS) $(SOME)
+	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(wildcard tests/system/test_*port*.py) $(ARGS) $(SOME)
 
 fuzz: sanitize-build  ## put a million mutated frames through the sanitizer build
 	$(SANITIZED) $(PY) -m tests.fuzz.run --frames 1000000

@@ -147,7 +147,10 @@ class Forwarder:
             raise ValueError(f"{len(cpus)} CPUs for {len(self._workers)} workers: expected one each, or none")
         for place, worker in enumerate(self._workers):
             worker.cpu = cpus[place] if cpus else None
-            worker.thread = threading.Thread(target=_work, args=(worker,), name=f"fastpath-{place}")
+            # daemon: a program that fails elsewhere must end, not wait for its workers
+            worker.thread = threading.Thread(
+                target=_work, args=(worker,), name=f"fastpath-{place}", daemon=True
+            )
             worker.thread.start()
 
     def stop(self, drain_s: float = 0.0) -> None:

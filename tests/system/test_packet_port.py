@@ -294,7 +294,7 @@ def test_a_port_that_was_closed_leaves_no_descriptor_and_no_memory(wire: Wire) -
 
     wire.box.run(opened, 20)
     before = held()
-    wire.box.run(opened, 1000)
+    wire.box.run(opened, 200)
     after = held()
     assert after[0] == before[0]
     assert after[1] - before[1] < 16 << 20
