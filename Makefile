@@ -71,7 +71,8 @@ sanitize: sanitize-build  ## run the tests that reach C under AddressSanitizer a
 fuzz: sanitize-build  ## put a million mutated frames through the sanitizer build
 	$(SANITIZED) $(PY) -m tests.fuzz.run --frames 1000000
 
-soak: sanitize-build  ## fuzz with twenty million frames
+soak: build sanitize-build  ## fuzz with twenty million frames; start and stop ten thousand times
+	SOAK_CYCLES=10000 $(PY) -m pytest -m slow tests/system/test_leaks.py
 	$(SANITIZED) $(PY) -m tests.fuzz.run --frames 20000000
 
 bench: build  ## measure, against plain memcpy and the reference; the figures are kept in build/bench

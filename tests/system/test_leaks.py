@@ -37,6 +37,7 @@ group = "239.1.1.100"
 addresses = ["10.0.0.2"]
 """
 """One port: each that is closed waits some 40 ms for the kernel."""
+CYCLES = int(os.environ.get("SOAK_CYCLES", "1000"))
 MAC = bytes.fromhex("020000000001")
 
 
@@ -116,7 +117,7 @@ def cycles(config: Config, n: int) -> None:
 
 @pytest.mark.slow
 def test_a_thousand_starts_and_stops_leave_no_descriptor_thread_memory_or_filter(box):
-    box.run(cycles, read(SMALL), 1000)
+    box.run(cycles, read(SMALL), CYCLES)
 
 
 def test_a_few_starts_and_stops_leave_nothing_either(box):
