@@ -44,8 +44,8 @@ demo: build  ## send a real VXLAN and NVGRE capture through the compiled data pa
 test: build  ## run the tests, except those that take longer than ten seconds each
 	$(PY) -m pytest -m "not slow" $(ARGS)
 
-slow: build  ## run the tests that take longer: packaging in a fresh environment
-	$(PY) -m pytest -m slow $(ARGS)
+slow: build  ## run the tests that take longer: packaging, load, many starts and stops
+	$(PY) -m pytest -m slow -n 2 --dist loadfile -p no:benchmark $(ARGS)
 
 pythons:  ## run the tests on the other Pythons that we declare, where they are present
 	@for v in 3.12 3.13; do \
@@ -62,7 +62,7 @@ types: $(READY)  ## check types alone (mypy --strict)
 
 debug: debug-build  ## run the tests on a build with Cython's own checks
 	$(call UNDER,debug) $(PY) -m pytest -m "not slow" $(FAST) tests/unit tests/contract $(ARGS) $(SOME)
-	$(call UNDER,debug) $(PY) -m pytest -m "not slow" tests/system $(ARGS) $(SOME)
+	$(call UNDER,debug) $(PY) -m pytest -m "not slow" -n 2 --dist loadfile -p no:benchmark tests/system $(ARGS) $(SOME)
 
 sanitize: sanitize-build  ## run the tests that reach C under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(FAST) tests/unit tests/contract $(ARGS) $(SOME)

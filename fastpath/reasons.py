@@ -87,7 +87,7 @@ REASONS: tuple[Reason, ...] = (
     ),
     _frame("no_receiver", "lookup", "The list has nobody left once the sender is excluded."),
     _copy("over_mtu", "The copy is larger than the out port's MTU, or than an IP packet can be."),
-    _copy("no_neighbour", "The MAC address of the next hop is not known yet; it was asked for."),
+    _copy("no_neighbour", "No route to the peer, or the MAC of its next hop is still being asked for."),
     _copy("link_down", "The interface of the out port is down or gone."),
     _copy("no_vsid", "The copy is to be NVGRE, but its network has no legal VSID."),
     _copy("tag_in_nvgre", "The copy is to be NVGRE, but the inner frame carries a VLAN tag."),

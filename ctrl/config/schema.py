@@ -147,7 +147,7 @@ class PortTable(Table):
         shown="02:fa:57:ff:00:NN, NN the port's place, from 01",
     )  # fmt: skip
     mtu: Annotated[int, PlainValidator(values.mtu)] = key(
-        "The largest IP packet that may leave there; 0 is no limit. Live ports ask netlink.",
+        "The largest IP packet that may leave there; 0 is no limit. The interface's is one, too.",
         "0 or a number from 576 to 65535", 0,
     )  # fmt: skip
 

@@ -12,8 +12,9 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from ctrl import notify, privileges
 from ctrl.config import Config, read
 from ctrl.control.server import serving
 from ctrl.daemon import reach as r
+from ctrl.daemon.losses import Losses
 from ctrl.daemon.ports import LIVE_KINDS, Opened, absent, open_port
 from ctrl.netlink import View as Kernel
 from ctrl.netlink import Watch
@@ -30,8 +32,7 @@ from fastpath import Forwarder
 from fastpath.claims import Claims
 from fastpath.model import IPAddress
 from fastpath.ports import LivePort
-from fastpath.reasons import Unit
-from fastpath.statistics import PortCount, Statistics
+from fastpath.statistics import PortCount
 
 LOG = logging.getLogger("fastpath")
 DRAIN_S = 1.0
@@ -64,13 +65,10 @@ class Daemon:
         async with AsyncExitStack() as stack:
             stack.callback(self._hear_signals())
             config = self._config
-            self._watch = await stack.enter_async_context(
-                Watch([r.device_of(port) for port in config.ports], r.peers(config))
-            )
             stack.callback(self._close_ports)
             self._claims = r.claims(config)
-            self._open_ports(config)
-            await self._watch.want(*self._wanted(config))  # TAP interfaces exist only now
+            self._open_ports(config)  # first: TAP interfaces exist only now, and another instance shows here
+            self._watch = await stack.enter_async_context(Watch(*self._wanted(config), owns=False))
             await self._neighbours_known()
             self._reach = r.work_out(config, self._watch.view)
             self._forwarder = Forwarder(
@@ -83,9 +81,13 @@ class Daemon:
             )
             self._forwarder.resolve(self._reach.hops)
             await stack.enter_async_context(serving(self.view, config.control_socket, config.control.http))
+            self._watch.take_over()
             for sentence in privileges.missing():
                 LOG.info("%s", sentence)
             privileges.drop()
+            for address, state in self._reach.states.items():
+                if state == "no_route":
+                    LOG.warning("no route to peer address=%s", address)
             self._forwarder.start(config.dataplane.cpus)
             stack.push_async_callback(self._drain)
             await self._live()
@@ -131,7 +133,7 @@ class Daemon:
 
     async def _follow(self) -> None:
         async for kernel in self._watch.changes():
-            self._interfaces(kernel)
+            self._interfaces()
             self._apply(self._config, kernel)
 
     async def _reloads(self) -> None:
@@ -171,11 +173,11 @@ class Daemon:
 
     async def _tick(self) -> None:
         failed: set[tuple[int, int, int]] = set()
-        dropped: dict[str, int] = {}
+        losses = Losses()
         while True:
             now = self._forwarder.statistics()
             self._rates.take(now)
-            dropped = log_growth(dropped, now)
+            losses.log(now)
             for worker, place, code in set(self._forwarder.failures()) - failed:
                 LOG.error(
                     "a port receives no more worker=%d port=%s why=%s",
@@ -200,16 +202,16 @@ class Daemon:
             self._forwarder.resolve(hops)
         self._reach = new
 
-    def _interfaces(self, kernel: Kernel) -> None:
+    def _interfaces(self) -> None:
         """Open the ports whose interfaces have appeared, or were made anew; part with those that vanished."""
         fresh: dict[str, Opened] = {}
         n_workers = self._config.dataplane.workers
         for name, port in self._ports.items():
             device = r.device_of(port.table)
-            link = kernel.links.get(device)
-            if (link.index if link else 0) == port.index:
+            index = index_of(device)
+            if index == port.index:
                 continue
-            if link is None:
+            if index == 0:
                 fresh[name] = absent(port.table, n_workers, f"there is no interface {device}")
                 continue
             if port.consumer is not None:  # of the interface that was: a new one takes its name
@@ -222,8 +224,8 @@ class Daemon:
         if fresh:
             for port in self._exchange(self._config, fresh):
                 port.close()
-            for name, port in fresh.items():
-                LOG.info("port %s name=%s", "absent" if port.is_absent else "opened", name)
+            for port in fresh.values():
+                log_presence(port)
 
     def _exchange(self, config: Config, fresh: dict[str, Opened]) -> list[Opened]:
         """Let the workers use the fresh ports and those that `config` keeps; give the others back."""
@@ -243,6 +245,8 @@ class Daemon:
     def _open_ports(self, config: Config) -> None:
         for table in config.ports:
             self._ports[table.name] = open_port(table, config, self._claims)
+            if self._ports[table.name].is_absent:
+                log_presence(self._ports[table.name])
 
     def _open_changed(self, new: Config) -> dict[str, Opened]:
         """Open what a new config has more, or differently; all of it or, with OSError, nothing."""
@@ -319,14 +323,14 @@ class Daemon:
             lists=self._reach.lists,
             statistics=statistics,
             ports=tuple(
-                self._port_view(self._ports[table.name], statistics.ports[place], place in failed)
-                for place, table in real
+                self._port_view(place, statistics.ports[place], place in failed) for place, table in real
             ),
             hops=self._reach.states,
             recent=self._rates.recent(statistics),
         )
 
-    def _port_view(self, port: Opened, count: PortCount, has_failed: bool) -> PortView:
+    def _port_view(self, place: int, count: PortCount, has_failed: bool) -> PortView:
+        port = self._ports[self._config.ports[place].name]
         device = r.device_of(port.table)
         link = self._watch.view.links.get(device)
         state = "absent" if port.is_absent or link is None else "up" if link.is_up else "down"
@@ -336,7 +340,7 @@ class Daemon:
             kind=port.table.kind,
             faces=port.table.faces,
             state="error" if has_failed else state,
-            mtu=port.table.mtu or (link.mtu if link else 0),
+            mtu=self._reach.layout.ports[place].mtu,
             transmit=port.transmit,
             why=port.why,
             received=count.received,
@@ -345,13 +349,20 @@ class Daemon:
         )
 
 
-def log_growth(before: Mapping[str, int], now: Statistics) -> dict[str, int]:
-    """Log what is lost on its way in or out while it grows, in one line; gives what to compare with next."""
-    counts = {row.reason.name: row.count for row in now.drops if row.reason.unit is not Unit.FRAME}
-    grown = [f"{name}={count}" for name, count in counts.items() if count > before.get(name, 0)]
-    if grown:
-        LOG.warning("drops %s", " ".join(grown))
-    return counts
+def index_of(device: str) -> int:
+    """The index of an interface now, 0 where there is none; the kernel's picture may be a moment old."""
+    try:
+        return socket.if_nametoindex(device)
+    except OSError:
+        return 0
+
+
+def log_presence(port: Opened) -> None:
+    """Say whether there is something behind a port."""
+    if port.is_absent:
+        LOG.warning("port absent name=%s why=%s", port.table.name, port.why)
+    else:
+        LOG.info("port opened name=%s device=%s", port.table.name, r.device_of(port.table))
 
 
 def _carried_otherwise(old: object, new: object) -> bool:

@@ -92,7 +92,7 @@ def work_out(config: Config, kernel: View) -> Reach:
             port,
             # the MAC of a TAP is that of the host behind it; ours is another
             mac=table.mac or (link.mac if link and table.kind != "tap" else port.mac),
-            mtu=table.mtu or (link.mtu if link else 0),
+            mtu=min(filter(None, (table.mtu, link.mtu if link else 0)), default=0),
             next_hop_mac=table.next_hop_mac,
             is_up=bool(link and link.is_up),
         )

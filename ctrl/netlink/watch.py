@@ -37,7 +37,9 @@ class Watch:
         *,
         clock: Callable[[], float] = time.monotonic,
         kernel: Callable[[], Kernel] = Netlink,
+        owns: bool = True,
     ) -> None:
+        self._owns = owns
         self.view = View()
         self.overruns = 0
         """Times that events were lost and everything was read again."""
@@ -64,18 +66,28 @@ class Watch:
         self._kernel = self._make_kernel()
         try:
             await self._round()
-            self._forget_left_behind()
+            if self._owns:
+                self.take_over()
         except BaseException:
             self._kernel.close()
             raise
         asyncio.get_running_loop().add_reader(self._kernel.fileno(), self._hear)
         return self
 
+    def take_over(self) -> None:
+        """From now on the neighbours that we made are ours to remove, and those that a killed instance left.
+
+        Not before it is certain that no other instance is at work here: it may need the same ones.
+        """
+        self._owns = True
+        self._forget_left_behind()
+
     async def __aexit__(self, *_: object) -> None:
-        """Remove the neighbours that we made, and close."""
+        """Remove the neighbours that we made, if they are ours to remove, and close."""
         asyncio.get_running_loop().remove_reader(self._kernel.fileno())
         try:
-            self._kernel.forget(self._picture.targets())
+            if self._owns:
+                self._kernel.forget(self._picture.targets())
         except OSError as error:
             LOG.warning("neighbours left behind error=%s", error)
         finally:

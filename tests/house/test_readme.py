@@ -70,13 +70,15 @@ def test_every_live_command_does_what_it_is_there_for(tmp_path: Path):
     (start,) = [line for line in LIVE if line.startswith("fastpath run ")]
     shows = [line for line in LIVE if line.startswith("fastpath show ")]
     assert len(shows) == 3
+    socket = Path("/run/fastpath/tor1.sock")
+    if socket.exists():
+        pytest.skip(f"{socket}: another box of this name runs here")
     with (tmp_path / "log").open("w") as log, namespaces.Lab("readme") as lab:
         box, far = lab.namespace("box"), lab.namespace("far")
         for device in ("p1", "p2", "core"):
             namespaces.connect(box, device, far, device, mtu=1600)
         daemon = box.popen(*FASTPATH, *start.split()[1:], cwd=ROOT, stderr=log)
         try:
-            socket = Path("/run/fastpath/tor1.sock")
             for _ in range(200):
                 if socket.exists() or daemon.poll() is not None:
                     break

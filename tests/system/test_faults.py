@@ -244,7 +244,7 @@ def test_a_full_ring_is_counted_to_the_frame_and_the_rest_is_forwarded(scene):
 
 def test_a_full_ring_is_said_in_the_log(scene):
     _, lost = overrun(scene)
-    scene.logs(f"ring_full={lost}")
+    scene.logs(f"drops over ring_full={lost}")
 
 
 def refuse(scene):

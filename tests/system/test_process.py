@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ctrl.lab.namespaces import missing
+from ctrl.lab.namespaces import connect, missing
 from tests.house.tree import ROOT
 from tests.system.lab import COMMAND, DEADLINE_S, Fastpath, Lab, wait_for
 from tests.system.load import Track, sent, start, whole
@@ -189,3 +189,37 @@ def test_inside_a_user_namespace(lab, track):
     for sentence in ("no XDP filter and no in-kernel clones:", "net.core.rmem_max"):
         assert sentence in fastpath.log
     assert fastpath.end() == 0
+
+
+def test_an_instance_that_is_refused_takes_no_neighbour_from_the_one_that_runs(lab):
+    """Both ask the kernel for the same peers; only who stays may tell it that they are not needed."""
+    box, far = lab.box("box"), lab.box("far")
+    for device in ("p1", "p2"):
+        connect(box, device, far, device)
+    box.address("p1", "10.1.1.1/24")
+    far.address("p1", "10.1.1.2/24")
+    config = (
+        '[[port]]\nname = "{0}"\nfaces = ["nve", "core"]\n[device]\naddress = "10.1.1.1"\n'
+        '[[device.peer]]\ngroup = "239.1.1.1"\naddresses = ["10.1.1.2"]\n'
+    )
+    first = Fastpath(lab, box, config.format("p1"), name="first")
+    wait_for(lambda: first.show("tunnels", state="up"), "the peer's MAC is known")
+    for port, socket in (("p1", lab.directory / "second.sock"), ("p2", first.socket)):
+        file = lab.directory / "second.toml"
+        file.write_text(f'[control]\nsocket = "{socket}"\nhttp = ""\n{config.format(port)}')
+        second = box.popen(*COMMAND, "run", "-c", str(file), stderr=subprocess.DEVNULL)
+        assert second.wait(20) == NOT_DONE
+        assert "neighbour lost" not in first.log
+        assert first.show("tunnels", state="up")
+
+
+def test_a_tap_port_makes_its_device_and_keeps_it(lab):
+    box = lab.box("box")
+    config = (
+        '[[port]]\nname = "t0"\nkind = "tap"\nfaces = "nve"\n[device]\naddress = "10.1.1.1"\n'
+        '[[device.member]]\ngroup = "239.1.1.1"\nport = "t0"\n'
+    )
+    fastpath = Fastpath(lab, box, config)
+    assert fastpath.port("t0")["state"] == "up"
+    assert "port absent" not in fastpath.log
+    assert box.index("t0")

@@ -11,10 +11,10 @@ from ctrl.config import Config, parse
 from ctrl.daemon import reach as r
 from ctrl.daemon.daemon import (
     StartError,
-    log_growth,
     refuse_what_is_not_live,
     refuse_what_takes_a_restart,
 )
+from ctrl.daemon.losses import Losses
 from ctrl.netlink import Link, NextHop, View
 from fastpath import Forwarder, MemoryPort
 from fastpath.claims import Claims
@@ -85,6 +85,8 @@ def test_macs_and_mtus_are_the_kernel_s_where_the_config_gives_none():
     )
     core = r.work_out(given, KERNEL).layout.ports[2]
     assert (core.mac, core.mtu) == (bytes.fromhex("020000000077"), 1400)
+    too_much = config_of(PORTS.replace('faces = "core"', 'faces = "core"\nmtu = 9000') + DEVICE)
+    assert r.work_out(too_much, KERNEL).layout.ports[2].mtu == 1600
 
 
 def test_a_tap_port_has_a_mac_of_its_own_since_that_of_the_device_is_its_host_s():
@@ -205,16 +207,25 @@ def test_between_two_configs_only_what_both_claim_is_claimed():
     assert r.common_claims(one, one) == one
 
 
-def test_what_is_lost_is_logged_while_it_grows(caplog):
+def test_what_is_lost_is_logged_when_it_begins_once_a_minute_and_when_it_ends(caplog):
+    caplog.set_level("INFO")
+
     def lost(**counts: int) -> Statistics:
         drops = tuple(DropCount(row, counts[row.name]) for row in REASONS if row.name in counts)
         none = Forwarder(BOX_LAYOUT, [MemoryPort()]).statistics()
         return replace(none, drops=drops)
 
-    before = log_growth({}, lost(ring_full=3, truncated=9))
-    before = log_growth(before, lost(ring_full=3, truncated=12))
-    log_growth(before, lost(ring_full=3, port_refused=7))
-    assert [record.getMessage() for record in caplog.records] == ["drops ring_full=3", "drops port_refused=7"]
+    losses = Losses()
+    losses.log(lost(truncated=9))
+    for n in range(3, 64):
+        losses.log(lost(ring_full=n, truncated=12))
+    losses.log(lost(ring_full=63, port_refused=7))
+    assert [record.getMessage() for record in caplog.records] == [
+        "drops ring_full=3",
+        "drops ring_full=63",
+        "drops port_refused=7",
+        "drops over ring_full=63",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ cdef class PacketIo(IoPort):
     cdef int _choose(self, bint trains) except -1:
         """Decide on trains by what is known beforehand."""
         release = os.uname().release
-        version = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
+        version = tuple([int(number) for number in re.findall(r"\d+", release)[:2]])
         self.port.trains = trains and version >= (6, 2)
         if not trains:
             self._why = "trains are turned off"
@@ -160,7 +160,7 @@ cdef class PacketIo(IoPort):
             except FileNotFoundError:
                 pass
             return
-        code = b"".join(struct.pack("@HBBI", *instruction) for instruction in program)
+        code = b"".join([struct.pack("@HBBI", *instruction) for instruction in program])
         attached.len = <unsigned short>(len(code) // sizeof(sock_filter))
         attached.filter = <sock_filter *><char *>code
         self._socket.setsockopt(SOL_SOCKET, SO_ATTACH_FILTER, (<char *>&attached)[:sizeof(attached)])

@@ -1,0 +1,38 @@
+"""What is lost on its way in or out, in the log: when it begins, once a minute meanwhile, when it ends."""
+
+from __future__ import annotations
+
+import logging
+
+from fastpath.reasons import Unit
+from fastpath.statistics import Statistics
+
+LOG = logging.getLogger("fastpath")
+REPEAT = 60
+"""Looks between two lines about a loss that goes on."""
+
+
+class Losses:
+    """Compares one look with the next; to be called once a second. Dropped frames are traffic, not losses."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._looks: dict[str, int] = {}
+
+    def log(self, now: Statistics) -> None:
+        """Look, and log what has to be said; every number is the total since the start."""
+        counts = {row.reason.name: row.count for row in now.drops if row.reason.unit is not Unit.FRAME}
+        said, over = [], []
+        for name, count in counts.items():
+            if count > self._counts.get(name, 0):
+                looks = self._looks.get(name, 0)
+                self._looks[name] = looks + 1
+                if looks % REPEAT == 0:
+                    said.append(f"{name}={count}")
+            elif self._looks.pop(name, 0):
+                over.append(f"{name}={count}")
+        self._counts = counts
+        if said:
+            LOG.warning("drops %s", " ".join(said))
+        if over:
+            LOG.info("drops over %s", " ".join(over))
