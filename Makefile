@@ -42,7 +42,8 @@ demo: build  ## send a real VXLAN and NVGRE capture through the compiled data pa
 	@scripts/demo.sh $(VENV)
 
 test: build  ## run the tests, except those that take longer than ten seconds each
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest -m "not slow" $(FAST) tests/unit tests/contract $(ARGS) $(SOME)
+	$(PY) -m pytest -m "not slow" tests/house tests/system $(ARGS) $(SOME)
 
 slow: build  ## run the tests that take longer: packaging, load, many starts and stops
 	$(PY) -m pytest -m slow -n 2 --dist loadfile -p no:benchmark $(ARGS)
