@@ -25,8 +25,10 @@ UNDER = FASTPATH_BUILD=$(ROOT)/build/$1/lib PYTHONSAFEPATH=1 \
 SANITIZED = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 $(call UNDER,sanitize)
 
-# Tests that need no quiet machine share its processors. What looks at the tree (tests/house) is the same in every build.
+# Tests share the processors: those that need nothing one by one, those among real neighbours file by file, two at a
+# time. What looks at the tree (tests/house) is the same in every build.
 FAST = -n $(shell nproc) -p no:benchmark
+FILES = -n 2 --dist loadfile -p no:benchmark
 SOME = || [ $$? = 5 ]  # ARGS may leave none in one part
 
 .DEFAULT_GOAL := help
@@ -43,10 +45,10 @@ demo: build  ## send a real VXLAN and NVGRE capture through the compiled data pa
 
 test: build  ## run the tests, except those that take longer than ten seconds each
 	$(PY) -m pytest -m "not slow" $(FAST) tests/unit tests/contract $(ARGS) $(SOME)
-	$(PY) -m pytest -m "not slow" tests/house tests/system $(ARGS) $(SOME)
+	$(PY) -m pytest -m "not slow" $(FILES) tests/house tests/system $(ARGS) $(SOME)
 
 slow: build  ## run the tests that take longer: packaging, load, many starts and stops
-	$(PY) -m pytest -m slow -n 2 --dist loadfile -p no:benchmark $(ARGS)
+	$(PY) -m pytest -m slow $(FILES) $(ARGS)
 
 pythons:  ## run the tests on the other Pythons that we declare, where they are present
 	@for v in 3.12 3.13; do \
@@ -63,7 +65,7 @@ types: $(READY)  ## check types alone (mypy --strict)
 
 debug: debug-build  ## run the tests on a build with Cython's own checks
 	$(call UNDER,debug) $(PY) -m pytest -m "not slow" $(FAST) tests/unit tests/contract $(ARGS) $(SOME)
-	$(call UNDER,debug) $(PY) -m pytest -m "not slow" -n 2 --dist loadfile -p no:benchmark tests/system $(ARGS) $(SOME)
+	$(call UNDER,debug) $(PY) -m pytest -m "not slow" $(FILES) tests/system $(ARGS) $(SOME)
 
 sanitize: sanitize-build  ## run the tests that reach C under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(FAST) tests/unit tests/contract $(ARGS) $(SOME)
