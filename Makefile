@@ -29,6 +29,8 @@ SANITIZED = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc \
 # time. What looks at the tree (tests/house) is the same in every build.
 FAST = -n $(shell nproc) -p no:benchmark
 FILES = -n 2 --dist loadfile -p no:benchmark
+NO_C = $(foreach part,config* netlink* control metrics view_rows planner positions cli_show cli_check,\
+	--ignore-glob='*/test_$(part).py')
 SOME = || [ $$? = 5 ]  # ARGS may leave none in one part
 
 .DEFAULT_GOAL := help
@@ -68,7 +70,7 @@ debug: debug-build  ## run the tests on a build with Cython's own checks
 	$(call UNDER,debug) $(PY) -m pytest -m "not slow" $(FILES) tests/system $(ARGS) $(SOME)
 
 sanitize: sanitize-build  ## run the tests that reach C under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(FAST) tests/unit tests/contract $(ARGS) $(SOME)
+	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(FAST) $(NO_C) tests/unit tests/contract $(ARGS) $(SOME)
 	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(wildcard tests/system/test_*port*.py) $(ARGS) $(SOME)
 
 fuzz: sanitize-build  ## put a million mutated frames through the sanitizer build
