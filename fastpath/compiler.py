@@ -29,6 +29,8 @@ from fastpath.model import (
 )
 
 Words = tuple[int, int, int, int, int]
+NextHops = Mapping[tuple[int, IPAddress], bytes | None]
+"""(out port, address) -> MAC of the next hop by which it is reached from there; None: not known."""
 PORTS_MAX = 256
 _OUTER_GROUP_KINDS = (KeyKind.GROUP, KeyKind.SOURCE_GROUP)
 
@@ -82,7 +84,7 @@ class Compiler:
         self._egress_ids: dict[Egress, int] = {}
         self._egresses: list[Egress] = []
         self._fresh: dict[int, bytes] = {}
-        self._next_hops: dict[tuple[int, IPAddress], bytes | None] = {}
+        self._next_hops: NextHops = {}
         self._egresses_to: dict[tuple[int, IPAddress], list[int]] = {}
         self.list_ids: dict[GroupKey, int] = {}
         """Where the frames of each list are counted; a key keeps its place when it goes and comes back."""
@@ -125,18 +127,30 @@ class Compiler:
             egress, self._owner_id(egress.owner), self._classes, port, self.layout
         )
 
-    def resolve(self, next_hops: Mapping[tuple[int, IPAddress], bytes | None]) -> Fib:
-        """The next FIB: unicast copies by a port to an address go to this MAC; None: it is not known."""
-        for place, mac in next_hops.items():
-            self._next_hops[place] = mac
-            for egress_id in self._egresses_to.get(place, ()):
-                self._pack(egress_id, self._egresses[egress_id])
+    def resolve(self, next_hops: NextHops) -> Fib:
+        """The next FIB: unicast copies by a port to an address go to this MAC; None: it is not known.
+
+        To all that are not among them, copies go to the port's own `next_hop_mac` again.
+        """
+        self._set_next_hops(next_hops)
         return self.change(())
 
+    def _set_next_hops(self, next_hops: NextHops) -> None:
+        old, self._next_hops = self._next_hops, dict(next_hops)
+        for place in {*old, *next_hops}:
+            if place not in old or place not in next_hops or old[place] != next_hops[place]:
+                for egress_id in self._egresses_to.get(place, ()):
+                    self._pack(egress_id, self._egresses[egress_id])
+
     def relayout(
-        self, layout: Layout, lists: Iterable[ReplicationList], removed: Iterable[GroupKey] = ()
+        self,
+        layout: Layout,
+        lists: Iterable[ReplicationList],
+        removed: Iterable[GroupKey] = (),
+        next_hops: NextHops | None = None,
     ) -> Fib:
-        """The next FIB, for another layout of as many ports or more.
+        """The next FIB, for another layout of as many ports or more; `next_hops` as in `resolve`, None leaves
+        them.
 
         Headers are built anew where their port changed. `lists` are those to set; where a group's networks
         changed, its list must be among them.
@@ -155,6 +169,8 @@ class Compiler:
         for egress_id, egress in enumerate(self._egresses):
             if egress.out_port in changed:
                 self._pack(egress_id, egress)
+        if next_hops is not None:
+            self._set_next_hops(next_hops)
         return self.change(lists, removed)
 
     def _segment(self, egresses: Iterable[Egress]) -> list[int]:

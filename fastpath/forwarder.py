@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastpath._engine import Engine
 from fastpath._fib import Fib
 from fastpath._port import IoPort
-from fastpath.compiler import Columns, Compiler
-from fastpath.model import GroupKey, IPAddress, Layout, ReplicationList
+from fastpath.compiler import Columns, Compiler, NextHops
+from fastpath.model import GroupKey, Layout, ReplicationList
 from fastpath.reasons import REASONS, Unit
 from fastpath.statistics import (
     DropCount,
@@ -85,17 +85,21 @@ class Forwarder:
         """Set the first lists, very many, from numpy columns."""
         self._publish(self._compiler.fill(columns))
 
-    def resolve(self, next_hops: Mapping[tuple[int, IPAddress], bytes | None]) -> None:
-        """Tell the MAC of the next hop by which an address is reached from a port; None: not known (any
-        more). Copies to others go to the port's own `next_hop_mac`."""
+    def resolve(self, next_hops: NextHops) -> None:
+        """Tell the MACs of all next hops; None: not known (any more). Copies to addresses that are not among
+        them go to their port's own `next_hop_mac`."""
         self._publish(self._compiler.resolve(next_hops))
 
     def relayout(
-        self, layout: Layout, lists: Iterable[ReplicationList], removed: Iterable[GroupKey] = ()
+        self,
+        layout: Layout,
+        lists: Iterable[ReplicationList],
+        removed: Iterable[GroupKey] = (),
+        next_hops: NextHops | None = None,
     ) -> None:
-        """Change the layout, and lists with it, in one step; as `Compiler.relayout`. Where there are more
-        ports than before, `set_ports` comes first."""
-        self._publish(self._compiler.relayout(layout, lists, removed))
+        """Change the layout, lists and next hops in one step: no burst sees half of it. As
+        `Compiler.relayout`; where there are more ports than before, `set_ports` comes first."""
+        self._publish(self._compiler.relayout(layout, lists, removed, next_hops))
 
     def set_ports(self, layout: Layout, workers: Sequence[Sequence[IoPort]]) -> None:
         """Exchange the ports of each worker, between two bursts; the layout may have more ports than before.

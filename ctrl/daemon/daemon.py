@@ -31,7 +31,7 @@ from ctrl.view import PortView, Rates, View
 from fastpath import Forwarder
 from fastpath.claims import Claims
 from fastpath.model import IPAddress
-from fastpath.ports import LivePort
+from fastpath.ports import AbsentPort, LivePort
 from fastpath.statistics import PortCount
 
 LOG = logging.getLogger("fastpath")
@@ -106,7 +106,10 @@ class Daemon:
                 notify.stopping()
                 for job in jobs:
                     job.cancel()
-        except ExceptionGroup as broken:  # the kernel is heard no more: whoever started us starts us anew
+        except ExceptionGroup as broken:
+            if broken.split(OSError)[1]:  # a defect of ours: with all that is known of it
+                raise
+            # The kernel can be heard no more: a sentence will do, and whoever started us starts us anew.
             raise broken.exceptions[0] from None
 
     def _hear_signals(self) -> Callable[[], None]:
@@ -159,6 +162,13 @@ class Daemon:
         refuse_what_is_not_live(new)
         refuse_what_takes_a_restart(self._config, new)
         await self._watch.want(*self._wanted(self._config, new))
+        try:
+            self._change_to(new)
+        finally:
+            await self._watch.want(*self._wanted(self._config))
+        LOG.info("reloaded file=%s ports=%d lists=%d", self._path, *self._sizes()[1:])
+
+    def _change_to(self, new: Config) -> None:
         fresh = self._open_changed(new)
         claims, old = r.claims(new), self._claims
         self._claim(r.common_claims(old, claims))
@@ -168,8 +178,6 @@ class Daemon:
         self._claim(claims)
         for port in closing:
             port.close()
-        await self._watch.want(*self._wanted(new))
-        LOG.info("reloaded file=%s ports=%d lists=%d", self._path, *self._sizes()[1:])
 
     async def _tick(self) -> None:
         failed: set[tuple[int, int, int]] = set()
@@ -193,13 +201,10 @@ class Daemon:
         """Tell the data path how this config on this kernel differs from what it forwards by."""
         new, old = r.work_out(config, kernel), self._reach
         lists, removed = r.changed_lists(old, new)
-        hops = r.changed_hops(old, new)
-        if new.layout != old.layout:
-            self._forwarder.relayout(new.layout, lists, removed)
-        elif lists or removed:
-            self._forwarder.publish(lists, removed)
-        if hops:
-            self._forwarder.resolve(hops)
+        if new.layout != old.layout or lists or removed:
+            self._forwarder.relayout(new.layout, lists, removed, new.hops)
+        elif new.hops != old.hops:
+            self._forwarder.resolve(new.hops)
         self._reach = new
 
     def _interfaces(self) -> None:
@@ -274,10 +279,10 @@ class Daemon:
 
     def _carriers(self, worker: int, config: Config | None = None) -> list[LivePort]:
         """The ports of one worker, by their places; an empty place has one that carries nothing."""
-        out = []
+        out: list[LivePort] = []
         for table in (config or self._config).ports:
             port = self._ports.get(table.name) if table.faces else None
-            out.append((port or absent(table, worker + 1, "")).carriers[worker])
+            out.append(port.carriers[worker] if port else AbsentPort())
         return out
 
     def _wanted(self, *configs: Config) -> tuple[set[str], set[IPAddress]]:

@@ -16,9 +16,8 @@ from ctrl.config.schema import PortTable
 from ctrl.netlink import NextHop, View
 from ctrl.static import plan_layout, plan_lists, plan_ports, ways
 from fastpath.claims import Claims
+from fastpath.compiler import NextHops
 from fastpath.model import GroupKey, IPAddress, Layout, ReplicationList
-
-Hops = Mapping[tuple[int, IPAddress], bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class Reach:
 
     layout: Layout
     lists: Mapping[GroupKey, ReplicationList]
-    hops: Hops
+    hops: NextHops
     states: Mapping[IPAddress, str]
 
 
@@ -133,11 +132,6 @@ def changed_lists(old: Reach, new: Reach) -> tuple[list[ReplicationList], list[G
         [one for key, one in new.lists.items() if fresh or old.lists.get(key) != one],
         [key for key in old.lists if key not in new.lists],
     )
-
-
-def changed_hops(old: Reach, new: Reach) -> dict[tuple[int, IPAddress], bytes | None]:
-    """The next hops to tell the data path, from one reach to the next."""
-    return {place: mac for place, mac in new.hops.items() if place not in old.hops or old.hops[place] != mac}
 
 
 NOTHING = Reach(Layout(()), {}, {}, {})

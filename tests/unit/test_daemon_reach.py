@@ -106,7 +106,7 @@ def test_a_route_by_another_port_moves_the_copies_there():
     (one,) = after.lists.values()
     assert {e.address: e.out_port for e in one.remote} == {NEAR: 2, FAR: 0}
     assert r.changed_lists(before, after) == ([one], [])
-    assert r.changed_hops(before, after) == {(0, FAR): OTHER_MAC}
+    assert after.hops == {(2, NEAR): MAC, (0, FAR): OTHER_MAC, (1, NVE): MAC}
 
 
 @pytest.mark.parametrize(

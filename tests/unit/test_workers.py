@@ -155,13 +155,40 @@ def test_copies_to_a_neighbour_wait_for_its_mac_and_follow_it():
     forwarder.resolve({(b.CORE, ip_address(b.PEER)): MAC[::-1], (b.CORE, ip_address(b.FAR_PEER)): MAC})
     assert sorted(copy[:6] for copy in sent(forwarder, ports)) == [MAC[::-1], MAC]
 
-    forwarder.resolve({(b.CORE, ip_address(b.PEER)): None})
+    forwarder.resolve({(b.CORE, ip_address(b.PEER)): None, (b.CORE, ip_address(b.FAR_PEER)): MAC})
     assert [copy[:6] for copy in sent(forwarder, ports)] == [MAC]
     assert {row.egress.address: (row.copies, row.dropped) for row in forwarder.statistics().egresses} == {
         ip_address(b.PEER): (2, 2),
         ip_address(b.FAR_PEER): (2, 2),
     }
     assert forwarder.fibs_alive == 1
+
+
+def test_who_is_no_longer_among_the_next_hops_gets_its_copies_by_the_port_s_own_again():
+    ports = memory_ports()
+    forwarder = Forwarder(b.BOX, ports, [PEERS])
+    forwarder.resolve({(b.CORE, ip_address(b.PEER)): MAC, (b.CORE, ip_address(b.FAR_PEER)): MAC})
+    assert {copy[:6] for copy in sent(forwarder, ports)} == {MAC}
+    forwarder.resolve({(b.CORE, ip_address(b.PEER)): MAC})
+    own = b.PORTS[b.CORE].next_hop_mac
+    assert sorted(copy[:6] for copy in sent(forwarder, ports)) == sorted([MAC, own or b""])
+
+
+def test_a_peer_that_moves_to_another_port_does_so_in_one_step_with_its_next_hop():
+    ports = memory_ports()
+    layout = replace(b.BOX, ports=tuple(replace(port, next_hop_mac=None) for port in b.PORTS))
+    forwarder = Forwarder(layout, ports, [PEERS])
+    old = {(b.CORE, ip_address(b.PEER)): MAC, (b.CORE, ip_address(b.FAR_PEER)): MAC}
+    forwarder.resolve(old)
+    assert len(sent(forwarder, ports)) == 2
+    before = forwarder.revision
+    moved = b.of_group(remote=(b.at_peer(b.CORE, b.PEER), b.at_peer(b.P0, b.FAR_PEER)))
+    new = {(b.CORE, ip_address(b.PEER)): MAC, (b.P0, ip_address(b.FAR_PEER)): MAC[::-1]}
+    forwarder.relayout(layout, [moved], next_hops=new)
+    assert forwarder.revision == before + 1
+    assert [copy[:6] for copy in sent(forwarder, ports)] == [MAC]
+    assert [copy[:6] for copy in ports[b.P0].take()] == [MAC[::-1]]
+    assert drops(forwarder.statistics()) == {}
 
 
 def test_a_neighbour_that_is_known_before_its_list_is_used_by_it():
