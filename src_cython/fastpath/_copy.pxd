@@ -246,6 +246,14 @@ cdef inline void tx_refuse(tx_t *tx, uint32_t k, uint8_t reason) noexcept nogil:
     tx.states[tx.egresses[k]].dropped += tx.run.n_frames
 
 
+cdef inline void state_unbook(egress_state_t *state, uint32_t n_copies, uint64_t size, bint kept) noexcept nogil:
+    """Take back what `copy_write` or `train_head_write` booked for copies, `size` bytes together, that did not leave after all."""
+    state.copies -= n_copies
+    state.bytes -= size
+    if kept:
+        state.kept -= n_copies
+
+
 cdef inline void write_group_mac(uint8_t *mac, const address_t *group) noexcept nogil:
     if address_is_ipv4(group):
         wire_store_be16(mac, 0x0100)

@@ -7,9 +7,9 @@ from libc.errno cimport (
 )
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
-from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, train_head_write, train_stamp_of, tx_egress, tx_refuse
+from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, state_unbook, train_head_write, train_stamp_of, tx_egress, tx_refuse
 from fastpath._frame cimport (
-    REASON_LINK_DOWN, REASON_NONE, REASON_OVER_MTU, REASON_PORT_REFUSED, egress_state_t, egress_t, frame_t,
+    REASON_LINK_DOWN, REASON_NONE, REASON_OVER_MTU, REASON_PORT_REFUSED, egress_t, frame_t,
 )
 from fastpath._port cimport tx_t
 from fastpath.io._linux cimport (
@@ -38,12 +38,7 @@ cdef struct sender_t:
 
 
 cdef inline void unbook(tx_t *tx, const booked_t *booked) noexcept nogil:
-    """Take back what was booked for a message that did not leave."""
-    cdef egress_state_t *state = &tx.states[tx.egresses[booked.k]]
-    state.copies -= tx.run.n_frames
-    state.bytes -= booked.size
-    if booked.kept:
-        state.kept -= tx.run.n_frames
+    state_unbook(&tx.states[tx.egresses[booked.k]], tx.run.n_frames, booked.size, booked.kept)
 
 
 cdef inline uint8_t reason_of(int error) noexcept nogil:

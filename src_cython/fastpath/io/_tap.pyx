@@ -16,10 +16,10 @@ from libc.string cimport memmove, memset
 from posix.stdlib cimport posix_memalign
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, read, write
-from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, train_head_write, train_stamp_of, tx_egress, tx_refuse
+from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, state_unbook, train_head_write, train_stamp_of, tx_egress, tx_refuse
 from fastpath._frame cimport (
     HEAD_MAX, MARK_NONE, MARK_UNFINISHED, MARK_UNSPLIT, REASON_LINK_DOWN, REASON_NONE, REASON_PORT_REFUSED, batch_t,
-    egress_state_t, egress_t, frame_t,
+    egress_t, frame_t,
 )
 from fastpath._port cimport IoPort, port_t, tx_t
 from fastpath.io._linux cimport (
@@ -290,8 +290,6 @@ cdef int64_t transmit_train(port_t *port, tap_t *t, tx_t *tx) noexcept nogil:
     cdef virtio_net_hdr *header = <virtio_net_hdr *>t.out
     cdef const egress_t *e
     cdef stamp_t fresh, stamp
-    cdef egress_state_t before
-    cdef egress_state_t *state
     cdef iovec parts[2]
     cdef uint32_t k, head_size
     cdef int64_t taken = 0
@@ -308,8 +306,6 @@ cdef int64_t transmit_train(port_t *port, tap_t *t, tx_t *tx) noexcept nogil:
         if stamp.reason != REASON_NONE:
             tx_refuse(tx, k, stamp.reason)
             continue
-        state = &tx.states[tx.egresses[k]]
-        before = state[0]
         head_size = train_head_write(t.out + VNET_SIZE, tx, k, &stamp)
         header.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM
         header.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4
@@ -321,7 +317,9 @@ cdef int64_t transmit_train(port_t *port, tap_t *t, tx_t *tx) noexcept nogil:
         if send(t.fd, parts, 2):
             taken += tx.run.n_frames
             continue
-        state[0] = before
+        state_unbook(
+            &tx.states[tx.egresses[k]], tx.run.n_frames, tx.run.n_frames * head_size + tx.train_size, stamp.ip_at == 0
+        )
         if errno == EINVAL:
             port.trains = False
             t.refused = EINVAL
@@ -335,8 +333,6 @@ cdef int64_t tap_transmit(port_t *port, tx_t *tx) noexcept nogil:
     cdef tap_t *t = <tap_t *>port.state
     cdef const egress_t *e
     cdef stamp_t fresh, stamp
-    cdef egress_state_t before
-    cdef egress_state_t *state
     cdef iovec part
     cdef uint32_t k
     cdef int64_t taken = 0
@@ -357,12 +353,10 @@ cdef int64_t tap_transmit(port_t *port, tx_t *tx) noexcept nogil:
         if stamp.reason != REASON_NONE:
             tx_refuse(tx, k, stamp.reason)
             continue
-        state = &tx.states[tx.egresses[k]]
-        before = state[0]
-        copy_write(t.out + VNET_SIZE, &stamp, e, tx.run.frame, state)
+        copy_write(t.out + VNET_SIZE, &stamp, e, tx.run.frame, &tx.states[tx.egresses[k]])
         if send(t.fd, &part, 1):
             taken += 1
             continue
-        state[0] = before
+        state_unbook(&tx.states[tx.egresses[k]], 1, stamp.size, stamp.ip_at == 0)
         tx_refuse(tx, k, refusal())
     return taken

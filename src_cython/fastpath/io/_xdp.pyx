@@ -17,7 +17,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, tx_egress, tx_refuse
-from fastpath._frame cimport BATCH_MAX, HEAD_MAX, REASON_NONE, REASON_PORT_REFUSED, batch_t, egress_t, frame_t
+from fastpath._frame cimport BATCH_MAX, HEAD_MAX, MARK_NONE, REASON_NONE, REASON_PORT_REFUSED, batch_t, egress_t, frame_t
 from fastpath._port cimport IoPort, port_t, tx_t
 from fastpath.io._xdp_send cimport (
     BATCH_COPIES, BUDGET, DEVICE_SIZE, pending_t, sender_begin, sender_push, sender_reserve, sender_settle, sender_t,
@@ -381,10 +381,12 @@ cdef int receive_socket(port_t *port, uint32_t place, batch_t *batch) noexcept n
     while at != end and batch.n < batch.capacity:
         descriptor = ring_descriptor(&s.rx, at)
         f = &batch.frames[batch.n]
-        memset(f, 0, sizeof(frame_t))
         f.data = s.memory + descriptor.addr
         f.size = descriptor.len
+        f.time_ns = 0
         f.in_port = port.index
+        f.marked = MARK_NONE
+        f.mark_start = f.mark_offset = f.vlan_tpid = f.vlan_tci = 0
         x.held[x.n_held] = descriptor.addr
         x.n_held += 1
         batch.n += 1

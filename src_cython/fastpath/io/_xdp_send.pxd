@@ -5,6 +5,7 @@
 # skips. Winding the ring back would not do, for the kernel may have read already how far it goes.
 from libc.errno cimport EAGAIN, EBUSY, EINTR, ENETDOWN, ENOBUFS, ENXIO, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from fastpath._copy cimport state_unbook
 from fastpath._frame cimport REASON_LINK_DOWN, REASON_NONE, REASON_PORT_REFUSED, egress_state_t
 from fastpath.io._xsk cimport (
     MSG_DONTWAIT, XDP_RING_NEED_WAKEUP, ring_address, ring_descriptor, sendto, xdp_desc, xsk_load, xsk_store, xsk_t,
@@ -36,7 +37,7 @@ cdef enum:
 cdef struct pending_t:
     egress_state_t *state
     uint64_t *drops
-    uint64_t kept             # it went under the IP header it came with
+    bint kept                 # it went under the IP header it came with
 
 cdef struct sender_t:
     xsk_t *socket
@@ -77,9 +78,7 @@ cdef inline uint8_t reason_of(const sender_t *x, int error) noexcept nogil:
 cdef inline void sender_lose(sender_t *x, uint32_t position, uint8_t reason) noexcept nogil:
     """Make a pending copy a dropped one."""
     cdef const pending_t *p = &x.pending[x.n_pending - (x.produced - position)]
-    p.state.copies -= 1
-    p.state.kept -= p.kept
-    p.state.bytes -= ring_descriptor(&x.socket.tx, position).len
+    state_unbook(p.state, 1, ring_descriptor(&x.socket.tx, position).len, p.kept)
     p.state.dropped += 1
     p.drops[reason] += 1
     x.n_lost += 1
