@@ -7,22 +7,24 @@ from ctrl.config import Config
 from ctrl.config.schema import NetworkTable
 from ctrl.table import Row
 from fastpath.model import GroupKey, IPAddress, Layout
-from fastpath.statistics import Statistics
+from fastpath.statistics import DropCount, Statistics
+
+
+def drop_row(row: DropCount, rate_pps: float | None, last: str | None) -> Row:
+    """A reason that struck: how often, at what rate, and when last."""
+    return {
+        "reason": row.reason.name,
+        "unit": row.reason.unit.value,
+        "stage": row.reason.stage,
+        "frames": row.count,
+        "rate_pps": None if rate_pps is None else round(rate_pps, 3),
+        "last": last,
+    }
 
 
 def drop_rows(statistics: Statistics, seconds: float) -> list[Row]:
     """One row a reason that struck; the counters do not know when it struck last."""
-    return [
-        {
-            "reason": row.reason.name,
-            "unit": row.reason.unit.value,
-            "stage": row.reason.stage,
-            "frames": row.count,
-            "rate_pps": round(row.count / seconds, 3) if seconds else None,
-            "last": None,
-        }
-        for row in statistics.drops
-    ]
+    return [drop_row(row, row.count / seconds if seconds else None, None) for row in statistics.drops]
 
 
 def member_rows(config: Config) -> list[Row]:

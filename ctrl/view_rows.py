@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from ctrl.config.effective import config_rows
 from ctrl.config.numbers import number_in
 from ctrl.config.schema import Config
-from ctrl.rows import groups_of, key_name
+from ctrl.rows import drop_row, groups_of, key_name
 from ctrl.table import Row
 from ctrl.view import View
 from fastpath.model import Egress, Encap, Form, GroupKey, IPAddress, Layout, ReplicationList
@@ -117,15 +117,9 @@ def tunnel_rows(view: View) -> list[Row]:
 
 
 def drop_rows(view: View) -> list[Row]:
+    rates, times = view.recent.drop_rates, view.recent.drop_times
     return [
-        {
-            "reason": row.reason.name,
-            "unit": row.reason.unit.value,
-            "stage": row.reason.stage,
-            "frames": row.count,
-            "rate_pps": round(view.recent.drop_rates.get(row.reason.name, 0.0), 3),
-            "last": _utc(view.recent.drop_times.get(row.reason.name)),
-        }
+        drop_row(row, rates.get(row.reason.name, 0.0), _utc(times.get(row.reason.name)))
         for row in view.statistics.drops
     ]
 
