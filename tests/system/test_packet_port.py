@@ -19,8 +19,10 @@ from pathlib import Path
 import pytest
 
 from ctrl.lab.namespaces import missing
+from fastpath import Forwarder, MemoryPort
 from fastpath.claims import Claims, socket_filter
 from fastpath.io._packet import PacketIo
+from fastpath.model import Egress, Faces, Form, Layout, Owner, Port, ReplicationList, Scope, group_key
 from tests import frames as f
 from tests.native._handed import descriptor, handed
 from tests.system.consuming import wait_for
@@ -302,3 +304,23 @@ def test_a_port_that_was_closed_leaves_no_descriptor_and_no_memory(wire: Wire) -
 
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_port_that_can_receive_no_more_is_told_and_the_others_go_on(wire: Wire) -> None:
+    """Here one that was closed; a deleted TAP says so, too."""
+    closed, source = wire.port("core"), MemoryPort()
+    closed.close()
+    group = ip_address(GROUP)
+    wanted = ReplicationList(group_key(Scope.DEVICE, group), (Egress(1, Form.GROUP, Owner(port=1)),))
+    ports = tuple(Port(name, Faces.NVE, bytes(6), bytes(6)) for name in ("core", "memory", "in"))
+    forwarder = Forwarder(Layout(ports), [closed, MemoryPort(), source], [wanted], sources=[closed, source])
+    source.receive(tunnelled())
+    forwarder.start()
+    try:
+        deadline = time.monotonic() + 10
+        while not (forwarder.failures() and forwarder.statistics().received):
+            assert time.monotonic() < deadline
+    finally:
+        forwarder.stop()
+    assert forwarder.failures() == [(0, 0, errno.EBADF)]
+    assert forwarder.statistics().copies_out == 1

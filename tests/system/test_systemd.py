@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -105,15 +107,25 @@ print("\\n".join(privileges.missing()))
 """
 
 
-def as_the_unit(python):
+def as_the_unit(python, tree):
     """The words that start an interpreter as a user with the unit's capabilities, and nothing else."""
     (names,) = settings("AmbientCapabilities")
     capabilities = ",".join(["-all", *(f"+{name.removeprefix('CAP_').lower()}" for name in names.split())])
     return [
         *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"),
         *(f"--{which}={capabilities}" for which in ("inh-caps", "ambient-caps", "bounding-set")),
-        *("env", f"PYTHONPATH={ROOT}", "PYTHONDONTWRITEBYTECODE=1", python, "-c"),
+        *("env", f"PYTHONPATH={tree}", "PYTHONDONTWRITEBYTECODE=1", python, "-c"),
     ]
+
+
+@contextmanager
+def tree_for_nobody():
+    """A copy of the packages that any user may read: the tree itself may lie where only its owner looks."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        for package in ("ctrl", "fastpath"):
+            shutil.copytree(ROOT / package, Path(folder, package), ignore=shutil.ignore_patterns("*.so"))
+        yield folder
 
 
 def python_for_nobody():
@@ -121,7 +133,7 @@ def python_for_nobody():
     name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     for candidate in (sys.executable, shutil.which(name, path="/usr/bin:/usr/local/bin")):
         if candidate is not None:
-            argv = [*as_the_unit(candidate), "pass"]
+            argv = [*as_the_unit(candidate, ROOT), "pass"]
             if subprocess.run(argv, capture_output=True, check=False).returncode == 0:
                 return candidate
     return None
@@ -134,10 +146,10 @@ def test_a_process_with_what_the_unit_gives_opens_all_it_needs():
     python = python_for_nobody()
     if python is None:
         pytest.skip("no interpreter that user nobody may start")
-    with Lab("unit") as lab:
+    with Lab("unit") as lab, tree_for_nobody() as tree:
         ours, far = lab.namespace("ours"), lab.namespace("far")
         connect(ours, "eth0", far, "eth0")
-        printed = ours.command(*as_the_unit(python), AS_THE_UNIT)
+        printed = ours.command(*as_the_unit(python, tree), AS_THE_UNIT)
     first, *named = printed.splitlines()
     assert first.replace("\\t", " ") == (
         f"['Uid: {NOBODY} {NOBODY} {NOBODY} {NOBODY}', 'CapEff: 0000000000003000', 'NoNewPrivs: 1']"
