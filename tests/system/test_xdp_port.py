@@ -23,10 +23,12 @@ from fastpath.ports import MemoryPort, PacketPort, XdpPort
 from fastpath.statistics import Statistics
 from tests import frames as f
 from tests.cases import box as b
+from tests.system.consuming import wait_for
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 SO_RCVBUFFORCE, PACKET_IGNORE_OUTGOING, SOL_PACKET, ETH_P_IP = 33, 23, 263, 0x0800
+IFF_RUNNING = 0x40
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 2, 0x1000
 PATIENCE_S = 5.0
 SIZES = (100, 3000, 6000, 200, 8000, 50)
@@ -186,11 +188,13 @@ def test_while_the_link_is_down_copies_are_counted_and_afterwards_they_leave_aga
     sending.send(numbered(0))
     assert len(wire.arrived(50)) == 50
     wire.namespace.set_link(end, state="down")
+    wait_for(lambda: not wire.namespace.link("near")["flags"] & IFF_RUNNING, "near knows that its link is down")
     counted = sending.send(*(numbered(1) for _ in range(30)))
     assert drops(counted) == {"link_down": 1500}
     assert books(counted) == 50
     wire.namespace.set_link(end, state="up")
     wire.namespace.set_link("near", state="up")
+    wait_for(lambda: wire.namespace.link("near")["flags"] & IFF_RUNNING, "near has its link again")
     counted = sending.send(*(numbered(2) for _ in range(10)))
     assert drops(counted) == {"link_down": 1500}
     assert books(counted) == 550
