@@ -25,11 +25,24 @@ def check_roles(config: Config, report: Report, tables: frozenset[str]) -> None:
     if (config.device or config.replicator) and not config.ports and not report.is_damaged(("port",)):
         report.error((), "no [[port]] is given; expected one at least for a device or a replicator")
     _check_addresses(config, report)
+    _check_membership(config, report)
     found = ways(config)
     if config.device:
         _check_device(config, report, config.device, found)
     if config.replicator:
         _check_replicator(config, report, config.replicator, found)
+
+
+def _check_membership(config: Config, report: Report) -> None:
+    """Answers must come before the next query asks for them (RFC 9776 section 8.3)."""
+    timers = config.membership
+    for key in ("query_response_interval_s", "startup_response_interval_s"):
+        if getattr(timers, key) >= timers.query_interval_s and not report.is_damaged(("membership", key)):
+            report.error(
+                ("membership", key),
+                f"{getattr(timers, key):g} given, but query_interval_s is {timers.query_interval_s:g}; "
+                "expected less than that",
+            )
 
 
 def _check_addresses(config: Config, report: Report) -> None:

@@ -34,7 +34,7 @@ Vsid = Annotated[int, Field(ge=values.MIN_VSID, le=values.MAX_VSID)]
 Items = BeforeValidator(values.as_items)
 Tables = BeforeValidator(values.as_tables)
 
-LATER = ("membership", "manager", "nve", "tls")
+LATER = ("manager", "nve", "tls")
 """Tables of the schema that belong to later versions: accepted unread, so that replay can take a live
 config."""
 
@@ -205,6 +205,44 @@ class DeviceTable(Table):
     )
 
 
+def _seconds(meaning: str, default: float, least: float, most: float) -> Any:
+    return key(meaning, f"seconds, from {least:g} to {most:g}", default, ge=least, le=most)
+
+
+def _bound(meaning: str, default: int, most: int) -> Any:
+    return key(meaning, f"a number from 1 to {most}", default, ge=1, le=most)
+
+
+class MembershipTable(Table):
+    """Names and defaults of the timers are those of RFC 9776 section 8 and RFC 9777 section 9."""
+
+    query_interval_s: float = _seconds("Between two general queries.", 125.0, 1, 31744)
+    query_response_interval_s: float = _seconds(
+        "Within which NVEs answer a general query; less than the query interval.", 10.0, 0.1, 3174.4
+    )
+    startup_response_interval_s: float = _seconds(
+        "The same for the first queries after a start: so long does a restarted device take to relearn.",
+        1.0, 0.1, 3174.4,
+    )  # fmt: skip
+    robustness: int = key("How often what may be lost is sent.", "a number from 1 to 7", 2, ge=1, le=7)
+    last_member_query_interval_s: float = _seconds(
+        "Between two queries after a leave; robustness times this long, a member can object.", 1.0, 0.1, 25.5
+    )
+    fast_leave: bool = switch(
+        "Believe a leave at once, without asking whether a member objects; not where older hosts share a port.",
+        False,
+    )
+    strict_headers: bool = switch("Refuse IGMP without TTL 1 and Router Alert.", False)
+    max_groups: int = _bound("Groups that NVEs may join on all ports together.", 100_000, 1_000_000)
+    max_groups_per_port: int = _bound("Groups that they may join on one port.", 4096, 1_000_000)
+    max_members_per_group: int = _bound("NVEs that may join one group on one port.", 4096, 1_000_000)
+    max_sources_per_group: int = _bound("Sources that one NVE may name of one group.", 64, 65_536)
+    punt_rate_pps: int = _bound(
+        "IGMP and MLD messages a second that a port may send to control.", 10_000, 1_000_000
+    )
+    punt_burst: int = _bound("How many of them may come at once.", 20_000, 1_000_000)
+
+
 class ReceiverTable(Table):
     """An item of `addresses` in a replicator's list: a plain address, or one with what differs from the
     list."""
@@ -266,6 +304,9 @@ class Config(Table):
     networks: Annotated[tuple[NetworkTable, ...], Tables] = key(
         "Virtual networks.", "[[network]] tables", (), alias="network"
     )
+    membership: MembershipTable = key(
+        "How NVEs join and leave.", "a [membership] table", make=MembershipTable
+    )
     device: DeviceTable | None = key("The device role.", "a [device] table", None)
     replicator: ReplicatorTable | None = key("The role of a replication point.", "a [replicator] table", None)
 
@@ -285,6 +326,7 @@ TABLES: dict[tuple[str, ...], type[Table]] = {
     ("device",): DeviceTable,
     ("device", "peer"): PeerTable,
     ("device", "member"): MemberTable,
+    ("membership",): MembershipTable,
     ("replicator",): ReplicatorTable,
     ("replicator", "list"): ListTable,
     ("replicator", "list", "addresses"): ReceiverTable,
