@@ -42,7 +42,7 @@ help:  ## say what each target does
 build: $(READY)  ## build everything: ./.venv with ./.venv/bin/fastpath, seeing this tree as it is
 	@$(SETUP) build_ext --inplace
 
-demo: build  ## send a real VXLAN and NVGRE capture through the compiled data path, and show what became of it
+demo: build  ## show two ToRs between Linux VXLAN hosts at work, a capture replayed, and a race against the kernel
 	@scripts/demo.sh $(VENV)
 
 test: build  ## run the tests, except those that take longer than ten seconds each
@@ -73,8 +73,10 @@ sanitize: sanitize-build  ## run the tests that reach C under AddressSanitizer a
 	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(FAST) $(NO_C) tests/unit tests/contract $(ARGS) $(SOME)
 	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(wildcard tests/system/test_*port*.py) $(ARGS) $(SOME)
 
-fuzz: sanitize-build  ## put a million mutated frames through the sanitizer build
-	$(SANITIZED) $(PY) -m tests.fuzz.run --frames 1000000
+fuzz: sanitize-build  ## put a million mutated frames through the sanitizer build, in two processes
+	@for seed in 1 2; do \
+		$(SANITIZED) $(PY) -m tests.fuzz.run --frames 500000 --seed $$seed --out build/fuzz/$$seed & runs="$$runs $$!"; \
+	done; for run in $$runs; do wait $$run || failed=1; done; [ -z "$$failed" ]
 
 soak: build sanitize-build  ## fuzz with twenty million frames; start and stop ten thousand times
 	SOAK_CYCLES=10000 $(PY) -m pytest -m slow tests/system/test_leaks.py

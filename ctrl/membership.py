@@ -113,6 +113,11 @@ class Membership:
         """The members of a group, in the order in which they joined."""
         return self._members.get(group, {})
 
+    @property
+    def n_groups(self) -> int:
+        """Groups that have a member."""
+        return len(self._members)
+
     def groups(self) -> Iterator[IPAddress]:
         """Every group that has a member."""
         return iter(self._members)

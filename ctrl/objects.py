@@ -1,7 +1,8 @@
-"""What `fastpath show` shows: the objects, their keys in order, what each key holds; and the schema of `-j`.
+"""What `fastpath show` and `fastpath monitor` show: objects and events, their keys in order, what each key
+holds; and the schemas of `-j`.
 
 The one place that names the keys, imported by the command and by the daemon: so it imports nothing. The rows
-are made in `ctrl.view_rows`, and a test holds them against `schema()`.
+are made in `ctrl.view_rows` and `ctrl.events`, and tests hold them against the schemas.
 """
 
 from __future__ import annotations
@@ -96,6 +97,29 @@ OBJECTS: dict[str, Shown] = {
             Column("frames", "count", "Frames replicated by it; null: not counted singly.", nullable=True),
         ),
     ),
+    "members": Shown(
+        "A local member of a group: an NVE that joined it, or what the config says.",
+        (
+            Column("node", "text", "How the box is called."),
+            Column("port", "text", "The port that it is behind."),
+            Column(
+                "nve",
+                "text",
+                "The source of its reports, or the NVE served by unicast; null: all of the port, by config.",
+                nullable=True,
+            ),
+            Column("mac", "text", "The MAC that its reports came from; null: it is static.", nullable=True),
+            Column("vni", "list", "The VNIs that the group carries, as far as the config names them."),
+            Column("group", "text", "What it is a member of."),
+            Column("mode", "text", "include: it wants sources alone; exclude: all but blocked."),
+            Column("sources", "list", "Those that it named and wants."),
+            Column("blocked", "list", "Those that it does not want."),
+            Column("origin", "text", "Who says so: igmp, mld or static."),
+            Column(
+                "expires_s", "number", "Seconds until it is forgotten, unheard; null: never.", nullable=True
+            ),
+        ),
+    ),
     "tunnels": Shown(
         "A peer that gets copies, in one form.",
         (
@@ -110,10 +134,12 @@ OBJECTS: dict[str, Shown] = {
         ),
     ),
     "drops": Shown(
-        "A reason that struck. Rows of unit frame sum to dropped.",
+        "A reason that struck. Rows of unit frame sum to dropped; messages, records and sources were punted.",
         (
             Column("reason", "text", "Its name; the README has a sentence for each."),
-            Column("unit", "text", "What it counts: frame, copy or ring."),
+            Column(
+                "unit", "text", "What it counts: frame, copy, ring; message, record, source (IGMP and MLD)."
+            ),
             Column("stage", "text", "Where it strikes."),
             Column("frames", "count", "How often it struck."),
             Column("rate_pps", "number", "How often a second, over the last second."),
@@ -145,17 +171,81 @@ OBJECTS: dict[str, Shown] = {
 """Every object by its name, in the order of a help text."""
 
 
+_TIME = (
+    Column("time", "text", "When, UTC: ISO 8601, to the millisecond."),
+    Column("topic", "text", "members, groups or tunnels."),
+)
+
+EVENTS: dict[str, Shown] = {
+    "members": Shown(
+        "What became of a local member of a group.",
+        (
+            *_TIME,
+            Column("event", "text", "joined, left or changed: it wants other sources."),
+            Column("port", "text", "The port that it is behind."),
+            Column("nve", "text", "As in members; null: all of the port, by config.", nullable=True),
+            Column("mac", "text", "As in members; null: it is static.", nullable=True),
+            Column("group", "text", "What it is or was a member of."),
+            Column("mode", "text", "include or exclude; of one that left, until then."),
+            Column("sources", "list", "Of include: what it wants."),
+            Column("blocked", "list", "Of exclude: what it does not want."),
+            Column("origin", "text", "Who says so: igmp, mld or static."),
+        ),
+    ),
+    "groups": Shown(
+        "A change of the second information: the groups that the box is in.",
+        (
+            *_TIME,
+            Column("event", "text", "joined: its first member came; left: its last one went."),
+            Column("group", "text", "Which."),
+            Column("revision", "count", "The revision of the second information from then on."),
+        ),
+    ),
+    "tunnels": Shown(
+        "A peer whose tunnel is in another state.",
+        (
+            *_TIME,
+            Column("event", "text", "The state: up, no_neighbour, no_route or down."),
+            Column("peer", "text", "Its address."),
+        ),
+    ),
+}
+"""What the events of each topic hold, by the topic's name."""
+
+MISSED = Shown(
+    "Events of a topic that were lost, the oldest ones, as they were not read in time.",
+    (
+        *_TIME,
+        Column("event", "text", "missed."),
+        Column("missed", "count", "How many."),
+    ),
+)
+"""What may come in place of events, of any topic."""
+
+
 def schema() -> dict[str, Any]:
     """Describe the arrays that `-j` prints, by object, as JSON Schema."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "fastpath show OBJECT -j",
-        "$defs": {name: {"type": "array", "items": _row_schema(shown)} for name, shown in OBJECTS.items()},
+        "$defs": {name: {"type": "array", "items": row_schema(shown)} for name, shown in OBJECTS.items()},
         "anyOf": [{"$ref": f"#/$defs/{name}"} for name in OBJECTS],
     }
 
 
-def _row_schema(shown: Shown) -> dict[str, Any]:
+def event_schema() -> dict[str, Any]:
+    """Describe the lines of `fastpath monitor -j`, by topic, as JSON Schema."""
+    rows = {**EVENTS, "missed": MISSED}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "fastpath monitor -j, a line",
+        "$defs": {name: row_schema(shown) for name, shown in rows.items()},
+        "anyOf": [{"$ref": f"#/$defs/{name}"} for name in rows],
+    }
+
+
+def row_schema(shown: Shown) -> dict[str, Any]:
+    """Describe one row, as JSON Schema."""
     return {
         "type": "object",
         "description": shown.row,

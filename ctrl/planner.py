@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from fastpath.model import (
     Egress,
@@ -18,7 +19,6 @@ from fastpath.model import (
     IPAddress,
     IPNetwork,
     Owner,
-    Port,
     ReplicationList,
     Scope,
     group_key,
@@ -28,10 +28,19 @@ from fastpath.model import (
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Someone behind `port` who wants a group: whoever joined there, or one NVE served by unicast."""
+    """Someone behind `port` who wants a group: whoever joined there, or one NVE served by unicast.
+
+    Packets of which sources it wants: all but `sources` (`is_exclude`), or of these alone.
+    """
 
     port: int
     nve: IPAddress | None = None
+    is_exclude: bool = True
+    sources: frozenset[IPAddress] = frozenset()
+
+    def wants(self, source: IPAddress | None) -> bool:
+        """Say whether it wants packets of a source; None is one that nobody named."""
+        return (source in self.sources) != self.is_exclude
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +75,47 @@ class Receiver:
 
 def plan_device_group(
     group: IPAddress,
-    members: Iterable[Member],
-    peers: Iterable[Remote],
+    members: Sequence[Member],
+    peers: Sequence[Remote],
     tunnel: Tunnel,
-    ports: Sequence[Port],
-) -> ReplicationList:
-    """Plan a group of a device: copies to its members (CONFORMANCE D9, NI) and through its tunnels (TI)."""
-    local = [
-        Egress(m.port, Form.GROUP, Owner(port=m.port), encap=ports[m.port].encap, version=group.version)
-        if m.nve is None
-        else Egress(m.port, Form.REWRITE, Owner(m.port, m.nve), m.nve, encap=ports[m.port].encap)
-        for m in members
-    ]
-    remote = [
+    encaps: Sequence[Encap],
+) -> tuple[ReplicationList, ...]:
+    """Plan a group of a device: copies to its members (CONFORMANCE D9, NI) and through its tunnels (TI).
+    `encaps`: what the NVEs of each port speak.
+
+    The first list is that of the group. Each source that a member named has one of its own behind it: to
+    those who want it. A peer that rewrites sends as itself, so who is behind it is not known: what has a peer
+    for its source goes to every member.
+    """
+    remote = _once(
         Egress(p.out_port, tunnel.form, Owner(address=p.address), p.address, tunnel.source) for p in peers
-    ]
-    return ReplicationList(group_key(Scope.DEVICE, group), _once(local), _once(remote))
+    )
+
+    def planned(source: IPAddress | None, wanting: Iterable[Member]) -> ReplicationList:
+        local = _once(_local_egress(m, encaps[m.port], group.version) for m in wanting)
+        return ReplicationList(group_key(Scope.DEVICE, group, source), local, remote)
+
+    named = dict.fromkeys(source for m in members for source in m.sources)
+    if not named:
+        return (planned(None, members),)
+    behind = dict.fromkeys(p.address for p in peers)
+    return (
+        planned(None, (m for m in members if m.wants(None))),
+        *(planned(s, (m for m in members if m.wants(s))) for s in named if s not in behind),
+        *(planned(address, members) for address in behind),
+    )
+
+
+@cache
+def _group_egress(port: int, encap: Encap, version: int) -> Egress:
+    """The copy to whoever joined at a port: one object for all groups, of which there may be many."""
+    return Egress(port, Form.GROUP, Owner(port=port), encap=encap, version=version)
+
+
+def _local_egress(member: Member, encap: Encap, version: int) -> Egress:
+    if member.nve is None:
+        return _group_egress(member.port, encap, version)
+    return Egress(member.port, Form.REWRITE, Owner(member.port, member.nve), member.nve, encap=encap)
 
 
 def plan_point_group(group: IPAddress, receivers: Iterable[Remote], source: IPAddress) -> ReplicationList:

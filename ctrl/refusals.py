@@ -41,7 +41,7 @@ REFUSALS: dict[str, Refusal] = {
             "strict_headers, IGMP without TTL 1 and Router Alert.",
         ),
         _message("not_an_nve_port", "IGMP or MLD on a port where nobody may join."),
-        _message("no_device_role", "IGMP or MLD at a box without the [device] role."),
+        _message("control_busy", "A port sent more messages than control had handled of it."),
         _record("unknown_record", "A group record of a type that RFC 9776 does not know.", "punt"),
         _record("not_a_group", "A report of an address that is not multicast."),
         _record("link_local_group", "A report of a link-local group, which every port gets anyway."),

@@ -1,26 +1,33 @@
 """Replay: captures stand in for every port of a config, live or not; no root, no network.
 
 The frames of the input come in on the ports that its interfaces are named for, or on one port; all copies go
-to one file.
+to one file. What NVEs say in the capture takes effect with the next frame of it, by the capture's clock.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
+from math import ceil
 from pathlib import Path
 
 from ctrl.config import Config
-from ctrl.rows import drop_rows, member_rows
-from ctrl.static import plan
+from ctrl.members import member_views
+from ctrl.membership import Membership
+from ctrl.publisher import Publisher
+from ctrl.refusals import Refused
+from ctrl.roles.device import Attachment, Device
+from ctrl.rows import drop_rows, each_member
+from ctrl.static import attachments, basis, enroll, plan_layout, plan_ports, ways
 from ctrl.table import Row
-from fastpath import Forwarder, Statistics
+from fastpath import Forwarder, Punts, Statistics
 from fastpath.model import Layout
 from fastpath.ports import PcapSink, PcapSource
 
+_NS = 1_000_000_000
 CHUNK_FRAMES = 1 << 16
 """Frames between two calls of `progress`."""
 
@@ -40,6 +47,7 @@ class Replayed:
     statistics: Statistics
     layout: Layout
     members: list[Row]
+    refused: Mapping[str, int]
     seconds: float
     traffic_s: float
     damage: str | None
@@ -53,7 +61,7 @@ class Replayed:
             "punted": counted.punted,
             "dropped": counted.dropped,
             "copies_out": counted.copies_out,
-            "drops": drop_rows(counted, self.traffic_s),
+            "drops": drop_rows(counted, self.traffic_s, self.refused),
             "members": self.members,
             "seconds": round(self.seconds, 6),
             "copies_per_s": round(counted.copies_out / self.seconds) if self.seconds else 0,
@@ -73,26 +81,34 @@ def replay(
     CaptureError or OSError, and nothing was forwarded; CutShort where the output could not be written to
     its end. Damage in mid-file is told in the result, after all before it was forwarded.
     """
-    planned = plan(config)
-    if not planned.layout.ports:
+    ports = plan_ports(config.ports)
+    layout = plan_layout(config, ports)
+    if not ports:
         raise ValueError("no [[port]] is given, so there is none for the frames to come in on")
-    names = [port.name for port in planned.layout.ports]
+    names = [port.name for port in ports]
     places = {name: place for place, name in enumerate(names)}
+    membership, refused = Membership(), Refused()
+    enroll(membership, config)
+    publisher = Publisher(membership, basis(config, ports, ways(config)))
     with (
         PcapSource(source_path, places, None if in_port is None else places[in_port]) as source,
         PcapSink(out_path, names, nanoseconds=source.nanoseconds) as sink,
     ):
         forwarder = Forwarder(
-            planned.layout,
+            layout,
             [sink] * len(names),
-            planned.lists,
+            publisher.lists.values(),
             sources=[source],
             batch=config.dataplane.batch,
             trains=config.dataplane.trains,
+            punts=Punts(config.membership.punt_rate_pps, config.membership.punt_burst, stepwise=True),
         )
+        device = Device(membership, refused, config.membership)
+        control = _Control(forwarder, source, sink, device, publisher)
         begin = time.perf_counter()
         try:
-            while forwarder.run(CHUNK_FRAMES):
+            control.attach(attachments(config, ports))
+            while control.run(CHUNK_FRAMES):
                 progress(source.frames_read, source.n_frames)
             sink.close()
         except KeyboardInterrupt:
@@ -112,12 +128,68 @@ def replay(
         seconds = time.perf_counter() - begin
         return Replayed(
             forwarder.statistics(),
-            planned.layout,
-            member_rows(config),
+            layout,
+            list(each_member(config, member_views(names, device, membership, control.now_s))),
+            refused,
             seconds,
             (source.last_ns - source.first_ns) / 1e9,
             source.damage,
         )
+
+
+class _Control:
+    """Drives the device role by the capture's clock: what is due comes before the frame of that time."""
+
+    def __init__(
+        self, forwarder: Forwarder, source: PcapSource, sink: PcapSink, device: Device, publisher: Publisher
+    ) -> None:
+        self._forwarder = forwarder
+        self._source = source
+        self._sink = sink
+        self._device = device
+        self._publisher = publisher
+        self._begin_ns = source.first_ns
+
+    @property
+    def now_s(self) -> float:
+        """Seconds since the first frame."""
+        return max(0, self._source.clock_ns - self._begin_ns) / _NS
+
+    def attach(self, attachments: Mapping[int, Attachment]) -> None:
+        """Begin: ask on the ports with NVEs."""
+        self._device.attach(attachments, 0.0)
+        self._settle(self._begin_ns)
+
+    def run(self, max_frames: int) -> bool:
+        """Go on by some frames, or up to the next that control has to hear; False at the capture's end, when
+        all that was due by then is done."""
+        due_ns = self._due_ns()
+        next_ns = self._source.next_ns
+        if due_ns is not None and due_ns <= (self._source.last_ns if next_ns is None else next_ns):
+            self._device.poll((due_ns - self._begin_ns) / _NS)
+            self._settle(due_ns)
+            return True
+        if next_ns is None:
+            return False
+        self._source.until_ns = due_ns
+        self._forwarder.run(max_frames)
+        for port, _, frame in self._forwarder.read_punted():
+            self._device.hear(port, frame, self.now_s)
+        self._settle(self._source.clock_ns)
+        return True
+
+    def _due_ns(self) -> int | None:
+        """When the role wants to be called next, rounded up."""
+        deadline_s = self._device.deadline_s
+        return None if deadline_s is None else self._begin_ns + ceil(deadline_s * _NS)
+
+    def _settle(self, time_ns: int) -> None:
+        step = self._publisher.update()
+        if step.lists or step.removed:
+            self._forwarder.publish(step.lists, step.removed)
+        self._device.take_events()
+        for port, frame in self._device.take_frames():
+            self._sink.send(port, frame, time_ns)
 
 
 def differences(out_path: Path, expect_path: Path) -> Iterator[str]:

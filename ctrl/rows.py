@@ -1,50 +1,95 @@
-"""The rows of `fastpath replay`: flat objects with stable snake_case keys. Those of a running box are in
-`ctrl.view_rows`."""
+"""The rows that a replay and a running box have in common, and those of `fastpath replay` alone: flat objects
+with stable snake_case keys. The others of a running box are in `ctrl.view_rows`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import merge
+from types import MappingProxyType
+
 from ctrl.config import Config
 from ctrl.config.schema import NetworkTable
+from ctrl.refusals import REFUSALS
 from ctrl.table import Row
+from ctrl.view import MemberView
 from fastpath.model import GroupKey, IPAddress, Layout
-from fastpath.statistics import DropCount, Statistics
+from fastpath.statistics import Statistics
+
+_NONE: Mapping[str, int] = MappingProxyType({})
+_AT_ONCE = 4096
+"""Members that are sorted in one go: nobody else has the interpreter meanwhile."""
 
 
-def drop_row(row: DropCount, rate_pps: float | None, last: str | None) -> Row:
-    """A reason that struck: how often, at what rate, and when last."""
-    return {
-        "reason": row.reason.name,
-        "unit": row.reason.unit.value,
-        "stage": row.reason.stage,
-        "frames": row.count,
-        "rate_pps": None if rate_pps is None else round(rate_pps, 3),
-        "last": last,
-    }
+def drop_counts(statistics: Statistics, refused: Mapping[str, int]) -> Iterator[Row]:
+    """What struck, of the data path and of control: name, unit, stage and how often."""
+    for row in statistics.drops:
+        yield _drop(row.reason.name, row.reason.unit.value, row.reason.stage, row.count)
+    for refusal in REFUSALS.values():
+        count = refused.get(refusal.name, 0)
+        if count:
+            yield _drop(refusal.name, refusal.unit, refusal.stage, count)
 
 
-def drop_rows(statistics: Statistics, seconds: float) -> list[Row]:
-    """One row a reason that struck; the counters do not know when it struck last."""
-    return [drop_row(row, row.count / seconds if seconds else None, None) for row in statistics.drops]
+def _drop(reason: str, unit: str, stage: str, frames: int) -> Row:
+    return {"reason": reason, "unit": unit, "stage": stage, "frames": frames}
 
 
-def member_rows(config: Config) -> list[Row]:
-    """One row a local member; peers are in the tunnels and groups."""
-    device = config.device
+def drop_rows(statistics: Statistics, seconds: float, refused: Mapping[str, int] = _NONE) -> list[Row]:
+    """One row a reason that struck; the counters of a replay do not know when it struck last."""
     return [
-        {
+        row | {"rate_pps": round(row["frames"] / seconds, 3) if seconds else None, "last": None}
+        for row in drop_counts(statistics, refused)
+    ]
+
+
+def each_member(config: Config, members: Sequence[MemberView]) -> Iterator[Row]:
+    """One row a local member, by port, group and NVE; peers are in the tunnels and groups."""
+    vnis = vnis_by_group(config)
+    for member in _in_order(members):
+        yield {
             "node": config.node,
             "port": member.port,
             "nve": None if member.nve is None else str(member.nve),
-            "vni": [str(one.vni) for one in config.networks if member.group in groups_of(one)],
+            "mac": None if member.mac is None else member.mac.hex(":"),
+            "vni": vnis.get(member.group, []),
             "group": str(member.group),
-            "mode": "exclude",
-            "sources": [],
-            "blocked": [],
-            "origin": "static",
-            "expires_s": None,
+            "mode": "exclude" if member.is_exclude else "include",
+            "sources": _sorted(member.sources),
+            "blocked": _sorted(member.blocked),
+            "origin": member.origin,
+            "expires_s": None if member.expires_s is None else round(member.expires_s, 3),
         }
-        for member in (device.members if device else ())
-    ]
+
+
+def member_rows(config: Config, members: Sequence[MemberView]) -> list[Row]:
+    """The rows of `each_member` in one list: of a replay, whose JSON is one object."""
+    return list(each_member(config, members))
+
+
+def _in_order(members: Sequence[MemberView]) -> Iterator[MemberView]:
+    parts = (members[i : i + _AT_ONCE] for i in range(0, len(members), _AT_ONCE))
+    return merge(*(sorted(part, key=_place) for part in parts), key=_place)
+
+
+def _place(member: MemberView) -> tuple[str, int, int, int, int, bytes]:
+    return (member.port, *_number(member.group), *_number(member.nve), member.mac or b"")
+
+
+def _number(address: IPAddress | None) -> tuple[int, int]:
+    return (0, 0) if address is None else (address.version, int(address))
+
+
+def _sorted(addresses: Iterable[IPAddress]) -> list[str]:
+    return [str(address) for address in sorted(addresses, key=int)]
+
+
+def vnis_by_group(config: Config) -> dict[IPAddress | None, list[str]]:
+    """The VNIs of the networks that each group carries."""
+    found: dict[IPAddress | None, list[str]] = {}
+    for network in config.networks:
+        for group in groups_of(network):
+            found.setdefault(group, []).append(str(network.vni))
+    return found
 
 
 def groups_of(network: NetworkTable) -> set[IPAddress | None]:

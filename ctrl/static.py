@@ -1,5 +1,5 @@
-"""From a config to what the data path forwards by: the layout, and the replication lists that the file itself
-gives.
+"""From a config to what the data path forwards by: the layout, the static members, and what else the
+replication lists are made of.
 
 Decisions:
 1. A port without `mac` gets 02:fa:57:00:HH:NN, without `next_hop_mac` 02:fa:57:ff:HH:NN, where HHNN is its
@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 from ctrl import planner
 from ctrl.config.numbers import list_key, receiver_key, vsid_of
 from ctrl.config.schema import Config, DeviceTable, ListTable, PortTable, ReplicatorTable
+from ctrl.membership import ALL, Event, Membership, Origin, Who
+from ctrl.publisher import Basis, Publisher
+from ctrl.roles.device import Attachment
 from fastpath.model import (
     AllowFrom,
     Encap,
@@ -72,9 +75,39 @@ class Ways:
 
 
 def plan(config: Config) -> StaticPlan:
-    """Plan a whole config that was found good, as it stands."""
+    """Plan a whole config that was found good, as it stands: before anybody joins."""
     ports = plan_ports(config.ports)
-    return StaticPlan(plan_layout(config, ports), tuple(plan_lists(config, ports, ways(config))))
+    membership = Membership()
+    enroll(membership, config)
+    publisher = Publisher(membership, basis(config, ports, ways(config)))
+    return StaticPlan(plan_layout(config, ports), tuple(publisher.lists.values()))
+
+
+def enroll(membership: Membership, config: Config) -> list[Event]:
+    """Make the static members of a table those of the config."""
+    wanted = dict.fromkeys(
+        (m.group, Who(port_place(config, m.port), Origin.STATIC, address=m.nve))
+        for m in (config.device.members if config.device else ())
+    )
+    gone = [place for place in membership.of_origin(Origin.STATIC) if place not in wanted]
+    events = [membership.apply(*place, None) for place in gone]
+    events += [membership.apply(*place, ALL) for place in wanted]
+    return [event for event in events if event is not None]
+
+
+def basis(config: Config, ports: tuple[Port, ...], found: Ways) -> Basis:
+    """What the lists of a config are made of, beside the members."""
+    device = config.device
+    peers: dict[IPAddress, list[planner.Remote]] = {}
+    for p in device.peers if device else ():
+        peers.setdefault(p.group, []).extend(found.remote(address) for address in p.addresses)
+    return Basis(
+        encaps=tuple(port.encap for port in ports),
+        tunnel=tunnel_of(device) if device else None,
+        peers=peers,
+        fixed=tuple(_point_lists(config, config.replicator, found)) if config.replicator else (),
+        networks=tuple(_networks(config)),
+    )
 
 
 def plan_layout(config: Config, ports: tuple[Port, ...]) -> Layout:
@@ -116,15 +149,6 @@ def plan_ports(tables: tuple[PortTable, ...]) -> tuple[Port, ...]:
     )
 
 
-def plan_lists(config: Config, ports: tuple[Port, ...], found: Ways) -> Iterator[ReplicationList]:
-    """Give every list of the config, in its order: those of the device, then those of the point."""
-    if config.device:
-        yield from _device_lists(config, config.device, ports, found)
-    if config.replicator:
-        for table in config.replicator.lists:
-            yield from _point_lists(config, config.replicator, table, found)
-
-
 def ways(config: Config) -> Ways:
     """Learn from the ports' addresses who is reached where."""
     outward = [(i, port) for i, port in enumerate(config.ports) if "vm" not in port.faces]
@@ -132,6 +156,20 @@ def ways(config: Config) -> Ways:
         tuple((i, address.network) for i, port in outward for address in port.addresses),
         tuple(i for i, port in outward if "core" in port.faces),
     )
+
+
+def attachments(config: Config, ports: tuple[Port, ...]) -> dict[int, Attachment]:
+    """The ports with NVEs behind them, and what we are called there: queries come from an address of the
+    port, to which NVEs have a route, else from the device's."""
+    found: dict[int, Attachment] = {}
+    if config.device is None:
+        return found
+    for place, (table, port) in enumerate(zip(config.ports, ports, strict=True)):
+        if "nve" in table.faces:
+            own = [*(one.ip for one in table.addresses), config.device.address]
+            address = next((int(one) for one in own if one.version == 4), 0)
+            found[place] = Attachment(port.mac, address, port.mtu, port.is_up)
+    return found
 
 
 def port_place(config: Config, name: str) -> int:
@@ -146,19 +184,12 @@ def tunnel_of(device: DeviceTable) -> planner.Tunnel:
     return planner.Tunnel(Form.REWRITE, device.address if device.source == "own" else None)
 
 
-def _device_lists(
-    config: Config, device: DeviceTable, ports: tuple[Port, ...], found: Ways
-) -> Iterator[ReplicationList]:
-    groups: dict[IPAddress, tuple[list[planner.Member], list[planner.Remote]]] = {}
-    for m in device.members:
-        groups.setdefault(m.group, ([], []))[0].append(planner.Member(port_place(config, m.port), m.nve))
-    for p in device.peers:
-        groups.setdefault(p.group, ([], []))[1].extend(found.remote(address) for address in p.addresses)
-    for group, (members, peers) in groups.items():
-        yield planner.plan_device_group(group, members, peers, tunnel_of(device), ports)
+def _point_lists(config: Config, point: ReplicatorTable, found: Ways) -> Iterator[ReplicationList]:
+    for table in point.lists:
+        yield from _point_list(config, point, table, found)
 
 
-def _point_lists(
+def _point_list(
     config: Config, replicator: ReplicatorTable, table: ListTable, found: Ways
 ) -> tuple[ReplicationList, ...]:
     key = list_key(table)

@@ -5,10 +5,11 @@ A view is immutable, so whoever serves it may do so in another thread while the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ctrl.config import Config
+from fastpath.compiler import NextHops
 from fastpath.model import GroupKey, IPAddress, Layout, ReplicationList
 from fastpath.statistics import Statistics
 
@@ -33,11 +34,46 @@ class PortView:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberView:
+    """A local member of a group at a moment.
+
+    `nve` is the source of its reports (CONFORMANCE W8), or the NVE that the config serves by unicast. None of
+    `nve`, `mac` and `expires_s` is there for a static member that is a port as a whole.
+    """
+
+    port: str
+    group: IPAddress
+    nve: IPAddress | None
+    mac: bytes | None
+    is_exclude: bool
+    sources: tuple[IPAddress, ...]
+    """Those whose timers run: what an INCLUDE member wants."""
+    blocked: tuple[IPAddress, ...]
+    """Those that an EXCLUDE member does not want."""
+    origin: str
+    expires_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SnoopingView:
+    """What one port hears and asks of one family: igmp or mld, which is also the origin of its members."""
+
+    port: str
+    family: str
+    querier: str | None
+    """The address of the querier; None: there is none, and we are not it."""
+    is_querier: bool
+    n_groups: int
+    n_members: int
+    queries_sent: int
+
+
+@dataclass(frozen=True, slots=True)
 class Recent:
     """How the counters moved of late: what a snapshot alone does not tell."""
 
     drop_rates: Mapping[str, float] = field(default_factory=dict)
-    """Drops a second by reason, over the last whole interval; reasons that rested are left out."""
+    """Drops and refusals a second by reason, over the last whole interval; those that rested are left out."""
     drop_times: Mapping[str, float] = field(default_factory=dict)
     """When a reason struck last: Unix time, seconds."""
     peer_times: Mapping[IPAddress, float] = field(default_factory=dict)
@@ -60,6 +96,17 @@ class View:
     """The next hop to a peer: up, no_neighbour, no_route or down. A peer that is not in here has a fixed MAC,
     and is as its port."""
     recent: Recent = field(default_factory=Recent)
+    next_hops: NextHops = field(default_factory=dict)
+    """The MACs that copies go to, of the same moment as `layout` and `lists`."""
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """How often each refusal of `ctrl.refusals` struck; those that never did may be left out."""
+    snooping: tuple[SnoopingView, ...] = ()
+    n_groups: int = 0
+    """Groups that the device is in: the size of the second information."""
+    second_revision: int = 0
+    """The revision of the second information."""
+    members: Sequence[MemberView] = ()
+    """Filled in for who shows them alone: there may be a hundred thousand."""
 
 
 class Rates:
@@ -78,14 +125,14 @@ class Rates:
         self._drop_times: dict[str, float] = {}
         self._peer_times: dict[IPAddress, float] = {}
 
-    def take(self, statistics: Statistics) -> None:
+    def take(self, statistics: Statistics, refused: Mapping[str, int]) -> None:
         """Note a snapshot; the rates are those since the one before."""
         now_s = self._clock()
         if now_s <= self._taken_s:
             return
         seconds = now_s - self._taken_s
-        seen = self.recent(statistics)
-        drops, peers = _drops(statistics), _peers(statistics)
+        seen = self.recent(statistics, refused)
+        drops, peers = _drops(statistics, refused), _peers(statistics)
         self._rates = {
             name: (count - self._drops.get(name, 0)) / seconds
             for name, count in drops.items()
@@ -94,20 +141,21 @@ class Rates:
         self._taken_s, self._drops, self._peers = now_s, drops, peers
         self._drop_times, self._peer_times = dict(seen.drop_times), dict(seen.peer_times)
 
-    def recent(self, statistics: Statistics) -> Recent:
+    def recent(self, statistics: Statistics, refused: Mapping[str, int]) -> Recent:
         """How the counters have moved up to this snapshot, which is not noted."""
         now_s, time_s = self._clock(), self._wall()
+        drops = _drops(statistics, refused)
         return Recent(
             self._rates,
-            self._drop_times
-            | {name: time_s for name, n in _drops(statistics).items() if n > self._drops.get(name, 0)},
+            self._drop_times | {name: time_s for name, n in drops.items() if n > self._drops.get(name, 0)},
             self._peer_times
             | {peer: now_s for peer, n in _peers(statistics).items() if n > self._peers.get(peer, 0)},
         )
 
 
-def _drops(statistics: Statistics) -> dict[str, int]:
-    return {row.reason.name: row.count for row in statistics.drops}
+def _drops(statistics: Statistics, refused: Mapping[str, int]) -> dict[str, int]:
+    """Drops by reason and refusals by name: no two of them are called alike."""
+    return {**{row.reason.name: row.count for row in statistics.drops}, **refused}
 
 
 def _peers(statistics: Statistics) -> dict[IPAddress, int]:

@@ -1,4 +1,8 @@
-"""The rows of `fastpath show`, each object made from a `View`; `ctrl.objects` says what their keys hold."""
+"""The rows of `fastpath show`, each object made from a `View`; `ctrl.objects` says what their keys hold.
+
+Of lists and members there may be a hundred thousand: their rows are made one by one and kept by nobody, as so
+many objects at once would have the garbage collector hold up the process.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from datetime import UTC, datetime
 from ctrl.config.effective import config_rows
 from ctrl.config.numbers import number_in
 from ctrl.config.schema import Config
-from ctrl.rows import drop_row, groups_of, key_name
+from ctrl.rows import drop_counts, each_member, key_name, vnis_by_group
 from ctrl.table import Row
 from ctrl.view import View
 from fastpath.model import Egress, Encap, Form, GroupKey, IPAddress, Layout, ReplicationList
@@ -73,12 +77,12 @@ def network_rows(view: View) -> list[Row]:
     ]
 
 
-def list_rows(view: View) -> list[Row]:
+def list_rows(view: View) -> Iterator[Row]:
     """One row a replication list, in the order in which they were published."""
     frames = {row.key: row.frames for row in view.statistics.lists}
-    by_group = _vnis_by_group(view.config)
-    return [
-        {
+    by_group = vnis_by_group(view.config)
+    for key, wanted in view.lists.items():
+        yield {
             "role": key.scope.name.lower(),
             "group": key_name(key),
             "vni": _vnis(key, view.config) if key.vni else by_group.get(key.group, []),
@@ -88,8 +92,6 @@ def list_rows(view: View) -> list[Row]:
             "revision": view.revision,
             "frames": frames.get(key),
         }
-        for key, wanted in view.lists.items()
-    ]
 
 
 def tunnel_rows(view: View) -> list[Row]:
@@ -119,8 +121,8 @@ def tunnel_rows(view: View) -> list[Row]:
 def drop_rows(view: View) -> list[Row]:
     rates, times = view.recent.drop_rates, view.recent.drop_times
     return [
-        drop_row(row, rates.get(row.reason.name, 0.0), _utc(times.get(row.reason.name)))
-        for row in view.statistics.drops
+        row | {"rate_pps": round(rates.get(row["reason"], 0.0), 3), "last": _utc(times.get(row["reason"]))}
+        for row in drop_counts(view.statistics, view.refused)
     ]
 
 
@@ -140,23 +142,24 @@ def runtime_rows(view: View) -> list[Row]:
     ]
 
 
-ROWS: Mapping[str, Callable[[View], list[Row]]] = {
+ROWS: Mapping[str, Callable[[View], Iterable[Row]]] = {
     "status": status_rows,
     "ports": port_rows,
     "networks": network_rows,
     "groups": list_rows,
+    "members": lambda view: each_member(view.config, view.members),
     "tunnels": tunnel_rows,
     "drops": drop_rows,
     "runtime": runtime_rows,
-    "config": lambda view: list(config_rows(view.config)),
+    "config": lambda view: config_rows(view.config),
 }
 """What makes the rows of each object of `ctrl.objects`."""
 
 
-def matching(rows: list[Row], filters: Iterable[tuple[str, str]]) -> list[Row]:
+def matching(rows: Iterable[Row], filters: Iterable[tuple[str, str]]) -> Iterator[Row]:
     """The rows that have each value: `-` is null, a list has a value if one of its items is that."""
     wanted = list(filters)
-    return [row for row in rows if all(value in _shown_as(row[key]) for key, value in wanted)]
+    return (row for row in rows if all(value in _shown_as(row[key]) for key, value in wanted))
 
 
 def _shown_as(value: object) -> Iterator[str]:
@@ -168,15 +171,6 @@ def _shown_as(value: object) -> Iterator[str]:
         yield from value or ("-",)
     else:
         yield str(value)
-
-
-def _vnis_by_group(config: Config) -> dict[IPAddress | None, list[str]]:
-    """The VNIs of the networks that each group carries."""
-    found: dict[IPAddress | None, list[str]] = {}
-    for network in config.networks:
-        for group in groups_of(network):
-            found.setdefault(group, []).append(str(network.vni))
-    return found
 
 
 def _vnis(key: GroupKey, config: Config) -> list[str]:

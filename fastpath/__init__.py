@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fastpath.errors import CaptureError, FormatError
     from fastpath.forwarder import Forwarder
     from fastpath.ports import MemoryPort, PcapSink, PcapSource
+    from fastpath.punts import Punts
     from fastpath.statistics import Statistics
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "MemoryPort",
     "PcapSink",
     "PcapSource",
+    "Punts",
     "Statistics",
 ]
 
@@ -37,6 +39,7 @@ _HOMES = {
     "MemoryPort": "fastpath.ports",
     "PcapSink": "fastpath.ports",
     "PcapSource": "fastpath.ports",
+    "Punts": "fastpath.punts",
     "Statistics": "fastpath.statistics",
 }
 

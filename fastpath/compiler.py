@@ -1,14 +1,22 @@
 """From layout and replication lists to the FIB of the data path.
 
-A `Compiler` numbers owners and egresses, and keeps the numbers from one FIB to the next: an egress that
-many lists share stands in memory once, and its counters go on across changes.
+1. A `Compiler` numbers owners, egresses and lists, and keeps the numbers from one FIB to the next: an egress
+   that many lists share stands in memory once, and its counters go on across changes.
+2. The number of a list is the place where its frames are counted. There are as many places as lists stood at
+   once: NVEs may join and leave groups for ever. A list that is removed gives its place back, the next change
+   may use it, and whoever publishes that empties it first (`reused`): the FIB before no longer names it.
+3. Egresses and owners are not given back. They are of ports, peers and NVEs, not of groups: there are as many
+   as the config and the kernel have ever named.
+4. Ten thousand joins may be one change, so a list costs microseconds, and an egress is best known by what it
+   is in Python: the same object is the same egress, without a look at its fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +50,8 @@ def address_words(address: IPAddress | None) -> tuple[int, int]:
     """
     if address is None:
         return 0, 0
+    if type(address) is IPv4Address:
+        return 0, 0xFFFF00000000 | int(address)
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         raise ValueError(f"{address}: an IPv4 address in IPv6 clothes; say {address.ipv4_mapped}")
     value = int(address) | (0xFFFF << 32 if address.version == 4 else 0)
@@ -59,6 +69,14 @@ def egress_order(egress: Egress) -> tuple[int, int, int, int, int, int]:
     owner = egress.owner
     address = (0, 0, 0) if owner.address is None else (owner.address.version, *address_words(owner.address))
     return (egress.out_port, egress.form, -1 if owner.port is None else owner.port, *address)
+
+
+class _Known(NamedTuple):
+    """An egress with its number; sorts as the egresses of a segment do."""
+
+    order: tuple[int, int, int, int, int, int]
+    egress_id: int
+    owner: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +100,27 @@ class Compiler:
         # the data path takes a port's place for the number of its owner
         self._owners: dict[Owner, int] = {Owner(port=i): i for i in range(PORTS_MAX)}
         self._egress_ids: dict[Egress, int] = {}
+        # by id() of the object, which `_egresses` keeps alive
+        self._known: dict[int, _Known] = {}
         self._egresses: list[Egress] = []
         self._fresh: dict[int, bytes] = {}
         self._next_hops: NextHops = {}
         self._egresses_to: dict[tuple[int, IPAddress], list[int]] = {}
-        self.list_ids: dict[GroupKey, int] = {}
-        """Where the frames of each list are counted; a key keeps its place when it goes and comes back."""
+        self._lists: dict[Words, tuple[GroupKey, int]] = {}
+        self._spare_places: list[int] = []
+        self.n_places = 0
+        """Places where lists are counted: 1 to this; 0 is for those that are not counted singly."""
+        self.reused: Sequence[int] = ()
+        """The places that the newest FIB gives to other lists than those before counted there."""
         self._classes: dict[object, int] = {}
         self._table = LayoutTable(layout, self._sender_id)
         self._numbers = _numbers_by_group(layout)
         self.fib = Fib.empty(self._table)
+
+    @property
+    def list_places(self) -> Iterable[tuple[GroupKey, int]]:
+        """Each list, those from columns aside, and the place where its frames are counted."""
+        return self._lists.values()
 
     @property
     def egresses(self) -> Sequence[Egress]:
@@ -173,25 +202,65 @@ class Compiler:
             self._set_next_hops(next_hops)
         return self.change(lists, removed)
 
-    def _segment(self, egresses: Iterable[Egress]) -> list[int]:
-        return [self.egress_id(egress) for egress in sorted(egresses, key=egress_order)]
+    def _of(self, egress: Egress) -> _Known:
+        known = self._known.get(id(egress))
+        if known is None:
+            new = self.egress_id(egress)
+            # whoever plans lists keeps the objects of the last time, if any
+            known = self._known.pop(id(self._egresses[new]), None)
+            if known is None:
+                known = _Known(egress_order(egress), new, self._owner_id(egress.owner))
+            self._egresses[new] = egress
+            self._known[id(egress)] = known
+        return known
+
+    def _segments(self, one: ReplicationList) -> tuple[list[int], list[int]]:
+        """The egress ids of a list, its segments in `egress_order`; ValueError where an owner stands twice."""
+        local, remote = sorted(map(self._of, one.local)), sorted(map(self._of, one.remote))
+        if len({egress.owner for egress in (*local, *remote)}) != len(local) + len(remote):
+            owners = [egress.owner for egress in (*one.local, *one.remote)]
+            twice = next(owner for owner in owners if owners.count(owner) > 1)
+            raise ValueError(f"{one.key}: {twice} stands in the list twice, and would get each frame twice")
+        return [egress.egress_id for egress in local], [egress.egress_id for egress in remote]
 
     def change(self, lists: Iterable[ReplicationList], removed: Iterable[GroupKey] = ()) -> Fib:
         """The next FIB: `removed` keys gone, `lists` set, all others shared with the FIB before.
 
         Costs microseconds a list, whatever the size of the FIB.
         """
-        changes: list[tuple[Words, None] | tuple[Words, list[int], list[int], list[int], int]] = [
-            (key_words(key), None) for key in removed
-        ]
+        lists = tuple(lists)  # so that an id() is of one object as long as this takes
+        gone = [key_words(key) for key in removed]
+        changes: list[tuple[Words, None] | tuple[Words, list[int], list[int], list[int], int]]
+        changes = [(words, None) for words in gone]
+        segments: dict[tuple[int, ...], tuple[list[int], list[int]]] = {}
+        places: dict[Words, tuple[GroupKey, int]] = {}
+        n_spare, n_places = len(self._spare_places), self.n_places
         for one in lists:
-            _check_owners(one)
-            numbers = self._numbers.get(one.key.group, []) if one.key.kind in _OUTER_GROUP_KINDS else []
-            segments = self._segment(one.local), self._segment(one.remote)
-            list_id = self.list_ids.setdefault(one.key, 1 + len(self.list_ids))
-            changes.append((key_words(one.key), *segments, numbers, list_id))
+            objects = (len(one.local), *map(id, one.local), *map(id, one.remote))
+            ids = segments.get(objects)
+            if ids is None:
+                ids = segments[objects] = self._segments(one)
+            key = one.key
+            words = key_words(key)
+            place = places.get(words) or self._lists.get(words)
+            if place is None and n_spare:
+                n_spare -= 1
+                place = key, self._spare_places[n_spare]
+            elif place is None:
+                n_places += 1
+                place = key, n_places
+            places[words] = place
+            is_outer = self._numbers and key.kind in _OUTER_GROUP_KINDS
+            numbers = self._numbers.get(key.group, []) if is_outer else []
+            changes.append((words, *ids, numbers, place[1]))
         self.fib = self.fib.with_changes(self._table, self._fresh, changes)
         self._fresh = {}
+        self.n_places, self.reused = n_places, self._spare_places[n_spare:]
+        del self._spare_places[n_spare:]
+        self._lists |= places
+        for words in gone:
+            if words not in places and words in self._lists:
+                self._spare_places.append(self._lists.pop(words)[1])
         return self.fib
 
     def fill(self, columns: Columns) -> Fib:
@@ -274,13 +343,6 @@ def _ordered(columns: Columns) -> npt.NDArray[np.uint32]:
 def _in_heads(port: Port) -> Port:
     """What of a port stands in the headers of its copies."""
     return replace(port, mtu=0, is_up=True)
-
-
-def _check_owners(one: ReplicationList) -> None:
-    owners = [egress.owner for egress in (*one.local, *one.remote)]
-    if len(set(owners)) != len(owners):
-        twice = next(owner for owner in owners if owners.count(owner) > 1)
-        raise ValueError(f"{one.key}: {twice} stands in the list twice, and would get each frame twice")
 
 
 def _numbers_by_group(layout: Layout) -> dict[IPAddress | None, list[int]]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastpath._engine import Engine
 from fastpath._fib import Fib
 from fastpath._port import IoPort
+from fastpath._punt import PuntRing
 from fastpath.compiler import Columns, Compiler, NextHops
 from fastpath.model import GroupKey, Layout, ReplicationList
+from fastpath.punts import Punts
 from fastpath.reasons import REASONS, Unit
 from fastpath.statistics import (
     DropCount,
@@ -42,7 +44,7 @@ class Forwarder:
     `sources` are what it receives from where that is not the ports themselves: a capture stands in for all
     of them. `more_workers` are the ports of further workers, each with its own rings on the same interfaces.
     `batch` is the most frames that travel together, 1 to 256. With `trains`, ports that take super-frames get
-    them.
+    them. With `punts`, frames for control wait for `read_punted`; without, they are counted and that is all.
 
     Either `run` it here and now, until nothing comes in any more; or `start` its workers, which forward until
     `stop`. `statistics` may be asked for from any thread meanwhile; the changes (`publish`, `resolve`,
@@ -59,13 +61,23 @@ class Forwarder:
         more_workers: Sequence[Sequence[IoPort]] = (),
         batch: int = 256,
         trains: bool = True,
+        punts: Punts | None = None,
     ) -> None:
+        if punts is not None and punts.stepwise and more_workers:
+            raise ValueError("stepwise: expected one worker, for there is one clock")
         self._compiler = Compiler(layout)
+        self._changing = threading.Lock()
         self._lost_before = 0
         _place((ports, *more_workers))
-        fib = self._compiler.fib
-        self._workers = [_Worker(Engine(ports, ports if sources is None else sources, fib, batch, trains))]
-        self._workers += [_Worker(Engine(own, own, fib, batch, trains)) for own in more_workers]
+        self._punts = punts
+        self._first_read = 0
+        self._workers: list[_Worker] = []
+        for own in (ports, *more_workers):
+            from_ = sources if sources is not None and own is ports else own
+            ring = None if punts is None else _ring(punts, 1 + len(more_workers))
+            stepwise = punts is not None and punts.stepwise
+            engine = Engine(own, from_, self._compiler.fib, batch, trains, ring, stepwise)
+            self._workers.append(_Worker(engine))
         self.publish(lists)
 
     @property
@@ -74,21 +86,27 @@ class Forwarder:
         return self._compiler.layout
 
     def _publish(self, fib: Fib) -> None:
+        if self._compiler.reused:
+            for worker in self._workers:
+                worker.engine.forget_lists(self._compiler.reused)
         for worker in self._workers:
             worker.engine.publish(fib)
 
     def publish(self, lists: Iterable[ReplicationList], removed: Iterable[GroupKey] = ()) -> None:
         """Set some replication lists and remove others; the next burst takes all of it or, before, none."""
-        self._publish(self._compiler.change(lists, removed))
+        with self._changing:
+            self._publish(self._compiler.change(lists, removed))
 
     def fill(self, columns: Columns) -> None:
         """Set the first lists, very many, from numpy columns."""
-        self._publish(self._compiler.fill(columns))
+        with self._changing:
+            self._publish(self._compiler.fill(columns))
 
     def resolve(self, next_hops: NextHops) -> None:
         """Tell the MACs of all next hops; None: not known (any more). Copies to addresses that are not among
         them go to their port's own `next_hop_mac`."""
-        self._publish(self._compiler.resolve(next_hops))
+        with self._changing:
+            self._publish(self._compiler.resolve(next_hops))
 
     def relayout(
         self,
@@ -99,7 +117,8 @@ class Forwarder:
     ) -> None:
         """Change the layout, lists and next hops in one step: no burst sees half of it. As
         `Compiler.relayout`; where there are more ports than before, `set_ports` comes first."""
-        self._publish(self._compiler.relayout(layout, lists, removed, next_hops))
+        with self._changing:
+            self._publish(self._compiler.relayout(layout, lists, removed, next_hops))
 
     def set_ports(self, layout: Layout, workers: Sequence[Sequence[IoPort]]) -> None:
         """Exchange the ports of each worker, between two bursts; the layout may have more ports than before.
@@ -112,9 +131,10 @@ class Forwarder:
         kept = {id(port) for ports in workers for port in ports}
         gone = [p for w in self._workers for p in w.engine.ports if id(p) not in kept]
         self._lost_before += sum(port.ring_lost for port in gone)
-        fib = self._compiler.relayout(layout, ())
-        for worker, ports in zip(self._workers, workers, strict=True):
-            worker.engine.set_ports(ports, ports, fib)
+        with self._changing:
+            fib = self._compiler.relayout(layout, ())
+            for worker, ports in zip(self._workers, workers, strict=True):
+                worker.engine.set_ports(ports, ports, fib)
 
     @property
     def n_groups(self) -> int:
@@ -136,10 +156,37 @@ class Forwarder:
         """Published snapshots not yet freed; 1 when nothing runs."""
         return max(worker.engine.fibs_alive for worker in self._workers)
 
+    @property
+    def punt_fds(self) -> tuple[int, ...]:
+        """Descriptors that are readable while frames wait for `read_punted`, one a worker."""
+        return tuple(one.engine.punts.fd for one in self._workers if one.engine.punts is not None)
+
+    def read_punted(self, max_frames: int = 1024) -> list[tuple[int, int, bytes]]:
+        """Take frames for control, at most so many: (in port, time in ns, Ethernet frame).
+
+        Those of one worker come oldest first. From one thread at a time, while workers run or not.
+        """
+        out: list[tuple[int, int, bytes]] = []
+        # another worker is first each time, so that none can keep the others' frames waiting
+        self._first_read = (self._first_read + 1) % len(self._workers)
+        for worker in (*self._workers[self._first_read :], *self._workers[: self._first_read]):
+            if worker.engine.punts is not None and len(out) < max_frames:
+                out += worker.engine.punts.read(max_frames - len(out))
+        return out
+
+    def set_punt_limits(self, rate_pps: int, burst: int) -> None:
+        """Change how much each port may punt, between two bursts; ValueError where there are no `punts`."""
+        if self._punts is None:
+            raise ValueError("punts have no limits, for nobody reads them")
+        self._punts = replace(self._punts, rate_pps=rate_pps, burst=burst)
+        for worker in self._workers:
+            worker.engine.set_punt_limits(*self._punts.share(len(self._workers)))
+
     def run(self, max_frames: int | None = None) -> int:
         """Forward until every source is idle, or until about `max_frames` came in; returns how many did.
 
-        The GIL is free meanwhile. OSError where a port failed for good.
+        Stepwise, also until a frame came for control. The GIL is free meanwhile. OSError where a port failed
+        for good.
         """
         return sum(worker.engine.run(-1 if max_frames is None else max_frames) for worker in self._workers)
 
@@ -174,12 +221,17 @@ class Forwarder:
         ]
 
     def statistics(self) -> Statistics:
-        """All counters since the start, as of the last burst that each worker finished."""
+        """All counters since the start, as of the last burst that each worker finished.
+
+        A list that was removed is gone, with its count, and one that comes back counts from 0.
+        """
+        with self._changing:
+            return self._counted()
+
+    def _counted(self) -> Statistics:
         egresses = self._compiler.egresses
-        lists = self._compiler.list_ids
-        counted = [
-            worker.engine.counters(len(egresses), min(1 + len(lists), LISTS_MAX)) for worker in self._workers
-        ]
+        n_places = min(1 + self._compiler.n_places, LISTS_MAX)
+        counted = [worker.engine.counters(len(egresses), n_places) for worker in self._workers]
         replicated, punted, dropped = _sums([one["verdicts"] for one in counted])
         drops = _sums([one["drops"] for one in counted])
         ports = {id(port): port for worker in self._workers for port in worker.engine.ports}
@@ -229,7 +281,8 @@ class Forwarder:
             ),
             egresses=tuple(used),
             lists=tuple(
-                ListCount(key, frames[place] if place < LISTS_MAX else 0) for key, place in lists.items()
+                ListCount(key, frames[place] if place < LISTS_MAX else 0)
+                for key, place in self._compiler.list_places
             ),
             stages=tuple(
                 StageTime(*row)
@@ -241,6 +294,10 @@ class Forwarder:
 
 def _sums(rows: Sequence[Sequence[int]]) -> list[int]:
     return [sum(column) for column in zip(*rows, strict=True)]
+
+
+def _ring(punts: Punts, n_workers: int) -> PuntRing:
+    return PuntRing(punts.ring_size, *punts.share(n_workers), punts.stepwise)
 
 
 def _place(workers: Sequence[Sequence[IoPort]]) -> None:

@@ -86,6 +86,8 @@ REASONS: tuple[Reason, ...] = (
         "ecn_not_capable", "lookup", "Congestion was marked outside a packet that cannot carry it (RFC 6040)."
     ),
     _frame("no_receiver", "lookup", "The list has nobody left once the sender is excluded."),
+    _frame("punt_limit", "punt", "IGMP or MLD of a port that sends more of it than punt_rate_pps allows."),
+    _frame("punt_full", "punt", "IGMP or MLD that found no room: control did not keep up with its port."),
     _copy("over_mtu", "The copy is larger than the out port's MTU, or than an IP packet can be."),
     _copy("no_neighbour", "No route to the peer, or the MAC of its next hop is still being asked for."),
     _copy("link_down", "The interface of the out port is down or gone."),

@@ -13,7 +13,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("ctrl.cli.run:run", "Forward between live interfaces, as a config says."),
     "replay": ("ctrl.cli.replay:replay", "Send a capture through the data path, and show what became of it."),
     "show": ("ctrl.cli.show:show", "Look into a running box: status, ports, groups, tunnels, drops, ..."),
+    "monitor": ("ctrl.cli.monitor:monitor", "Watch a running box: who joins and leaves, groups, tunnels."),
+    "notify": ("ctrl.cli.notify:notify", "Tell a running box that a VM moved: it asks the NVEs named."),
+    "explain": (
+        "ctrl.cli.explain:explain",
+        "Explain what becomes of a frame: each step, each copy, why not.",
+    ),
     "check": ("ctrl.cli.check:check", "Check a config: every error and warning, with file, line and key."),
+    "lab": ("ctrl.cli.lab:lab", "Build a small data centre in namespaces, with real Linux VXLAN hosts."),
     "bench": ("ctrl.cli.bench:bench", "Race the data path against the kernel, on this machine."),
 }
 

@@ -1,9 +1,10 @@
-"""The control socket: `fastpath show` and Prometheus look at a running box through it.
+"""The control socket: `fastpath show`, `monitor`, `notify`, `explain` and Prometheus reach a box through it.
 
 Imported where it is served, as it brings aiohttp and prometheus_client.
 """
 
+from ctrl.control.box import Box
 from ctrl.control.listen import ControlError
 from ctrl.control.server import serving
 
-__all__ = ["ControlError", "serving"]
+__all__ = ["Box", "ControlError", "serving"]

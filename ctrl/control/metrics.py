@@ -5,6 +5,7 @@ No row a group: there may be a hundred thousand of them. `fastpath show groups` 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -13,18 +14,24 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYP
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from ctrl.refusals import REFUSALS
 from ctrl.table import Row
 from ctrl.view import View
-from ctrl.view_rows import port_rows, status_rows, tunnel_rows
-from fastpath.reasons import REASONS, Unit
+from ctrl.view_rows import drop_rows, port_rows, status_rows, tunnel_rows
+from fastpath.reasons import REASONS
 
 __all__ = ["CONTENT_TYPE", "exposition"]
 
 _UNITS = {
-    Unit.FRAME: ("fastpath_frame_drops", "Received frames that were dropped"),
-    Unit.COPY: ("fastpath_copy_drops", "Copies that were wanted and not sent"),
-    Unit.RING: ("fastpath_ring_drops", "Frames or super-frames lost before they were received"),
+    "frame": "Received frames that were dropped",
+    "copy": "Copies that were wanted and not sent",
+    "ring": "Frames or super-frames lost before they were received",
+    "message": "Punted IGMP and MLD messages that were refused",
+    "record": "Group records of reports that were refused",
+    "source": "Sources of group records that were refused",
 }
+_REASONS = [(r.name, r.unit.value, r.stage, r.sentence) for r in REASONS]
+_REFUSALS = [(r.name, r.unit, r.stage, r.sentence) for r in REFUSALS.values()]
 
 
 def exposition(view: View) -> bytes:
@@ -46,6 +53,7 @@ class _Shown(Collector):
         yield from _ports(port_rows(view))
         yield from _tunnels(tunnel_rows(view))
         yield from _groups(view)
+        yield from _membership(view)
         yield from _workers(view)
 
 
@@ -72,15 +80,15 @@ def _status(row: Row) -> Iterator[Metric]:
 
 def _drops(view: View) -> Iterator[Metric]:
     """Every reason, those that never struck at 0: a rate needs a first value."""
-    counts = {row.reason.name: row.count for row in view.statistics.drops}
-    for unit, (name, meaning) in _UNITS.items():
-        reasons = [reason for reason in REASONS if reason.unit is unit]
-        sentences = " ".join(f"{reason.name}: {reason.sentence}" for reason in reasons)
+    counts = {row["reason"]: row["frames"] for row in drop_rows(view)}
+    for unit, meaning in _UNITS.items():
+        reasons = [reason for reason in (*_REASONS, *_REFUSALS) if reason[1] == unit]
+        sentences = " ".join(f"{name}: {sentence}" for name, _, _, sentence in reasons)
         yield _counter(
-            name,
+            f"fastpath_{unit}_drops",
             f"{meaning}, by reason. {sentences}",
             ("reason", "stage"),
-            [((reason.name, reason.stage), counts.get(reason.name, 0)) for reason in reasons],
+            [((name, stage), counts.get(name, 0)) for name, _, stage, _ in reasons],
         )
 
 
@@ -126,6 +134,43 @@ def _groups(view: View) -> Iterator[Metric]:
         counts[role] = counts.get(role, 0) + 1
     yield _gauge(
         "fastpath_groups", "Replication lists.", ("role",), [((role,), n) for role, n in counts.items()]
+    )
+
+
+def _membership(view: View) -> Iterator[Metric]:
+    """By port and not by group, as for lists. What the config says counts as joined."""
+    yield _gauge("fastpath_joined_groups", "Groups that have a member here.", (), [((), view.n_groups)])
+    yield _gauge(
+        "fastpath_second_information_revision",
+        "Moves when the first member of a group comes, or the last one goes.",
+        (),
+        [((), view.second_revision)],
+    )
+    device = view.config.device
+    members = Counter((member.port, "static") for member in (device.members if device else ()))
+    members.update({(one.port, one.family): one.n_members for one in view.snooping})
+    yield _gauge(
+        "fastpath_members", "Members of groups, by who says so.", ("port", "origin"), members.items()
+    )
+    sides = [((one.port, one.family), one) for one in view.snooping]
+    labels = ("port", "family")
+    yield _gauge(
+        "fastpath_port_groups",
+        "Groups that NVEs behind the port joined.",
+        labels,
+        [(side, one.n_groups) for side, one in sides],
+    )
+    yield _gauge(
+        "fastpath_is_querier",
+        "1: we ask on the port; 0: another querier does.",
+        labels,
+        [(side, int(one.is_querier)) for side, one in sides],
+    )
+    yield _counter(
+        "fastpath_queries_sent",
+        "Queries sent by the port.",
+        labels,
+        [(side, one.queries_sent) for side, one in sides],
     )
 
 

@@ -1,8 +1,8 @@
-"""HTTP on the control socket: GET /v1/OBJECT?KEY=VALUE, /metrics and /healthz; on TCP the last two alone.
+"""HTTP on the control socket: GET /v1/OBJECT?KEY=VALUE and /v1/monitor, POST /v1/notify and /v1/explain,
+/metrics and /healthz; on TCP the last two alone.
 
-A router of aiohttp's would be more than these few paths need; its low-level server also lets connections be
-counted before they cost anything. Every answer is made of one view. Rows are made in another thread: the view
-does not change, and a hundred thousand groups must not hold up whoever else waits for the loop.
+Every answer is made of one view. Rows are made in another thread: the view does not change, and a hundred
+thousand groups must not hold up whoever else waits for the loop.
 """
 
 from __future__ import annotations
@@ -10,44 +10,37 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from ctrl.config.values import HostPort
+from ctrl.control.box import Box
+from ctrl.control.connections import listening
 from ctrl.control.listen import bound, socket_file
 from ctrl.control.metrics import CONTENT_TYPE, exposition
+from ctrl.control.misasked import Misasked
+from ctrl.control.posts import POSTS
+from ctrl.control.streams import Streams
 from ctrl.objects import OBJECTS
-from ctrl.view import View
+from ctrl.view import MemberView, View
 from ctrl.view_rows import ROWS, matching
 
-MAX_CONNECTIONS = 32
-"""At a time, on each of the two sockets."""
-MAX_LINE_SIZE = 4096
-"""Bytes of a request line, or of a header."""
-MAX_HEADERS = 64
-LIFE_S = 60.0
-"""Then a connection is cut, whatever it is doing: whoever asks nothing, or reads nothing, holds no place."""
-
-_LAST_ANSWERS_S = 1.0
-_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_SLICE = 1000
+"""Members that are asked for in one go: about a millisecond."""
 _log = logging.getLogger("fastpath.control")
-
-Answer = Callable[[View, web.BaseRequest], web.Response]
 
 
 @asynccontextmanager
-async def serving(view: Callable[[], View], socket_path: str, http: HostPort | None) -> AsyncIterator[None]:
+async def serving(box: Box, socket_path: str, http: HostPort | None) -> AsyncIterator[None]:
     """Answer on both sockets for as long as the context lasts; "" and None leave one out.
 
-    `view` is called in the loop's thread, once a request, and not before the body of the context has begun:
-    what that does before it first waits (giving up privileges, which each thread has for itself) no request
-    and no thread of one forestalls. ControlError if a socket cannot be had, or another process answers there.
+    The box is asked in the loop's thread, and not before the body of the context has begun: what that does
+    before it first waits (giving up privileges, which each thread has for itself) no request and no thread of
+    one forestalls. ControlError if a socket cannot be had, or another process answers there.
     """
     begun = asyncio.Event()
     with ExitStack() as files:
@@ -56,119 +49,90 @@ async def serving(view: Callable[[], View], socket_path: str, http: HostPort | N
             if http:
                 tcp = bound(http)
                 files.callback(tcp.close)
-                await servers.enter_async_context(_listening(_Service(view, begun, local=False), tcp))
+                far = _Service(box, begun, local=False)
+                await servers.enter_async_context(listening(far.answer, tcp, far.end))
             if file:
-                await servers.enter_async_context(_listening(_Service(view, begun, local=True), file.sock))
+                near = _Service(box, begun, local=True)
+                await servers.enter_async_context(listening(near.answer, file.sock, near.end))
                 file.publish()
             begun.set()
             yield
 
 
-@asynccontextmanager
-async def _listening(service: _Service, sock: socket.socket) -> AsyncIterator[None]:
-    server = _Server(
-        service.answer,
-        access_log=None,
-        max_line_size=MAX_LINE_SIZE,
-        max_field_size=MAX_LINE_SIZE,
-        max_headers=MAX_HEADERS,
-        keepalive_timeout=LIFE_S,
-        lingering_time=1.0,
-    )
-    listening = await asyncio.get_running_loop().create_server(
-        server.protocol, sock=sock, backlog=MAX_CONNECTIONS
-    )
-    try:
-        yield
-    finally:
-        listening.close()
-        await server.shutdown(_LAST_ANSWERS_S)
-
-
-class _Server(web.Server):
-    """Takes so many connections and no more, and each for so long and no longer."""
-
-    _n_taken = 0
-
-    def protocol(self) -> asyncio.Protocol:
-        """Who speaks on the next connection."""
-        if self._n_taken >= MAX_CONNECTIONS:
-            return _Busy()
-        self._n_taken += 1
-        return self()
-
-    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
-        asyncio.get_running_loop().call_later(LIFE_S, transport.abort)
-
-    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        self._n_taken -= 1
-        super().connection_lost(handler, exc)
-
-
-class _Busy(asyncio.Protocol):
-    """Turns a connection away, once it has said what it wants or a second is over: an asker that is still
-    writing would find a broken pipe instead of the answer."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        asyncio.get_running_loop().call_later(1.0, self._transport.abort)
-
-    def data_received(self, data: bytes) -> None:
-        self._transport.write(_BUSY)
-        self._transport.close()
-
-
 class _Service:
     """What is answered; `local` is the control socket."""
 
-    def __init__(self, view: Callable[[], View], begun: asyncio.Event, *, local: bool) -> None:
-        self._view = view
+    def __init__(self, box: Box, begun: asyncio.Event, *, local: bool) -> None:
+        self._box = box
         self._begun = begun
         self._local = local
+        self._streams = Streams()
 
-    async def answer(self, request: web.BaseRequest) -> web.Response:
+    async def answer(self, request: web.BaseRequest, spare: Callable[[], None]) -> web.StreamResponse:
         """One request, one answer; whatever goes wrong in it is logged, and nobody else notices."""
         await self._begun.wait()
         try:
-            if request.method != "GET":
-                return _refusal(405, f"{request.method} given; only GET is answered")
-            if request.path == "/healthz":
-                return web.Response(text="ok\n")
-            make = self._find(request.path)
-            if make is None:
-                return self._unknown(request.path)
-            return await asyncio.to_thread(make, self._view(), request)
+            return await self._answered(request, spare)
+        except Misasked as why:
+            return _refusal(why.status, str(why))
+        except ConnectionError:
+            raise  # it went away
         except Exception:  # noqa: BLE001  one bad answer must not end the daemon
             _log.exception("no answer to %s", request.path)
             return _refusal(500, "the answer could not be made; the log of the daemon says why")
 
-    def _find(self, path: str) -> Answer | None:
+    def end(self) -> None:
+        """End the answers that go on and on."""
+        self._streams.end()
+
+    async def _answered(self, request: web.BaseRequest, spare: Callable[[], None]) -> web.StreamResponse:
+        method, path = request.method, request.path
+        name = path.removeprefix("/v1/") if self._local and path.startswith("/v1/") else ""
+        if name in POSTS:
+            if method != "POST":
+                raise Misasked(405, f"{method} given; {path} answers POST only")
+            return await POSTS[name](self._box, request)
+        if method != "GET":
+            raise Misasked(405, f"{method} given; only GET is answered")
+        if path == "/healthz":
+            return web.Response(text="ok\n")
         if path == "/metrics":
-            return _metrics
-        name = path.removeprefix("/v1/")
-        return _rows if self._local and path.startswith("/v1/") and name in OBJECTS else None
+            return await asyncio.to_thread(_metrics, self._box.view())
+        if name == "monitor":
+            return await self._streams.stream(self._box.events, request, spare)
+        if name in OBJECTS:
+            view = self._box.view()
+            if name == "members":
+                view = replace(view, members=await self._members())
+            return await asyncio.to_thread(_rows, view, name, request)
+        raise Misasked(404, f"{path}: no such page; there are {self._pages()}")
 
-    def _unknown(self, path: str) -> web.Response:
+    async def _members(self) -> list[MemberView]:
+        found: list[MemberView] = []
+        for member in self._box.members():
+            found.append(member)
+            if len(found) % _SLICE == 0:
+                await asyncio.sleep(0)
+        return found
+
+    def _pages(self) -> str:
         if not self._local:
-            return _refusal(404, f"{path}: no such page; there are /metrics and /healthz")
-        names = ", ".join(OBJECTS)
-        return _refusal(404, f"{path}: no such page; there are /metrics, /healthz and /v1/ with {names}")
+            return "/metrics and /healthz"
+        return f"/metrics, /healthz and /v1/ with {', '.join((*OBJECTS, 'monitor', *POSTS))}"
 
 
-def _rows(view: View, request: web.BaseRequest) -> web.Response:
-    name = request.path.removeprefix("/v1/")
+def _rows(view: View, name: str, request: web.BaseRequest) -> web.Response:
     keys = OBJECTS[name].keys
     for key in request.query:
         if key not in keys:
-            return _refusal(400, f"{name} has no key {key}; it has {', '.join(keys)}")
+            raise Misasked(400, f"{name} has no key {key}; it has {', '.join(keys)}")
     rows = matching(ROWS[name](view), request.query.items())
     # Row by row: one call for all would keep the interpreter's lock, and with it the loop, until it is done.
     text = f"[{', '.join(map(json.dumps, rows))}]"
     return web.Response(body=text.encode(), content_type="application/json")
 
 
-def _metrics(view: View, request: web.BaseRequest) -> web.Response:
+def _metrics(view: View) -> web.Response:
     return web.Response(body=exposition(view), headers={"Content-Type": CONTENT_TYPE})
 
 

@@ -4,6 +4,7 @@
 means on this kernel at this moment.
 """
 
-from ctrl.daemon.daemon import Daemon, StartError
+from ctrl.daemon.daemon import Daemon
+from ctrl.daemon.refusing import StartError
 
 __all__ = ["Daemon", "StartError"]

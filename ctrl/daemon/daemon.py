@@ -1,4 +1,5 @@
-"""The daemon: composes ports, workers, the kernel's picture and the control socket, and keeps them in step.
+"""The daemon: composes ports, workers, the kernel's picture, the membership and the control socket, and keeps
+them in step.
 
 1. One event loop, one thread for control; workers have threads of their own and never wait for it.
 2. Whatever happens (a reload, a route, a link) ends in `_apply`: work out anew what the config means on this
@@ -12,9 +13,8 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,27 +23,32 @@ from ctrl import notify, privileges
 from ctrl.config import Config, read
 from ctrl.control.server import serving
 from ctrl.daemon import reach as r
+from ctrl.daemon import shown
 from ctrl.daemon.losses import Losses
-from ctrl.daemon.ports import LIVE_KINDS, Opened, absent, open_port
+from ctrl.daemon.ports import Opened
+from ctrl.daemon.portset import PortSet, log_presence
+from ctrl.daemon.refusing import StartError, refuse_what_is_not_live, refuse_what_takes_a_restart
+from ctrl.daemon.snooping import Snooping
+from ctrl.daemon.telling import Teller
+from ctrl.events import Bus
+from ctrl.members import member_views
+from ctrl.membership import Membership
 from ctrl.netlink import View as Kernel
 from ctrl.netlink import Watch
-from ctrl.view import PortView, Rates, View
-from fastpath import Forwarder
-from fastpath.claims import Claims
+from ctrl.publisher import Publisher
+from ctrl.refusals import Refused
+from ctrl.roles.device import Device
+from ctrl.static import enroll
+from ctrl.view import MemberView, Rates, View
+from fastpath import Forwarder, Punts
 from fastpath.model import IPAddress
-from fastpath.ports import AbsentPort, LivePort
-from fastpath.statistics import PortCount
+from fastpath.ports import LivePort
 
 LOG = logging.getLogger("fastpath")
 DRAIN_S = 1.0
 RESOLVE_S = 0.5
 """How long a start waits for the neighbours it asked for, before the first copy is counted `no_neighbour`."""
 TICK_S = 1.0
-_RESTART_KEYS = ("workers", "cpus", "batch", "trains", "ring_frames")
-
-
-class StartError(Exception):
-    """The daemon cannot start, or a reload cannot be applied: a sentence."""
 
 
 class Daemon:
@@ -53,10 +58,16 @@ class Daemon:
         refuse_what_is_not_live(config)
         self._path = path
         self._config = config
-        self._ports: dict[str, Opened] = {}
+        self._ports = PortSet(r.claims(config))
         self._reach = r.NOTHING
+        self._refused = Refused()
+        self._membership = Membership()
+        self._publisher = Publisher(self._membership)
+        self._device = Device(self._membership, self._refused, config.membership)
         self._started_s = time.monotonic()
         self._rates = Rates(time.monotonic, time.time)
+        self.events = Bus(time.time)
+        self._teller = Teller(self.events, self._membership)
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Event()
 
@@ -65,22 +76,29 @@ class Daemon:
         async with AsyncExitStack() as stack:
             stack.callback(self._hear_signals())
             config = self._config
-            stack.callback(self._close_ports)
-            self._claims = r.claims(config)
-            self._open_ports(config)  # first: TAP interfaces exist only now, and another instance shows here
+            stack.callback(self._ports.close)
+            self._ports.open_all(
+                config
+            )  # first: TAP interfaces exist only now, and another instance shows here
             self._watch = await stack.enter_async_context(Watch(*self._wanted(config), owns=False))
             await self._neighbours_known()
             self._reach = r.work_out(config, self._watch.view)
+            self._enroll(config)
+            self._publisher.rebase(self._reach.basis)
             self._forwarder = Forwarder(
                 self._reach.layout,
                 self._carriers(0),
-                list(self._reach.lists.values()),
+                list(self._publisher.lists.values()),
                 more_workers=[self._carriers(i) for i in range(1, config.dataplane.workers)],
                 batch=config.dataplane.batch,
                 trains=config.dataplane.trains,
+                punts=_punts(config),
             )
             self._forwarder.resolve(self._reach.hops)
-            await stack.enter_async_context(serving(self.view, config.control_socket, config.control.http))
+            self._snooping = Snooping(
+                self._forwarder, self._device, self._publisher, self._refused, self._send, self._teller.member
+            )
+            await stack.enter_async_context(serving(self, config.control_socket, config.control.http))
             self._watch.take_over()
             for sentence in privileges.missing():
                 LOG.info("%s", sentence)
@@ -90,6 +108,9 @@ class Daemon:
                     LOG.warning("no route to peer address=%s", address)
             self._forwarder.start(config.dataplane.cpus)
             stack.push_async_callback(self._drain)
+            stack.callback(self._snooping.stop)
+            self._attach()
+            self._snooping.start()
             await self._live()
 
     async def _live(self) -> None:
@@ -101,7 +122,7 @@ class Daemon:
                     tasks.create_task(self._tick(), name="tick"),
                 ]
                 LOG.info("forwarding node=%s ports=%d lists=%d", *self._sizes())
-                notify.ready(f"forwarding, {len(self._reach.lists)} lists")
+                notify.ready(f"forwarding, {len(self._publisher.lists)} lists")
                 await self._stopping.wait()
                 notify.stopping()
                 for job in jobs:
@@ -130,13 +151,18 @@ class Daemon:
         return end
 
     def _sizes(self) -> tuple[str, int, int]:
-        return self._config.node, len(self._ports), len(self._reach.lists)
+        return self._config.node, len(self._ports), len(self._publisher.lists)
 
     # --- what happens ---------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
         async for kernel in self._watch.changes():
-            self._interfaces()
+            fresh = self._ports.open_appeared(self._config)
+            if fresh:
+                for port in self._exchange(self._config, fresh):
+                    port.close()
+                for port in fresh.values():
+                    log_presence(port)
             self._apply(self._config, kernel)
 
     async def _reloads(self) -> None:
@@ -148,7 +174,7 @@ class Daemon:
                 await self._reload()
             except (StartError, OSError) as error:
                 LOG.warning("reload refused, the old config stays file=%s why=%s", self._path, error)
-            notify.ready(f"forwarding, {len(self._reach.lists)} lists")
+            notify.ready(f"forwarding, {len(self._publisher.lists)} lists")
 
     async def _reload(self) -> None:
         reading = read(self._path)
@@ -169,13 +195,16 @@ class Daemon:
         LOG.info("reloaded file=%s ports=%d lists=%d", self._path, *self._sizes()[1:])
 
     def _change_to(self, new: Config) -> None:
-        fresh = self._open_changed(new)
-        claims, old = r.claims(new), self._claims
-        self._claim(r.common_claims(old, claims))
+        claims, old = r.claims(new), self._ports.claims
+        fresh = self._ports.open_changed(new, claims)
+        self._ports.claim(r.common_claims(old, claims))
         closing = self._exchange(new, fresh)
         self._config = new
+        self._device.configure(new.membership)
+        self._forwarder.set_punt_limits(new.membership.punt_rate_pps, new.membership.punt_burst)
+        self._enroll(new)
         self._apply(new, self._watch.view)
-        self._claim(claims)
+        self._ports.claim(claims)
         for port in closing:
             port.close()
 
@@ -184,8 +213,9 @@ class Daemon:
         losses = Losses()
         while True:
             now = self._forwarder.statistics()
-            self._rates.take(now)
-            losses.log(now)
+            self._rates.take(now, self._refused)
+            losses.log(now, self._refused)
+            self._teller.tick()
             for worker, place, code in set(self._forwarder.failures()) - failed:
                 LOG.error(
                     "a port receives no more worker=%d port=%s why=%s",
@@ -200,45 +230,32 @@ class Daemon:
     def _apply(self, config: Config, kernel: Kernel) -> None:
         """Tell the data path how this config on this kernel differs from what it forwards by."""
         new, old = r.work_out(config, kernel), self._reach
-        lists, removed = r.changed_lists(old, new)
-        if new.layout != old.layout or lists or removed:
-            self._forwarder.relayout(new.layout, lists, removed, new.hops)
+        moved = new.basis != old.basis
+        step = self._publisher.rebase(new.basis) if moved else self._publisher.update()
+        if new.layout != old.layout or step.lists or step.removed:
+            self._forwarder.relayout(new.layout, step.lists, step.removed, new.hops)
         elif new.hops != old.hops:
             self._forwarder.resolve(new.hops)
         self._reach = new
+        self._teller.hops(old.states, new.states)
+        self._attach()
+        self._snooping.settle()
 
-    def _interfaces(self) -> None:
-        """Open the ports whose interfaces have appeared, or were made anew; part with those that vanished."""
-        fresh: dict[str, Opened] = {}
-        n_workers = self._config.dataplane.workers
-        for name, port in self._ports.items():
-            device = r.device_of(port.table)
-            index = index_of(device)
-            if index == port.index:
-                continue
-            if index == 0:
-                fresh[name] = absent(port.table, n_workers, f"there is no interface {device}")
-                continue
-            if port.consumer is not None:  # of the interface that was: a new one takes its name
-                port.consumer.close()
-                port.consumer = None
-            try:
-                fresh[name] = open_port(port.table, self._config, self._claims)
-            except OSError as error:
-                LOG.warning("cannot open port=%s why=%s", name, error)
-        if fresh:
-            for port in self._exchange(self._config, fresh):
-                port.close()
-            for port in fresh.values():
-                log_presence(port)
+    def _enroll(self, config: Config) -> None:
+        for event in enroll(self._membership, config):
+            self._teller.member(event)
+
+    def _attach(self) -> None:
+        """Tell the device role which ports have NVEs, as they are now."""
+        self._teller.ports = [table.name for table in self._config.ports]
+        self._device.attach(r.attached(self._config, self._reach.layout, self._watch.view), time.monotonic())
+
+    def _send(self, place: int, frame: bytes) -> None:
+        self._ports.send(self._config.ports[place], frame)
 
     def _exchange(self, config: Config, fresh: dict[str, Opened]) -> list[Opened]:
         """Let the workers use the fresh ports and those that `config` keeps; give the others back."""
-        tables = {table.name: table for table in config.ports if table.faces}
-        closing = [port for name, port in self._ports.items() if name in fresh or name not in tables]
-        self._ports = {name: port for name, port in self._ports.items() if name in tables} | fresh
-        for name, port in self._ports.items():
-            port.table = tables[name]
+        closing = self._ports.take(config, fresh)
         if closing or fresh:
             ports = r.work_out(config, self._watch.view).layout.ports
             layout = replace(self._reach.layout, ports=ports)  # what else is new comes with its lists
@@ -247,43 +264,8 @@ class Daemon:
             self._reach = replace(self._reach, layout=layout)
         return closing
 
-    def _open_ports(self, config: Config) -> None:
-        for table in config.ports:
-            self._ports[table.name] = open_port(table, config, self._claims)
-            if self._ports[table.name].is_absent:
-                log_presence(self._ports[table.name])
-
-    def _open_changed(self, new: Config) -> dict[str, Opened]:
-        """Open what a new config has more, or differently; all of it or, with OSError, nothing."""
-        fresh: dict[str, Opened] = {}
-        try:
-            for table in new.ports:
-                old = self._ports.get(table.name)
-                if table.faces and (old is None or _carried_otherwise(old.table, table)):
-                    fresh[table.name] = open_port(table, new, r.claims(new))
-        except BaseException:
-            for port in fresh.values():
-                port.close()
-            raise
-        return fresh
-
-    def _claim(self, claims: Claims) -> None:
-        if claims == self._claims:
-            return
-        for name, port in self._ports.items():
-            try:
-                port.claim(claims)
-            except OSError as error:  # it went meanwhile; it will be opened anew, with these
-                LOG.warning("cannot claim port=%s why=%s", name, error)
-        self._claims = claims
-
     def _carriers(self, worker: int, config: Config | None = None) -> list[LivePort]:
-        """The ports of one worker, by their places; an empty place has one that carries nothing."""
-        out: list[LivePort] = []
-        for table in (config or self._config).ports:
-            port = self._ports.get(table.name) if table.faces else None
-            out.append(port.carriers[worker] if port else AbsentPort())
-        return out
+        return self._ports.carriers(config or self._config, worker)
 
     def _wanted(self, *configs: Config) -> tuple[set[str], set[IPAddress]]:
         return (
@@ -308,95 +290,37 @@ class Daemon:
             *(now.received, now.replicated, now.punted, now.dropped, now.copies_out),
         )
 
-    def _close_ports(self) -> None:
-        for port in self._ports.values():
-            port.close()
-
     # --- what is shown --------------------------------------------------------------------------------------
 
     def view(self) -> View:
         """The picture of this moment."""
-        statistics = self._forwarder.statistics()
         failed = {place for _, place, _ in self._forwarder.failures()}
-        real = [(place, table) for place, table in enumerate(self._config.ports) if table.faces]
-        return View(
-            config=self._config.model_copy(update={"ports": tuple(table for _, table in real)}),
+        return shown.view_of(
+            self._config,
+            self._forwarder,
+            self._reach,
+            self._ports,
+            self._watch.view,
+            failed,
             started_s=self._started_s,
-            now_s=time.monotonic(),
-            revision=self._forwarder.revision,
-            layout=self._reach.layout,
-            lists=self._reach.lists,
-            statistics=statistics,
-            ports=tuple(
-                self._port_view(place, statistics.ports[place], place in failed) for place, table in real
-            ),
-            hops=self._reach.states,
-            recent=self._rates.recent(statistics),
+            lists=dict(self._publisher.lists),
+            rates=self._rates,
+            refused=dict(self._refused),
+            device=self._device,
+            membership=self._membership,
         )
 
-    def _port_view(self, place: int, count: PortCount, has_failed: bool) -> PortView:
-        port = self._ports[self._config.ports[place].name]
-        device = r.device_of(port.table)
-        link = self._watch.view.links.get(device)
-        state = "absent" if port.is_absent or link is None else "up" if link.is_up else "down"
-        return PortView(
-            name=port.table.name,
-            device=device,
-            kind=port.table.kind,
-            faces=port.table.faces,
-            state="error" if has_failed else state,
-            mtu=self._reach.layout.ports[place].mtu,
-            transmit=port.transmit,
-            why=port.why,
-            received=count.received,
-            copies_out=count.copies_out,
-            ring_lost=sum(carrier.ring_lost for carrier in port.carriers),
-        )
+    def members(self) -> Iterable[MemberView]:
+        """Everyone who is a member now."""
+        names = [table.name for table in self._config.ports]
+        return member_views(names, self._device, self._membership, time.monotonic())
+
+    def moved(self, nves: Sequence[IPAddress]) -> int:
+        """Ask NVEs, and no others, whether they are still here; the number of those that are known."""
+        known = self._device.moved(nves, time.monotonic())
+        self._snooping.settle()
+        return known
 
 
-def index_of(device: str) -> int:
-    """The index of an interface now, 0 where there is none; the kernel's picture may be a moment old."""
-    try:
-        return socket.if_nametoindex(device)
-    except OSError:
-        return 0
-
-
-def log_presence(port: Opened) -> None:
-    """Say whether there is something behind a port."""
-    if port.is_absent:
-        LOG.warning("port absent name=%s why=%s", port.table.name, port.why)
-    else:
-        LOG.info("port opened name=%s device=%s", port.table.name, r.device_of(port.table))
-
-
-def _carried_otherwise(old: object, new: object) -> bool:
-    return any(getattr(old, key) != getattr(new, key) for key in ("device", "kind", "faces"))
-
-
-def refuse_what_is_not_live(config: Config) -> None:
-    """Raise StartError for what replay can do and a live process cannot."""
-    if not any(port.faces for port in config.ports):
-        raise StartError("no [[port]] is given, so there is nothing to forward between")
-    for port in config.ports:
-        if port.faces and port.kind not in LIVE_KINDS:
-            raise StartError(
-                f'port {port.name}: kind = "{port.kind}" is for replay; '
-                f"expected one of {', '.join(sorted(LIVE_KINDS))}"
-            )
-        if "vm" in port.faces:
-            raise StartError(
-                f'port {port.name}: faces = "vm" needs [nve], which this version does not have yet'
-            )
-
-
-def refuse_what_takes_a_restart(old: Config, new: Config) -> None:
-    """Raise StartError for keys that a running process cannot change."""
-    keys = [
-        f"dataplane.{key}"
-        for key in _RESTART_KEYS
-        if getattr(old.dataplane, key) != getattr(new.dataplane, key)
-    ]
-    keys += [key for key in ("control", "node") if getattr(old, key) != getattr(new, key)]
-    if keys:
-        raise StartError(f"{', '.join(keys)} changed, which takes a restart")
+def _punts(config: Config) -> Punts:
+    return Punts(config.membership.punt_rate_pps, config.membership.punt_burst)

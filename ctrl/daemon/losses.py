@@ -1,8 +1,10 @@
-"""What is lost on its way in or out, in the log: when it begins, once a minute meanwhile, when it ends."""
+"""What is lost on its way in or out, or refused by control, in the log: when it begins, once a minute
+meanwhile, when it ends."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from fastpath.reasons import Unit
 from fastpath.statistics import Statistics
@@ -19,9 +21,10 @@ class Losses:
         self._counts: dict[str, int] = {}
         self._looks: dict[str, int] = {}
 
-    def log(self, now: Statistics) -> None:
+    def log(self, now: Statistics, refused: Mapping[str, int]) -> None:
         """Look, and log what has to be said; every number is the total since the start."""
         counts = {row.reason.name: row.count for row in now.drops if row.reason.unit is not Unit.FRAME}
+        counts |= refused
         said, over = [], []
         for name, count in counts.items():
             if count > self._counts.get(name, 0):

@@ -14,18 +14,21 @@ from dataclasses import dataclass, replace
 from ctrl.config import Config
 from ctrl.config.schema import PortTable
 from ctrl.netlink import NextHop, View
-from ctrl.static import plan_layout, plan_lists, plan_ports, ways
+from ctrl.publisher import Basis
+from ctrl.roles.device import Attachment
+from ctrl.static import attachments, basis, plan_layout, plan_ports, port_place, ways
 from fastpath.claims import Claims
 from fastpath.compiler import NextHops
-from fastpath.model import GroupKey, IPAddress, Layout, ReplicationList
+from fastpath.model import IPAddress, Layout
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """A layout, its lists, the MAC of each peer's next hop, and how each peer is reached in a word."""
+    """A layout, what its lists are made of, the MAC of each peer's next hop, and how each peer is reached in
+    a word."""
 
     layout: Layout
-    lists: Mapping[GroupKey, ReplicationList]
+    basis: Basis
     hops: NextHops
     states: Mapping[IPAddress, str]
 
@@ -59,13 +62,23 @@ def devices(config: Config) -> dict[str, int]:
 
 def peers(config: Config) -> dict[IPAddress, None]:
     """Every unicast address that copies may go to."""
+    return dict.fromkeys([*_remotes(config), *(nve for _, nve in _nves(config))])
+
+
+def _remotes(config: Config) -> dict[IPAddress, None]:
+    """Peers, and the receivers of lists."""
     found: dict[IPAddress, None] = {}
-    if config.device:
-        found |= {address: None for peer in config.device.peers for address in peer.addresses}
-        found |= {member.nve: None for member in config.device.members if member.nve is not None}
+    for peer in config.device.peers if config.device else ():
+        found |= dict.fromkeys(peer.addresses)
     for table in config.replicator.lists if config.replicator else ():
-        found |= {receiver.address: None for receiver in table.receivers}
+        found |= dict.fromkeys(receiver.address for receiver in table.receivers)
     return found
+
+
+def _nves(config: Config) -> dict[tuple[int, IPAddress], None]:
+    """Port and address of the NVEs that are served by unicast."""
+    members = config.device.members if config.device else ()
+    return {(port_place(config, m.port), m.nve): None for m in members if m.nve is not None}
 
 
 def claims(config: Config) -> Claims:
@@ -84,7 +97,7 @@ def common_claims(old: Claims, new: Claims) -> Claims:
 
 
 def work_out(config: Config, kernel: View) -> Reach:
-    """Work out the layout, lists and next hops of a config whose ports are `placed`."""
+    """Work out what a config whose ports are `placed` comes to."""
     by_device = devices(config)
     ports = tuple(
         replace(
@@ -102,18 +115,27 @@ def work_out(config: Config, kernel: View) -> Reach:
         address: by_device[hop.device] for address, hop in kernel.hops.items() if hop.device in by_device
     }
     found = replace(ways(config), routes=routes)
-    lists = {one.key: one for one in plan_lists(config, ports, found)}
     hops: dict[tuple[int, IPAddress], bytes | None] = {}
     states: dict[IPAddress, str] = {}
-    for egress in (egress for one in lists.values() for egress in (*one.local, *one.remote)):
-        address = egress.address
-        if address is None or ports[egress.out_port].next_hop_mac is not None:
+    remotes = ((found.remote(address).out_port, address) for address in _remotes(config))
+    for place, address in [*_nves(config), *remotes]:
+        if ports[place].next_hop_mac is not None:
             continue
-        table = config.ports[egress.out_port]
+        device = device_of(config.ports[place])
         hop = kernel.hops.get(address, NextHop(None))
-        hops[egress.out_port, address] = hop.mac if hop.device == device_of(table) else None
-        states[address] = _state(hop, device_of(table), kernel)
-    return Reach(plan_layout(config, ports), lists, hops, states)
+        hops[place, address] = hop.mac if hop.device == device else None
+        states[address] = _state(hop, device, kernel)
+    return Reach(plan_layout(config, ports), basis(config, ports, found), hops, states)
+
+
+def attached(config: Config, layout: Layout, kernel: View) -> dict[int, Attachment]:
+    """The ports with NVEs behind them whose interfaces are there, and what we are called on each."""
+    links = [kernel.links.get(device_of(table)) for table in config.ports]
+    here = tuple(
+        table.model_copy(update={"addresses": (*table.addresses, *link.addresses)} if link else {"faces": ()})
+        for table, link in zip(config.ports, links, strict=True)
+    )
+    return attachments(config.model_copy(update={"ports": here}), layout.ports)
 
 
 def _state(hop: NextHop, device: str, kernel: View) -> str:
@@ -125,13 +147,4 @@ def _state(hop: NextHop, device: str, kernel: View) -> str:
     return "no_neighbour" if hop.mac is None else "up"
 
 
-def changed_lists(old: Reach, new: Reach) -> tuple[list[ReplicationList], list[GroupKey]]:
-    """The lists to set and the keys to remove, from one reach to the next."""
-    fresh = old.layout.networks != new.layout.networks  # the networks of a group are kept with its list
-    return (
-        [one for key, one in new.lists.items() if fresh or old.lists.get(key) != one],
-        [key for key in old.lists if key not in new.lists],
-    )
-
-
-NOTHING = Reach(Layout(()), {}, {}, {})
+NOTHING = Reach(Layout(()), Basis(), {}, {})

@@ -45,7 +45,7 @@ class Query:
     """A query: general (`group` 0), of a group, or of a group and sources.
 
     `response_s` is the time within which hosts answer. `suppress` is the S flag: other routers keep their
-    timers. `robustness` 0 and `interval_s` 0.0: the querier does not say (version 1 and 2, or zero on the wire).
+    timers. `robustness` 0 and `interval_s` 0.0: the querier does not say (version 1 and 2, or zero there).
     """
 
     version: int

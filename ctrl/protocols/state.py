@@ -64,7 +64,7 @@ class Timers:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much one port may hold. Sources are counted per host and group, so that nobody uses up another's."""
+    """How much one port may hold. Sources count per host and group, so that nobody uses up another's."""
 
     max_groups_per_port: int = 4096
     max_members_per_group: int = 4096
@@ -76,27 +76,29 @@ class Room:
     """How many groups all ports of a box may be in, IGMP's and MLD's together; their routers share it."""
 
     max_groups: int = 100_000
-    _ports_of: dict[tuple[int, int], int] = field(default_factory=dict)
-    """Ports by (address bits, group)."""
+    _ports_of: dict[int, dict[int, int]] = field(default_factory=lambda: {32: {}, 128: {}})
+    """Ports by address bits and group."""
 
     @property
     def n_groups(self) -> int:
         """Groups that someone is in."""
-        return len(self._ports_of)
+        return sum(map(len, self._ports_of.values()))
 
     def take(self, bits: int, group: int) -> bool:
         """Have a port enter a group; False: it is a new one, and there are as many as may be."""
-        n = self._ports_of.get((bits, group), 0)
-        if n == 0 and len(self._ports_of) >= self.max_groups:
+        ports_of = self._ports_of[bits]
+        n = ports_of.get(group, 0)
+        if n == 0 and self.n_groups >= self.max_groups:
             return False
-        self._ports_of[bits, group] = n + 1
+        ports_of[group] = n + 1
         return True
 
     def give(self, bits: int, group: int) -> None:
         """Have a port leave a group that it took."""
-        n = self._ports_of.pop((bits, group))
-        if n > 1:
-            self._ports_of[bits, group] = n - 1
+        ports_of = self._ports_of[bits]
+        ports_of[group] -= 1
+        if not ports_of[group]:
+            del ports_of[group]
 
 
 Refuse = Callable[[str, Host, int], None]

@@ -1,6 +1,9 @@
 from fastpath._port import IoPort
 
 class PcapOut(IoPort):
+    def send(self, place: int, frame: bytes, time_ns: int) -> None: ...
+    @property
+    def sent(self) -> int: ...
     @property
     def error(self) -> int: ...
     @property

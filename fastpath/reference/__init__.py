@@ -8,6 +8,7 @@ function per rule, whose docstring names it. Where the two paths disagree, read 
 - `inner`, `parse`: section 1, what a frame is
 - `lookup`: section 2, which list it takes and who gets no copy
 - `copies`: sections 3 and 4, the bytes that leave
+- `trail`: what each rule found, for whoever explains a frame's fate
 
 One frame goes at a time, so there are no trains here: a train is right if its segments are the copies made
 here, each with a full UDP checksum.
@@ -20,12 +21,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fastpath.model import Egress, Frame, GroupKey, Layout, ReplicationList, Verdict
-from fastpath.reference.copies import Copier, settle
+from fastpath.reference.copies import Copier, NextHops, settle
 from fastpath.reference.lookup import Lookup, egress_order
 from fastpath.reference.parse import parse
+from fastpath.reference.trail import Trail
 from fastpath.reference.wire import CopyDrop, Drop
 
-__all__ = ["Copy", "Outcome", "Reference", "egress_order"]
+__all__ = ["Copy", "Outcome", "Reference", "Trail", "egress_order"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,28 +52,42 @@ class Outcome:
 
 
 class Reference:
-    """A replicator for one layout and its lists. Its only state: IPv4 identifications, counted per egress."""
+    """A replicator for one layout and its lists. Its only state: IPv4 identifications, counted per egress.
 
-    def __init__(self, layout: Layout, lists: Iterable[ReplicationList]) -> None:
+    Lists that are given by their keys are not copied, however many they are. `next_hops` are those that
+    somebody told (`Forwarder.resolve`).
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        lists: Iterable[ReplicationList] | Mapping[GroupKey, ReplicationList],
+        next_hops: NextHops | None = None,
+    ) -> None:
         self._layout = layout
-        self._lookup = Lookup(layout, lists)
-        self._copier = Copier(layout)
+        self.lookup = Lookup(layout, lists if isinstance(lists, Mapping) else {one.key: one for one in lists})
+        self._copier = Copier(layout, next_hops or {})
 
-    def forward(self, in_port: int, frame: Frame) -> Outcome:
-        """Take one frame in and say what becomes of it."""
+    def forward(self, in_port: int, frame: Frame, trail: Trail | None = None) -> Outcome:
+        """Take one frame in and say what becomes of it; a new `trail` is left with how."""
+        trail = Trail() if trail is None else trail
         try:
-            parsed = parse(frame, self._layout.ports[in_port], self._layout)
+            parsed = parse(frame, self._layout.ports[in_port], self._layout, trail)
             if parsed is None:
                 return Outcome(Verdict.PUNT)
-            found = self._lookup.find(in_port, parsed)
+            found = self.lookup.find(in_port, parsed, trail)
         except Drop as drop:
             return Outcome(Verdict.DROP, str(drop))
-        settled = settle(parsed, found, self._layout)
+        settled = trail.settled = settle(parsed, found, self._layout)
         copies: list[Copy] = []
         copy_drops: Counter[str] = Counter()
         for egress in found.egresses:
             try:
-                copies.append(Copy(egress.out_port, self._copier.copy(settled, egress), egress))
+                data = self._copier.copy(settled, egress)
             except CopyDrop as drop:
                 copy_drops[str(drop)] += 1
+                trail.fates.append((egress, str(drop)))
+            else:
+                copies.append(Copy(egress.out_port, data, egress))
+                trail.fates.append((egress, data))
         return Outcome(Verdict.REPLICATE, None, tuple(copies), dict(copy_drops), found.key, settled.flow)

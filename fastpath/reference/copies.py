@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import dpkt
 
 from fastpath.model import Egress, Encap, Form, IPAddress, Layout, Port, Scope
 from fastpath.reference.lookup import Found, inner_ecn, networks_with, traffic_class, tunnel_ecn
-from fastpath.reference.parse import Packet, Parsed, reserved_vsid
+from fastpath.reference.parse import reserved_vsid
+from fastpath.reference.trail import Packet, Parsed
 from fastpath.reference.wire import (
     ETHERTYPE_IPV4,
     ETHERTYPE_IPV6,
@@ -24,6 +26,8 @@ from fastpath.reference.wire import (
     updated_checksum,
 )
 
+NextHops = Mapping[tuple[int, IPAddress], bytes | None]
+"""(out port, address) -> MAC of the next hop by which it is reached from there; None: not known."""
 TTL = 64
 MAX_PACKET = 65535
 
@@ -120,8 +124,9 @@ class NewHeader:
 class Copier:
     """Makes copies; it remembers how many IPv4 headers each egress has got."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, next_hops: NextHops) -> None:
         self.layout = layout
+        self.next_hops = next_hops
         self.identifications: Counter[Egress] = Counter()
 
     def copy(self, frame: Parsed, egress: Egress) -> bytes:
@@ -247,10 +252,13 @@ class Copier:
             raise CopyDrop("over_mtu")
         if not port.is_up:
             raise CopyDrop("link_down")
-        to_group = egress.form is Form.GROUP or egress.address is None or egress.address.is_multicast
-        if port.next_hop_mac is None and not to_group and egress.form is not Form.DECAPSULATED:
+        address = egress.address
+        if address is None or address.is_multicast or egress.form not in {Form.REWRITE, Form.NESTED}:
+            return port
+        next_hop_mac = self.next_hops.get((egress.out_port, address), port.next_hop_mac)
+        if next_hop_mac is None:
             raise CopyDrop("no_neighbour")
-        return port
+        return replace(port, next_hop_mac=next_hop_mac)
 
 
 def same_overlay(frame: Parsed, egress: Egress) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum, auto
 
 from fastpath.model import (
     Egress,
@@ -23,16 +22,8 @@ from fastpath.model import (
     group_key,
     vni_key,
 )
-from fastpath.reference.parse import Packet, Parsed
+from fastpath.reference.trail import Packet, Parsed, SourceClass, Trail
 from fastpath.reference.wire import CE, Drop
-
-
-class SourceClass(Enum):
-    """Where a frame came from; it decides which segments of a list it takes (rule 2.2)."""
-
-    LOCAL = auto()
-    REMOTE = auto()
-    ALL = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,28 +77,29 @@ def decapsulated_ecn(outside: int, inside: int) -> int | None:
 class Lookup:
     """The lists, and what rule 2 asks of the layout."""
 
-    def __init__(self, layout: Layout, lists: Iterable[ReplicationList]) -> None:
+    def __init__(self, layout: Layout, lists: Mapping[GroupKey, ReplicationList]) -> None:
         self.layout = layout
-        self.lists = {one.key: one for one in lists}
+        self.lists = lists
         self.endpoints = {e.address: e for e in layout.endpoints}
         self.peers = frozenset(layout.peers)
         self.nves = frozenset(layout.nves)
 
-    def find(self, in_port: int, frame: Parsed) -> Found:
+    def find(self, in_port: int, frame: Parsed, trail: Trail) -> Found:
         """Apply rule 2 to a sound frame."""
         self.refuse_own(frame)
-        scope = self.scope_of(in_port, frame)
-        source_class = self.source_class(in_port, frame, scope)
+        scope = trail.scope = self.scope_of(in_port, frame)
+        source_class = trail.source_class = self.source_class(in_port, frame, scope)
         self.refuse_strangers(in_port, frame, scope)
         self.refuse_other_points(frame, scope)
-        found, recovered = self.list_of(frame, scope)
+        found = trail.found = self.list_of(frame, scope, trail)
         self.check_networks(frame, scope)
         self.check_member(in_port, frame, scope, source_class, found)
         check_ecn(frame, scope)
-        egresses = self.receivers(in_port, frame, scope, source_class, found)
+        owners = trail.owners = self.owners(in_port, frame, scope, source_class)
+        egresses = tuple(e for e in receivers(found, source_class) if e.owner not in owners)
         if not egresses:
             raise Drop("no_receiver")
-        return Found(scope, found.key, egresses, recovered)
+        return Found(scope, found.key, egresses, trail.recovered)
 
     def endpoint_of(self, frame: Parsed) -> Endpoint | None:
         """The endpoint that the outermost packet is addressed to; None for groups and RAW frames."""
@@ -177,27 +169,31 @@ class Lookup:
         if not any(low <= frame.number <= high for low, high in ranges):
             raise Drop("wrong_point")
 
-    def list_of(self, frame: Parsed, scope: Scope) -> tuple[ReplicationList, IPAddress | None]:
-        """Rule 2.5: the most specific list, and the group where it had to be recovered."""
+    def list_of(self, frame: Parsed, scope: Scope, trail: Trail) -> ReplicationList:
+        """Rule 2.5: the most specific list; the trail has the group where it had to be recovered."""
         tunnel = frame.tunnel
+        by_number = (*self.inner_keys(frame, scope), self.number_key(frame, scope))
         if scope is Scope.NVE or tunnel is None:
-            keys = (*self.inner_keys(frame, scope), self.number_key(frame, scope))
-            return self.first(keys, "unknown_vni"), None
-        if tunnel.destination.is_multicast:
+            found, reason = self.first(by_number, trail), "unknown_vni"
+        elif tunnel.destination.is_multicast:
             keys = (*self.inner_keys(frame, scope), *outer_keys(scope, tunnel, tunnel.destination))
-            return self.first(keys, "unknown_group"), None
-        for key in (*self.inner_keys(frame, scope), self.number_key(frame, scope)):
-            if key in self.lists:
-                return self.lists[key], None
-        group = self.recover_group(frame, tunnel)
-        return self.first(outer_keys(scope, tunnel, group), "unknown_group"), group
+            found, reason = self.first(keys, trail), "unknown_group"
+        else:
+            found, reason = self.first(by_number, trail), "unknown_group"
+            if found is None:
+                group = trail.recovered = self.recover_group(frame, tunnel)
+                found = self.first(outer_keys(scope, tunnel, group), trail)
+        if found is None:
+            raise Drop(reason)
+        return found
 
-    def first(self, keys: Iterable[GroupKey], reason: str) -> ReplicationList:
+    def first(self, keys: Iterable[GroupKey], trail: Trail) -> ReplicationList | None:
         """The list of the first key that has one."""
         for key in keys:
+            trail.tried.append(key)
             if key in self.lists:
                 return self.lists[key]
-        raise Drop(reason)
+        return None
 
     def inner_keys(self, frame: Parsed, scope: Scope) -> Iterator[GroupKey]:
         """Rule 2.5: (encap, number, inner S, inner G), (encap, number, inner G); none if G is no group."""
@@ -253,20 +249,25 @@ class Lookup:
             if Owner(in_port) not in members and not of_nve:
                 raise Drop("not_a_member")
 
-    def receivers(
-        self, in_port: int, frame: Parsed, scope: Scope, source_class: SourceClass, found: ReplicationList
-    ) -> tuple[Egress, ...]:
-        """Rules 2.2 and 2.9: the segments that the class has, less the frame's owners, in list order."""
+    def owners(
+        self, in_port: int, frame: Parsed, scope: Scope, source_class: SourceClass
+    ) -> frozenset[Owner]:
+        """Rule 2.9: the owners of a frame, who get no copy of it."""
         owners = {Owner(in_port)}
         if frame.outer is not None:
             if source_class is not SourceClass.REMOTE and self.is_local_nve(in_port, frame):
                 owners.add(Owner(in_port, frame.outer.source))
             elif self.is_peer(frame, scope):
                 owners.add(Owner(address=frame.outer.source))
-        egresses = sorted(found.local, key=egress_order)
-        if source_class is not SourceClass.REMOTE:
-            egresses += sorted(found.remote, key=egress_order)
-        return tuple(e for e in egresses if e.owner not in owners)
+        return frozenset(owners)
+
+
+def receivers(found: ReplicationList, source_class: SourceClass) -> list[Egress]:
+    """Rule 2.2: the segments of a list that the class has, in list order."""
+    egresses = sorted(found.local, key=egress_order)
+    if source_class is not SourceClass.REMOTE:
+        egresses += sorted(found.remote, key=egress_order)
+    return egresses
 
 
 def outer_keys(scope: Scope, tunnel: Packet, group: IPAddress) -> tuple[GroupKey, GroupKey]:

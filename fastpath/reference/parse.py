@@ -5,10 +5,9 @@ Offsets are counted from the first byte of the frame; `end` is where bytes stop 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from fastpath.model import Encap, Faces, Frame, IPAddress, Layout, Port
-from fastpath.reference.inner import InnerPacket, inner_headers
+from fastpath.model import Encap, Faces, Frame, Layout, Port
+from fastpath.reference.inner import inner_headers
+from fastpath.reference.trail import Packet, Parsed, Trail
 from fastpath.reference.wire import (
     ETHERTYPE_IPV4,
     ETHERTYPE_IPV6,
@@ -34,92 +33,43 @@ MAX_EXTENSIONS = 8
 MLD_TYPES = (130, 131, 132, 143)
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
-    """An IP packet inside the frame: rule 1.3 fills all but `end`, which rule 1.5 finds."""
-
-    start: int
-    payload: int
-    """Where what follows the IP header, its options and its extension headers begins."""
-    protocol: int
-    source: IPAddress
-    destination: IPAddress
-    fragment: bool
-    later_fragment: bool
-    end: int = 0
-
-    @property
-    def version(self) -> int:
-        """IP version: 4 or 6."""
-        return self.source.version
-
-
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """A sound frame: what rule 1 knows about it."""
-
-    data: bytes
-    encap: Encap
-    """What the tenant's frame came in; RAW frames have neither `outer` nor `tunnel`."""
-    number_encap: Encap
-    """The encapsulation that `number` is of: `encap`, or that of a RAW frame's network."""
-    outer: Packet | None
-    """The outermost IP packet: UT of the rules."""
-    tunnel: Packet | None
-    """The packet that carries the overlay header: MT of the rules. The outermost one unless `nested`."""
-    nested: bool
-    number: int
-    overlay: int
-    """Where the VXLAN or GRE header begins."""
-    inner: int
-    inner_end: int
-    inner_packet: InnerPacket | None
-    flow: int
-
-    def inner_frame(self) -> bytes:
-        """The tenant's Ethernet frame."""
-        return self.data[self.inner : self.inner_end]
-
-    def inner_tagged(self) -> bool:
-        """Whether the tenant's frame begins with a VLAN tag."""
-        return u16(self.data, self.inner + 12) in ETHERTYPE_TAGS
-
-
-def parse(frame: Frame, port: Port, layout: Layout) -> Parsed | None:
+def parse(frame: Frame, port: Port, layout: Layout, trail: Trail | None = None) -> Parsed | None:
     """Apply rule 1. None is PUNT."""
-    data = finish_checksum(frame)
+    trail = Trail() if trail is None else trail
+    data = trail.data = finish_checksum(frame)
     if len(data) < 14:
         raise Drop("truncated")
     if Faces.VM in port.faces:
-        return raw_frame(data, port, layout)
+        trail.parsed = raw_frame(data, port, layout)
+        return trail.parsed
 
-    at, ethertype = ethernet(data, 0 if frame.vlan is None else 1)
+    at, ethertype = ethernet(data, 0 if frame.vlan is None else 1, trail)
     verify_udp = layout.verify_checksums and frame.mark is None
-    outer = ip_header(data, at, len(data), ethertype)
+    outer = trail.outer = ip_header(data, at, len(data), ethertype)
     if outer.later_fragment:
         raise Drop("not_ours")
     if not is_ours(data, outer, layout):
         raise Drop("not_ours")
-    outer = sound_ip(data, outer, len(data), layout)
+    outer = trail.outer = sound_ip(data, outer, len(data), layout)
     if outer.protocol in (PROTOCOL_IGMP, PROTOCOL_ICMPV6):
         return None
     tunnel, end = outer, sound_udp(data, outer, verify_udp)
 
     nested = is_nested(data, outer, layout)
     if nested:
-        tunnel = packet_inside(data, outer, end, layout)
+        tunnel = trail.inside = packet_inside(data, outer, end, layout, trail)
         end = sound_udp(data, tunnel, verify_udp)
 
     if tunnel.protocol == PROTOCOL_UDP:
-        encap, overlay = Encap.VXLAN, tunnel.payload + 8
-        number = vxlan(data, overlay, end, layout)
+        encap, overlay = trail.overlay = Encap.VXLAN, tunnel.payload + 8
+        number = trail.number = vxlan(data, overlay, end, layout)
     else:
-        encap, overlay = Encap.NVGRE, tunnel.payload
-        number = nvgre(data, overlay, end, layout)
+        encap, overlay = trail.overlay = Encap.NVGRE, tunnel.payload
+        number = trail.number = nvgre(data, overlay, end, layout)
     inner = overlay + 8
     inner_ethernet(data, inner, end, encap)
     packet, flow = inner_headers(data, inner, end)
-    return Parsed(
+    trail.parsed = Parsed(
         data=data,
         encap=encap,
         number_encap=encap,
@@ -133,6 +83,7 @@ def parse(frame: Frame, port: Port, layout: Layout) -> Parsed | None:
         inner_packet=packet,
         flow=flow,
     )
+    return trail.parsed
 
 
 def raw_frame(data: bytes, port: Port, layout: Layout) -> Parsed:
@@ -175,12 +126,13 @@ def finish_checksum(frame: Frame) -> bytes:
     return frame.data[:field] + finished.to_bytes(2, "big") + frame.data[field + 2 :]
 
 
-def ethernet(data: bytes, tags: int) -> tuple[int, int]:
+def ethernet(data: bytes, tags: int, trail: Trail) -> tuple[int, int]:
     """Rule 1.2: step over the Ethernet header and at most two tags, of which `tags` came out of band."""
     at, ethertype = 14, u16(data, 12)
     while ethertype in ETHERTYPE_TAGS and tags < 2:
         available(at + 4, len(data))
         at, ethertype, tags = at + 4, u16(data, at + 2), tags + 1
+    trail.ethertype = ethertype, at
     if ethertype not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
         raise Drop("not_ours")
     return at, ethertype
@@ -324,7 +276,7 @@ def sound_udp(data: bytes, packet: Packet, verify: bool) -> int:
     return packet.payload + length
 
 
-def packet_inside(data: bytes, outer: Packet, end: int, layout: Layout) -> Packet:
+def packet_inside(data: bytes, outer: Packet, end: int, layout: Layout, trail: Trail) -> Packet:
     """Rule 1.6: the packet inside a nested tunnel (RFC 8086), a tunnel packet to a group itself."""
     if outer.destination.is_multicast:
         raise Drop("bad_nesting")
@@ -333,7 +285,7 @@ def packet_inside(data: bytes, outer: Packet, end: int, layout: Layout) -> Packe
     protocol = u16(data, gre + 2)
     if u16(data, gre) != 0 or protocol not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
         raise Drop("bad_gre")
-    inside = ip_header(data, gre + 4, end, protocol)
+    inside = trail.inside = ip_header(data, gre + 4, end, protocol)
     if inside.later_fragment:
         raise Drop("bad_nesting")
     if not is_tunnel(data, inside, end, layout.vxlan_ports):

@@ -16,8 +16,8 @@ from fastpath._frame cimport (
     BATCH_MAX, CLASS_ALL, CLASS_LOCAL, CLASS_REMOTE, ENCAP_RAW, FACES_CORE, FACES_NVE, OWNER_NONE,
     REASON_AMBIGUOUS_GROUP, REASON_ECN_NOT_CAPABLE, REASON_NONE, REASON_NOT_A_MEMBER, REASON_NO_RECEIVER,
     REASON_OWN_SOURCE, REASON_UNKNOWN_GROUP, REASON_UNKNOWN_PEER, REASON_UNKNOWN_VNI, REASON_WRONG_GROUP,
-    REASON_WRONG_POINT, SCOPE_DEVICE, SCOPE_NVE, SCOPE_REPLICATOR, VERDICT_DROP, VERDICT_PENDING, VERDICT_REPLICATE,
-    address_t, batch_t, entry_t, frame_t, key_t,
+    REASON_WRONG_POINT, SCOPE_DEVICE, SCOPE_NVE, SCOPE_REPLICATOR, VERDICT_DROP, VERDICT_PENDING, VERDICT_PUNT,
+    VERDICT_REPLICATE, address_t, batch_t, entry_t, frame_t, key_t,
 )
 from fastpath._layout cimport (
     NO_ROW, address_equal, address_is_ipv4, address_is_multicast, address_table_find, allowed_from,
@@ -313,6 +313,7 @@ cdef void classify_batch(batch_t *batch, const fib_t *fib) noexcept nogil:
     cdef uint8_t reason
     cdef uint32_t i
     cdef bint numbered = False
+    batch.n_punts = 0
     for i in range(batch.n):
         if i + 4 < batch.n:
             wire_prefetch(batch.frames[i + 4].data)
@@ -325,6 +326,11 @@ cdef void classify_batch(batch_t *batch, const fib_t *fib) noexcept nogil:
                 drop(f, reason)
             else:
                 numbered |= by_number(f)
+        elif f.verdict == VERDICT_PUNT:
+            batch.n_punts += 1
+            if batch.stepwise:
+                batch.n = i + 1
+                break
     if fib.n_kind[KIND_INNER_SOURCE_GROUP]:
         lookup_round(batch, fib, KIND_INNER_SOURCE_GROUP)
     if fib.n_kind[KIND_INNER_GROUP]:

@@ -20,6 +20,7 @@ from fastpath._frame cimport (
     VERDICT_DROP, batch_t, counters_t, egress_state_t, frame_t,
 )
 from fastpath._port cimport IoPort, port_t
+from fastpath._punt cimport PuntRing, punt_batch
 from fastpath._replicate cimport replicate_batch, replicator_t
 
 import os
@@ -96,12 +97,16 @@ cdef int check_ports(Fib fib, size_t n_ports) except -1:
 cdef class Engine:
     """One worker. `ports` are the `IoPort`s by out port, `sources` those it receives from.
 
+    `punts` takes the frames to punt; without it they are counted, and that is all. `stepwise`: a burst ends with the first of
+    them, and `run` with that burst, so that control may act before the next frame is looked at.
+
     `run` and `work` are for one thread at a time; the rest may be called from any.
     """
 
     cdef readonly tuple ports
     cdef readonly tuple sources
     cdef readonly Fib fib
+    cdef readonly PuntRing punts
     cdef readonly int wake_fd
     cdef bint _trains
     cdef list _retired
@@ -113,6 +118,7 @@ cdef class Engine:
     cdef uint32_t _state
     cdef uint32_t _order
     cdef uint64_t _deadline_ns
+    cdef bint _stepped        # the last burst ended with a frame that control got
     cdef uint32_t _n_sources
     cdef port_t *_sources[PORTS_MAX]
     cdef int _errors[PORTS_MAX]
@@ -120,7 +126,7 @@ cdef class Engine:
     cdef batch_t _batch
     cdef replicator_t _replicator
 
-    def __cinit__(self, ports, sources, Fib fib not None, uint32_t batch, bint trains):
+    def __cinit__(self, ports, sources, Fib fib not None, uint32_t batch, bint trains, PuntRing punts=None, bint stepwise=False):
         self.wake_fd = -1
         if not 1 <= batch <= BATCH_MAX:
             raise ValueError(f"batch {batch}: expected 1 to {BATCH_MAX} frames")
@@ -128,6 +134,8 @@ cdef class Engine:
         self._lock = threading.Lock()
         self._running = threading.Lock()
         self._batch.capacity = batch
+        self._batch.stepwise = stepwise
+        self.punts = punts
         self._trains = trains
         self._replicator.counters = &self._counters
         self._replicator.states = <egress_state_t *>calloc(EGRESSES_MAX, sizeof(egress_state_t))
@@ -184,6 +192,8 @@ cdef class Engine:
         for port in sources:
             if port.port.receive == NULL:
                 raise ValueError(f"a source ({type(port).__name__}) cannot receive")
+            if self._batch.stepwise and not port.port.steps:
+                raise ValueError(f"a source ({type(port).__name__}) cannot go in steps")
         check_ports(fib, len(ports))
         self._begin_hold()
         self._replicator.trains = False
@@ -195,6 +205,8 @@ cdef class Engine:
             self._errors[i] = 0
         self._replicator.n_ports = <uint32_t>len(ports)
         self._n_sources = <uint32_t>len(sources)
+        if self.punts is not None:
+            self.punts.divide(self._replicator.n_ports)
         self.ports, self.sources = ports, sources
         self._set_fib(fib)
         self._end_hold()
@@ -261,6 +273,9 @@ cdef class Engine:
         now = engine_now_ns()
         self._counters.stage_ns[STAGE_RECEIVE] += now - begin
         classify_batch(&self._batch, fib)
+        if self._batch.n_punts and self.punts is not None:
+            self._stepped = punt_batch(&self.punts.ring, &self._batch, now) != 0 and self._batch.stepwise
+        n = <int>self._batch.n
         self._count()
         begin = engine_now_ns()
         self._counters.stage_ns[STAGE_CLASSIFY] += begin - now
@@ -284,6 +299,7 @@ cdef class Engine:
     def run(self, int64_t max_frames=-1):
         """Burst until every source is idle, or until `max_frames` (-1: no limit) were received; returns their number.
 
+        Going stepwise, also until a burst that handed a frame to control.
         Raises OSError where a port failed for good; what was received before is accounted for.
         """
         cdef int64_t total = 0
@@ -293,11 +309,12 @@ cdef class Engine:
         if not self._running.acquire(False):
             raise RuntimeError("run() is already running in another thread")
         try:
-            while not idle and (max_frames < 0 or total < max_frames):
+            self._stepped = False
+            while not idle and not self._stepped and (max_frames < 0 or total < max_frames):
                 idle = True
                 for source in self.sources:
                     with nogil:
-                        while max_frames < 0 or total < max_frames:
+                        while not self._stepped and (max_frames < 0 or total < max_frames):
                             self._walk()
                             n = self._burst(&source.port)
                             self._stand()
@@ -366,6 +383,25 @@ cdef class Engine:
         self._deadline_ns = engine_now_ns() + drain_ns
         engine_store_word(&self._order, ORDER_DRAIN)
         self._wake()
+
+    def set_punt_limits(self, uint64_t rate_pps, uint64_t burst):
+        """As `PuntRing.set_limits`, between two bursts."""
+        self._begin_hold()
+        try:
+            self.punts.set_limits(rate_pps, burst)
+        finally:
+            self._end_hold()
+
+    def forget_lists(self, places):
+        """Count from 0 at these places: before the FIB is published whose lists are counted there, and no other counts there."""
+        cdef uint64_t place
+        self._begin_hold()
+        try:
+            for place in places:
+                if place < LISTS_MAX:
+                    self._replicator.list_frames[place] = 0
+        finally:
+            self._end_hold()
 
     def failures(self):
         """(place among the sources, errno) of each that can never receive again."""

@@ -210,11 +210,11 @@ cdef class Fib:
         id) applied; a change of (key words, None) removes a list. Cost: microseconds a change, whatever the size."""
         cdef Fib out = derive(self, layout, egresses)
         cdef key_t key
-        cdef bytearray buffer
         cdef entry_t *entry
         cdef uint32_t *words
-        cdef uint8_t[::1] view
-        cdef uint32_t n
+        cdef uint32_t n, n_words
+        cdef size_t room = 0
+        cdef bytearray buffer
         for change in changes:
             fill_key(&key, change[0])
             if change[1] is None:
@@ -223,9 +223,12 @@ cdef class Fib:
                 continue
             _, local, remote, numbers, list_id = change
             ids = (*local, *remote, *numbers)
-            buffer = bytearray(sizeof(entry_t) + 4 * len(ids) + 8)
-            view = buffer
-            entry = <entry_t *>&view[0]
+            n_words = <uint32_t>len(ids)
+            if sizeof(entry_t) + 4 * n_words + 8 > room:
+                room = sizeof(entry_t) + 8 * n_words + 8
+                buffer = bytearray(room)
+            entry = <entry_t *><char *>buffer
+            memset(entry, 0, sizeof(entry_t) + 4 * n_words + 8)
             entry.key = key
             entry.n_local = len(local)
             entry.n_remote = len(remote)

@@ -73,6 +73,8 @@ cdef enum:                    # drop reasons: the order of fastpath/reasons.py, 
     REASON_NOT_A_MEMBER
     REASON_ECN_NOT_CAPABLE
     REASON_NO_RECEIVER
+    REASON_PUNT_LIMIT
+    REASON_PUNT_FULL
     REASON_OVER_MTU           # from here on: copies
     REASON_NO_NEIGHBOUR
     REASON_LINK_DOWN
@@ -154,6 +156,8 @@ cdef struct frame_t:
 cdef struct batch_t:
     uint32_t n
     uint32_t capacity
+    uint32_t n_punts          # set by classification
+    bint stepwise             # classification ends the batch with its first frame to punt; the rest comes in again
     frame_t frames[BATCH_MAX]
 
 cdef enum:                    # keep: what a copy keeps of the frame: from here to the end of MT or of the datagram

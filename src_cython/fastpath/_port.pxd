@@ -42,6 +42,7 @@ cdef struct port_t:
     int fd                    # readable while frames wait; -1: nothing to wait for, what is there is there
     uint16_t index            # its place among the ports of the layout
     bint trains               # takes super-frames; a port may find out later that it does not
+    bint steps                # `release` keeps for the next burst what the batch no longer has
 
 
 cdef class IoPort:

@@ -20,10 +20,9 @@ from functools import partial
 import pytest
 
 from ctrl.lab.namespaces import Lab, Namespace, connect, missing
-from fastpath._port import IoPort
 from fastpath.claims import Claims, socket_filter
 from fastpath.model import Frame
-from fastpath.ports import MemoryPort
+from fastpath.ports import MemoryPort, PacketPort, TapPort, XdpPort
 from tests import frames as f
 from tests.cases import box as b
 
@@ -36,10 +35,13 @@ UDP_L4, TCP4 = 5, 1
 """Kinds of super-frames (virtio_net_hdr)."""
 
 
+Carrier = MemoryPort | PacketPort | TapPort | XdpPort
+
+
 class Bench(ABC):
     """A port under test, and its neighbour."""
 
-    port: IoPort
+    port: Carrier
 
     @abstractmethod
     def send(self, *frames: Frame) -> None:
@@ -66,7 +68,7 @@ class MemoryBench(Bench):
 class LinuxBench(Bench):
     """A neighbour on `device` of a namespace."""
 
-    def __init__(self, port: IoPort, namespace: Namespace, device: str) -> None:
+    def __init__(self, port: PacketPort | TapPort | XdpPort, namespace: Namespace, device: str) -> None:
         self.port = port
         self.socket = namespace.run(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)
         self.socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)

@@ -16,6 +16,7 @@ import pytest
 from fastpath.forwarder import Forwarder
 from fastpath.model import Encap, Form, Frame, Layout, Mark, ReplicationList, Verdict
 from fastpath.ports import MemoryPort
+from fastpath.punts import Punts
 from fastpath.reasons import Unit
 from fastpath.reference import Reference
 from fastpath.statistics import Statistics
@@ -46,11 +47,12 @@ class Box:
         lists: Sequence[ReplicationList] = b.LISTS,
         layout: Layout = b.BOX,
         trains: bool = False,
+        punts: Punts | None = None,
     ) -> None:
         self.layout, self.lists, self.bench, self.place = layout, lists, bench, place
         self.ports = [MemoryPort(1 << 22) for _ in layout.ports]
         ports = [bench.port if i == place else port for i, port in enumerate(self.ports)]
-        self.forwarder = Forwarder(layout, ports, lists, trains=trains)
+        self.forwarder = Forwarder(layout, ports, lists, trains=trains, punts=punts)
 
     def forward(self, in_port: int, *frames: Frame) -> Sent:
         """Let frames come in on one port, few enough at once for any queue; say what became of all."""
@@ -262,3 +264,56 @@ def test_a_super_frame_that_comes_in_is_cut_into_its_datagrams(bench: kinds.Linu
     sent, want = box.sent(), box.refers(b.P1, *singles)
     assert sent.verdicts == want.verdicts
     assert list(map(comparable, sent.copies[b.P0])) == list(map(comparable, want.copies[b.P0]))
+
+
+REPORTS = [f.wire(f.igmp(b.VTEP, "224.0.0.22")), f.wire(f.mld("fe80::2", "ff02::16", body=bytes(27)))]
+
+
+@pytest.mark.parametrize("vlan", [None, (f.TAG, 0xA000)], ids=["untagged", "tagged"])
+def test_igmp_and_mld_cross_to_control_as_they_were_on_the_wire(bench: Bench, vlan: tuple[int, int]) -> None:
+    """Whether the kernel takes the tag out of the frame, or leaves it in (LIMITS trap 13)."""
+    box = Box(bench, b.P1, punts=Punts())
+    frames = [Frame(data, vlan=vlan) for data in REPORTS]
+    sent = box.forward(b.P1, *frames)
+    assert sent.verdicts == {Verdict.PUNT: 2}
+    got = [(port, data) for port, _, data in box.forwarder.read_punted()]
+    assert got == [(b.P1, kinds.on_the_wire(frame)) for frame in frames]
+
+
+def test_a_frame_of_our_own_leaves_as_it_is_and_we_do_not_hear_it(bench: Bench) -> None:
+    box = Box(bench, b.P1)
+    for data in REPORTS:
+        bench.port.send(data)
+    assert bench.receive(2) == REPORTS
+    box.until(0)
+
+
+@pytest.mark.parametrize("bench", kinds.LINUX, indirect=True)
+def test_frames_of_our_own_leave_beside_a_running_worker(bench: kinds.LinuxBench) -> None:
+    """Neither they nor the copies suffer."""
+    n = 300
+    box = Box(bench, b.P0, b.of_only(b.at_port(b.P0)))
+    copied = [m.from_nve(f.tenant(sport=1024 + i)) for i in range(n)]
+    ours = [f.wire(f.igmp(f"10.1.{i >> 8}.{i & 255}", "224.0.0.1", 0x11)) for i in range(n)]
+    box.ports[b.P1].receive(*copied)
+    box.forwarder.start()
+    try:
+        for data in ours:
+            bench.port.send(data)
+    finally:
+        box.forwarder.stop(drain_s=5)
+    got = bench.receive(2 * n)
+    assert [data for data in got if data in set(ours)] == ours
+    assert len(got) == 2 * n == n + box.forwarder.statistics().copies_out
+
+
+@pytest.mark.parametrize("bench", kinds.LINUX, indirect=True)
+def test_a_frame_of_our_own_that_the_kernel_does_not_take_is_an_error(bench: kinds.LinuxBench) -> None:
+    with pytest.raises(OSError, match="Invalid argument"):
+        bench.port.send(b"short")
+    bench.port.send(REPORTS[0])
+    assert bench.receive(1) == REPORTS[:1]
+    assert not isinstance(bench.port, MemoryPort)
+    bench.port.close()
+    with pytest.raises(OSError, match=r"closed|Bad file descriptor"):
+        bench.port.send(REPORTS[0])

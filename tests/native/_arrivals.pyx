@@ -24,6 +24,7 @@ cdef class Arrivals(IoPort):
     def __cinit__(self):
         self.port.receive = arrivals_receive
         self.port.release = arrivals_release
+        self.port.steps = True
         self.port.state = &self._waiting
 
     def __dealloc__(self):
@@ -63,14 +64,15 @@ cdef class Arrivals(IoPort):
 
 cdef int arrivals_receive(port_t *port, batch_t *batch) noexcept nogil:
     cdef waiting_t *w = <waiting_t *>port.state
-    while batch.n < batch.capacity and w.cursor < w.n:
-        batch.frames[batch.n] = w.frames[w.cursor]
+    while batch.n < batch.capacity and w.cursor + batch.n < w.n:
+        batch.frames[batch.n] = w.frames[w.cursor + batch.n]
         batch.n += 1
-        w.cursor += 1
     return <int>batch.n
 
 
 cdef void arrivals_release(port_t *port, batch_t *batch) noexcept nogil:
+    cdef waiting_t *w = <waiting_t *>port.state
     cdef uint32_t i
     for i in range(batch.n):
-        free(batch.frames[i].data)
+        free(w.frames[w.cursor + i].data)
+    w.cursor += batch.n

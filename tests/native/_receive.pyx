@@ -24,5 +24,7 @@ def received(IoPort port, capacity=BATCH_MAX):
                 f = &batch.frames[i]
                 assert (f.marked, f.mark_start, f.mark_offset, f.vlan_tpid, f.vlan_tci) == (0, 0, 0, 0, 0)
                 out.append((f.in_port, f.time_ns, f.data[:f.size]))
+            if port.port.release != NULL:
+                port.port.release(&port.port, batch)
     finally:
         free(batch)

@@ -21,7 +21,8 @@ from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ctrl.cli.show import NotAnswered, ask
+from ctrl.cli.asking import NotAnswered
+from ctrl.cli.show import ask
 from ctrl.lab import namespaces
 from ctrl.lab.namespaces import Namespace, connect
 from ctrl.table import Row

@@ -16,8 +16,11 @@ from ctrl.daemon import reach as r
 from ctrl.daemon.ports import open_port
 from ctrl.lab import namespaces
 from ctrl.lab.namespaces import Namespace, connect
+from ctrl.membership import Membership
 from ctrl.netlink import Link, NextHop, View
-from fastpath import Forwarder
+from ctrl.publisher import Publisher
+from ctrl.static import enroll
+from fastpath import Forwarder, Punts
 
 pytestmark = pytest.mark.skipif(namespaces.missing() is not None, reason=str(namespaces.missing()))
 
@@ -68,7 +71,10 @@ def start_and_stop(config: Config) -> None:
     reach = r.work_out(config, View(links, hops))
     ports = [open_port(table, config, r.claims(config)) for table in config.ports]
     assert not any(port.is_absent for port in ports)
-    forwarder = Forwarder(reach.layout, [port.carriers[0] for port in ports], reach.lists.values())
+    membership = Membership()
+    enroll(membership, config)
+    lists = Publisher(membership, reach.basis).lists.values()
+    forwarder = Forwarder(reach.layout, [port.carriers[0] for port in ports], lists, punts=Punts())
     forwarder.resolve(reach.hops)
     forwarder.start()
     try:

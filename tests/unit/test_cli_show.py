@@ -10,7 +10,6 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
-from importlib import import_module
 from pathlib import Path
 from socketserver import UnixStreamServer
 from subprocess import PIPE
@@ -19,14 +18,13 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from click.testing import CliRunner
 
-from ctrl.cli import main
+from ctrl.cli import asking, main
 from ctrl.objects import OBJECTS, schema
 from ctrl.view_rows import ROWS, matching
 from tests.unit.viewed import view
 
 ROOT = Path(__file__).parents[2]
-show_module = import_module("ctrl.cli.show")
-NAMES = "status, ports, networks, groups, tunnels, drops, runtime, config"
+NAMES = "status, ports, networks, groups, members, tunnels, drops, runtime, config"
 KEYS = "reason, unit, stage, frames, rate_pps, last"
 COMMAND = (sys.executable, "-c", "from ctrl.cli import main; main(prog_name='fastpath')", "show")
 
@@ -49,7 +47,7 @@ class Asked(BaseHTTPRequestHandler):
         status, body = self.server.answer or (
             200,
             json.dumps(
-                matching(ROWS[parts.path.removeprefix("/v1/")](view()), parse_qsl(parts.query))
+                list(matching(ROWS[parts.path.removeprefix("/v1/")](view()), parse_qsl(parts.query)))
             ).encode(),
         )
         self.send_response(status)
@@ -83,7 +81,7 @@ def tor1(tmp_path):
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     """Sockets are looked for where a test may put some."""
-    monkeypatch.setattr(show_module, "SOCKETS", tmp_path)
+    monkeypatch.setattr(asking, "SOCKETS", tmp_path)
     monkeypatch.delenv("FASTPATH_SOCKET", raising=False)
     return tmp_path
 
@@ -106,7 +104,7 @@ def fails(code, *words):
 
 @pytest.mark.parametrize("name", list(OBJECTS))
 def test_an_object_is_a_line_an_entry_and_the_same_numbers_as_json(tor1, name):
-    rows = ROWS[name](view())
+    rows = list(ROWS[name](view()))
     done = show(name, "-j")
     assert (done.exit_code, json.loads(done.stdout)) == (0, rows)
     done = show(name)
@@ -184,7 +182,7 @@ def test_of_several_alive_one_has_to_be_named(elsewhere, tor1):
 
 def test_where_nobody_is_there_is_no_daemon(elsewhere, monkeypatch):
     assert fails(3, "status") == f"no daemon answers in {elsewhere}; is `fastpath run` running?"
-    monkeypatch.setattr(show_module, "SOCKETS", elsewhere / "none")
+    monkeypatch.setattr(asking, "SOCKETS", elsewhere / "none")
     assert "no daemon answers" in fails(3, "status")
 
 
@@ -198,7 +196,7 @@ def test_a_socket_that_is_dead_or_missing_or_no_socket_is_no_daemon(elsewhere):
 
 
 def test_what_does_not_answer_in_time_is_no_daemon(elsewhere, monkeypatch):
-    monkeypatch.setattr(show_module, "WAIT_S", 0.05)
+    monkeypatch.setattr(asking, "WAIT_S", 0.05)
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(str(elsewhere / "tor1.sock"))
         deaf.listen()
@@ -241,10 +239,11 @@ def test_an_answer_that_is_no_rows_is_told(tor1, answer, code, sentence):
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 def test_who_may_not_ask_is_told_who_may(tmp_path, tor1):
     (tmp_path / "tor1.sock").chmod(0o660)
-    told = as_nobody(tmp_path, f"show.ask(Path('{tmp_path}/tor1.sock'), 'status', [])")
-    assert told == f"4 {tmp_path}/tor1.sock: you may not ask this daemon; be root or in group fastpath"
+    for call in ("get({}, '/v1/status')", "post({}, '/v1/notify', b'')", "next(lines({}, '/v1/monitor'))"):
+        told = as_nobody(tmp_path, call.format(f"Path('{tmp_path}/tor1.sock')"))
+        assert told == f"4 {tmp_path}/tor1.sock: you may not ask this daemon; be root or in group fastpath"
     (tmp_path / "in").mkdir(mode=0o700)
-    told = as_nobody(tmp_path, f"show.only_socket(Path('{tmp_path}/in'))")
+    told = as_nobody(tmp_path, f"only_socket(Path('{tmp_path}/in'))")
     assert told == f"4 {tmp_path}/in: may not be looked into; be root or in its group"
 
 
@@ -253,9 +252,10 @@ def as_nobody(folder, call):
     for path in (folder, folder.parent, folder.parent.parent):
         path.chmod(path.stat().st_mode | 0o011)
     program = (
-        "import os\nfrom importlib import import_module\nfrom pathlib import Path\n"
-        "show = import_module('ctrl.cli.show')\nos.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        f"try:\n    {call}\nexcept show.NotAnswered as why:\n    print(why.code, why)\n"
+        "import os\nfrom pathlib import Path\n"
+        "from ctrl.cli.asking import NotAnswered, get, lines, only_socket, post\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        f"try:\n    {call}\nexcept NotAnswered as why:\n    print(why.code, why)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
@@ -271,7 +271,7 @@ def as_nobody(folder, call):
     [
         ((), f"an object is missing; there are {NAMES}"),
         (("tunels",), f'tunels: no such object; there are {NAMES}; did you mean "tunnels"?'),
-        (("ports", "name"), "name: a key without a value; expected KEY VALUE, with name, device, kind"),
+        (("ports", "name"), "name: a key without a value; expected KEY VALUE, KEY one of name, device, kind"),
         (("drops", "reson", "x"), "reson: drops has no such key; it has reason, unit, stage, frames"),
         (("drops", "stagge", "x"), f'stagge: drops has no such key; it has {KEYS}; did you mean "stage"?'),
     ],

@@ -2,7 +2,6 @@
 
 import asyncio
 import grp
-import http.client
 import json
 import os
 import socket
@@ -14,52 +13,18 @@ from pathlib import Path
 import pytest
 
 from ctrl.config.values import HostPort
-from ctrl.control import ControlError, listen, server, serving
+from ctrl.control import ControlError, connections, listen, serving
 from ctrl.objects import OBJECTS
 from ctrl.view_rows import ROWS
-from tests.unit.viewed import view
+from tests.unit.unix_http import free_port, get
+from tests.unit.viewed import MEMBERS, Box, view
 
 pytestmark = pytest.mark.asyncio
-
-
-class Unix(http.client.HTTPConnection):
-    def __init__(self, path):
-        super().__init__("box", timeout=10)
-        self.path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(10)
-        self.sock.connect(str(self.path))
 
 
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "run" / "tor1.sock"
-
-
-async def get(where, page, method="GET", headers=None):
-    """The status and the body of a page; `where` is a path or a TCP port."""
-
-    def ask():
-        if isinstance(where, int):
-            connection = http.client.HTTPConnection("127.0.0.1", where, timeout=10)
-        else:
-            connection = Unix(where)
-        try:
-            connection.request(method, page, headers=headers or {})
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
-
-    return await asyncio.to_thread(ask)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def on_tcp(port):
@@ -70,14 +35,49 @@ def on_tcp(port):
 
 
 async def test_every_object_is_an_array_of_its_rows(path):
-    async with serving(view, str(path), None):
+    async with serving(Box(), str(path), None):
         for name in OBJECTS:
             status, body = await get(path, f"/v1/{name}")
-            assert (status, json.loads(body)) == (200, ROWS[name](view()))
+            assert (status, json.loads(body)) == (200, list(ROWS[name](view())))
+
+
+async def test_the_members_are_asked_for_where_they_are_shown_alone(path):
+    class Secretive(Box):
+        def members(self):
+            raise AssertionError
+
+    async with serving(Secretive(), str(path), None):
+        for page in ("/metrics", *(f"/v1/{name}" for name in OBJECTS)):
+            status, _ = await get(path, page)
+            assert status == (500 if page == "/v1/members" else 200)
+
+
+async def test_the_loop_goes_on_while_many_members_are_handed_over(path):
+    """An iterator is walked a slice at a time."""
+    n_turns, seen, walked = 0, set(), asyncio.Event()
+
+    class Crowded(Box):
+        def members(self):
+            for _ in range(5000):
+                seen.add(n_turns)
+                yield MEMBERS[2]
+            walked.set()
+
+    async def turn():
+        nonlocal n_turns
+        while not walked.is_set():
+            n_turns += 1
+            await asyncio.sleep(0)
+
+    async with serving(Crowded(), str(path), None):
+        asked = asyncio.create_task(get(path, "/v1/members?group=239.1.1.100"))
+        await turn()
+        assert len(seen) == 5
+        assert len(json.loads((await asked)[1])) == 5000
 
 
 async def test_a_query_keeps_the_rows_that_match(path):
-    async with serving(view, str(path), None):
+    async with serving(Box(), str(path), None):
         _, body = await get(path, "/v1/tunnels?peer=10.0.0.3&tunnel=rewrite")
         assert [row["copies"] for row in json.loads(body)] == [603]
         assert await get(path, "/v1/tunnels?peer=10.9.9.9") == (200, b"[]")
@@ -93,14 +93,14 @@ async def test_a_query_keeps_the_rows_that_match(path):
     ],
 )
 async def test_what_is_not_there_is_refused_with_what_is(path, page, status, sentence):
-    async with serving(view, str(path), None):
+    async with serving(Box(), str(path), None):
         answered, body = await get(path, page)
         assert answered == status
         assert sentence in json.loads(body)["error"]
 
 
 async def test_nothing_but_get_is_answered(path):
-    async with serving(view, str(path), None):
+    async with serving(Box(), str(path), None):
         for method in ("POST", "DELETE"):
             status, body = await get(path, "/v1/status", method)
             assert (status, json.loads(body)) == (405, {"error": f"{method} given; only GET is answered"})
@@ -108,7 +108,7 @@ async def test_nothing_but_get_is_answered(path):
 
 async def test_each_answer_is_made_of_a_view_of_its_own(path):
     views = iter([view(revision=5), view(revision=6)])
-    async with serving(lambda: next(views), str(path), None):
+    async with serving(Box(lambda: next(views)), str(path), None):
         for revision in (5, 6):
             _, body = await get(path, "/v1/status")
             assert json.loads(body)[0]["fib"] == revision
@@ -116,7 +116,7 @@ async def test_each_answer_is_made_of_a_view_of_its_own(path):
 
 async def test_a_view_that_cannot_be_made_is_an_error_of_that_answer_alone(path, caplog):
     views = iter([view(statistics=None), view()])
-    async with serving(lambda: next(views), str(path), None):
+    async with serving(Box(lambda: next(views)), str(path), None):
         status, body = await get(path, "/v1/status")
         assert status == 500
         assert "the log of the daemon says why" in json.loads(body)["error"]
@@ -126,7 +126,7 @@ async def test_a_view_that_cannot_be_made_is_an_error_of_that_answer_alone(path,
 
 async def test_tcp_has_the_metrics_and_the_health_and_nothing_else(path):
     port = free_port()
-    async with serving(view, str(path), on_tcp(port)):
+    async with serving(Box(), str(path), on_tcp(port)):
         for where in (port, path):
             assert await get(where, "/healthz") == (200, b"ok\n")
             status, body = await get(where, "/metrics")
@@ -140,12 +140,12 @@ async def test_tcp_has_the_metrics_and_the_health_and_nothing_else(path):
 
 async def test_either_socket_can_be_left_out(path):
     port = free_port()
-    async with serving(view, "", on_tcp(port)):
+    async with serving(Box(), "", on_tcp(port)):
         assert await get(port, "/healthz") == (200, b"ok\n")
-    async with serving(view, str(path), None):
+    async with serving(Box(), str(path), None):
         with pytest.raises(ConnectionRefusedError):
             await get(port, "/healthz")
-    async with serving(view, "", None):
+    async with serving(Box(), "", None):
         assert not path.exists()
 
 
@@ -166,7 +166,7 @@ async def test_nobody_is_answered_before_the_daemon_goes_on(path, monkeypatch):
         return views[-1]
 
     monkeypatch.setattr(loop, "create_server", slowly)
-    async with serving(seen, str(path), on_tcp(port)):
+    async with serving(Box(seen), str(path), on_tcp(port)):
         assert views == []
         answers = await asyncio.gather(*asked)
         assert [status for status, _ in answers] == [200, 200]
@@ -176,15 +176,15 @@ async def test_nobody_is_answered_before_the_daemon_goes_on(path, monkeypatch):
 
 
 async def test_a_request_line_or_header_that_is_too_long_is_refused(path):
-    async with serving(view, str(path), None):
-        assert (await get(path, "/v1/status?node=" + "a" * server.MAX_LINE_SIZE))[0] == 400
-        long = {"X": "a" * (server.MAX_LINE_SIZE + 1)}
+    async with serving(Box(), str(path), None):
+        assert (await get(path, "/v1/status?node=" + "a" * connections.MAX_LINE_SIZE))[0] == 400
+        long = {"X": "a" * (connections.MAX_LINE_SIZE + 1)}
         assert (await get(path, "/v1/status", headers=long))[0] == 400
 
 
 async def test_connections_beyond_the_most_are_turned_away_until_one_goes(path):
-    async with serving(view, str(path), None):
-        held = [socket.socket(socket.AF_UNIX) for _ in range(server.MAX_CONNECTIONS)]
+    async with serving(Box(), str(path), None):
+        held = [socket.socket(socket.AF_UNIX) for _ in range(connections.MAX_CONNECTIONS)]
         try:
             for one in held:
                 await asyncio.to_thread(one.connect, str(path))
@@ -200,8 +200,8 @@ async def test_connections_beyond_the_most_are_turned_away_until_one_goes(path):
 
 
 async def test_a_connection_that_asks_nothing_is_cut(path, monkeypatch):
-    monkeypatch.setattr(server, "LIFE_S", 0.1)
-    async with serving(view, str(path), None):
+    monkeypatch.setattr(connections, "LIFE_S", 0.1)
+    async with serving(Box(), str(path), None):
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: ")
         async with asyncio.timeout(10):
@@ -210,8 +210,8 @@ async def test_a_connection_that_asks_nothing_is_cut(path, monkeypatch):
 
 
 async def test_a_connection_that_never_stops_asking_is_cut_too(path, monkeypatch):
-    monkeypatch.setattr(server, "LIFE_S", 0.2)
-    async with serving(view, str(path), None), asyncio.timeout(5):
+    monkeypatch.setattr(connections, "LIFE_S", 0.2)
+    async with serving(Box(), str(path), None), asyncio.timeout(5):
         reader, writer = await asyncio.open_unix_connection(str(path))
         n_answers = 0
         with suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -229,7 +229,7 @@ async def test_a_connection_that_never_stops_asking_is_cut_too(path, monkeypatch
 async def test_the_file_is_for_its_owner_and_group_and_its_folder_for_all_to_pass(path):
     before = os.umask(0o077)
     try:
-        async with serving(view, str(path), None):
+        async with serving(Box(), str(path), None):
             assert stat.S_IMODE(path.stat().st_mode) == 0o660
             assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
             assert [entry.name for entry in path.parent.iterdir()] == [path.name]
@@ -241,10 +241,10 @@ async def test_the_file_is_for_its_owner_and_group_and_its_folder_for_all_to_pas
 async def test_the_file_belongs_to_group_fastpath_where_there_is_one(path, monkeypatch):
     other = next(group for group in grp.getgrall() if group.gr_gid != os.getegid())
     monkeypatch.setattr(listen, "GROUP", other.gr_name)
-    async with serving(view, str(path), None):
+    async with serving(Box(), str(path), None):
         assert path.stat().st_gid == other.gr_gid
     monkeypatch.setattr(listen, "GROUP", "no-such-group")
-    async with serving(view, str(path), None):
+    async with serving(Box(), str(path), None):
         assert path.stat().st_gid == os.getegid()
 
 
@@ -261,16 +261,16 @@ async def test_the_file_appears_only_once_it_answers(path, monkeypatch):
         seen.append(path.exists())
 
     monkeypatch.setattr(listen.SocketFile, "publish", published)
-    async with serving(view, str(path), None):
+    async with serving(Box(), str(path), None):
         assert seen == [True]
 
 
 async def test_the_file_goes_at_the_end_and_after_an_error(path):
-    async with serving(view, str(path), None):
+    async with serving(Box(), str(path), None):
         assert path.exists()
     assert list(path.parent.iterdir()) == []
     with pytest.raises(RuntimeError):
-        async with serving(view, str(path), None):
+        async with serving(Box(), str(path), None):
             raise RuntimeError
     assert list(path.parent.iterdir()) == []
 
@@ -280,14 +280,14 @@ async def test_what_a_dead_process_left_is_replaced(path):
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     assert path.exists()
-    async with serving(view, str(path), None):
+    async with serving(Box(), str(path), None):
         assert (await get(path, "/healthz"))[0] == 200
 
 
 async def test_a_living_one_is_refused_and_goes_on(path):
-    async with serving(view, str(path), None):
+    async with serving(Box(), str(path), None):
         with pytest.raises(ControlError, match=f"{path}: another fastpath answers there; give one of them"):
-            async with serving(view, str(path), None):
+            async with serving(Box(), str(path), None):
                 pass
         assert (await get(path, "/healthz"))[0] == 200
 
@@ -300,7 +300,7 @@ async def test_a_living_one_with_a_full_queue_is_alive(path, monkeypatch):
         deaf.listen(0)
         first.connect(str(path))
         with pytest.raises(ControlError, match="another fastpath answers there"):
-            async with serving(view, str(path), None):
+            async with serving(Box(), str(path), None):
                 pass
 
 
@@ -308,15 +308,15 @@ async def test_a_file_that_is_no_socket_is_left_alone(path):
     path.parent.mkdir()
     path.write_text("mine")
     with pytest.raises(ControlError, match="is there already, and is no socket"):
-        async with serving(view, str(path), None):
+        async with serving(Box(), str(path), None):
             pass
     assert path.read_text() == "mine"
 
 
 async def test_the_file_of_a_successor_is_left_alone(path):
-    async with serving(view, str(path), None):
+    async with serving(Box(), str(path), None):
         path.unlink()
-        async with serving(view, str(path), None):
+        async with serving(Box(), str(path), None):
             pass
         with socket.socket(socket.AF_UNIX) as successor:
             successor.bind(str(path))
@@ -326,7 +326,7 @@ async def test_the_file_of_a_successor_is_left_alone(path):
 async def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ControlError, match=r"tor1.sock: the control socket cannot be made: Not a directory"):
-        async with serving(view, str(tmp_path / "file" / "tor1.sock"), None):
+        async with serving(Box(), str(tmp_path / "file" / "tor1.sock"), None):
             pass
 
 
@@ -336,7 +336,7 @@ async def test_an_address_that_is_taken_is_told_with_the_way_out_and_leaves_no_f
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(ControlError, match=f"127.0.0.1:{port}: the metrics cannot be served there: Addr"):
-            async with serving(view, str(path), on_tcp(port)):
+            async with serving(Box(), str(path), on_tcp(port)):
                 pass
     assert list(path.parent.iterdir()) == []
 
@@ -347,7 +347,7 @@ async def test_nothing_stays_open_after_a_hundred_starts(path):
 
     @asynccontextmanager
     async def once():
-        async with serving(view, str(path), on_tcp(port)):
+        async with serving(Box(), str(path), on_tcp(port)):
             yield
 
     port = free_port()

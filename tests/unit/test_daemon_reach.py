@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 
 import pytest
 
 from ctrl.config import Config, parse
 from ctrl.daemon import reach as r
-from ctrl.daemon.daemon import (
-    StartError,
-    refuse_what_is_not_live,
-    refuse_what_takes_a_restart,
-)
 from ctrl.daemon.losses import Losses
+from ctrl.daemon.refusing import StartError, refuse_what_is_not_live, refuse_what_takes_a_restart
+from ctrl.membership import Membership
 from ctrl.netlink import Link, NextHop, View
+from ctrl.publisher import Publisher, Step
+from ctrl.roles.device import Attachment
+from ctrl.static import enroll
 from fastpath import Forwarder, MemoryPort
 from fastpath.claims import Claims
-from fastpath.model import Faces, Layout, Port
+from fastpath.model import Faces, Layout, Port, ReplicationList
 from fastpath.reasons import REASONS
 from fastpath.statistics import DropCount, Statistics
 
@@ -73,6 +73,18 @@ def config_of(text: str) -> Config:
 BOX = config_of(PORTS + DEVICE)
 
 
+def published(config: Config, reach: r.Reach) -> Publisher:
+    """The lists that a start with this config comes to."""
+    membership = Membership()
+    enroll(membership, config)
+    return Publisher(membership, reach.basis)
+
+
+def only_list(config: Config, reach: r.Reach) -> ReplicationList:
+    (one,) = published(config, reach).lists.values()
+    return one
+
+
 def test_macs_and_mtus_are_the_kernel_s_where_the_config_gives_none():
     ports = r.work_out(BOX, KERNEL).layout.ports
     assert [(p.name, p.mac, p.mtu, p.next_hop_mac) for p in ports] == [
@@ -103,9 +115,9 @@ def test_next_hops_are_told_for_every_unicast_copy_and_no_other():
 def test_a_route_by_another_port_moves_the_copies_there():
     moved = replace(KERNEL, hops=HOPS | {FAR: NextHop("p1", OTHER_MAC)})
     before, after = r.work_out(BOX, KERNEL), r.work_out(BOX, moved)
-    (one,) = after.lists.values()
+    one = only_list(BOX, after)
     assert {e.address: e.out_port for e in one.remote} == {NEAR: 2, FAR: 0}
-    assert r.changed_lists(before, after) == ([one], [])
+    assert published(BOX, before).rebase(after.basis) == ([one], [])
     assert after.hops == {(2, NEAR): MAC, (0, FAR): OTHER_MAC, (1, NVE): MAC}
 
 
@@ -120,8 +132,7 @@ def test_a_route_by_another_port_moves_the_copies_there():
 )
 def test_a_peer_without_a_way_keeps_its_port_and_has_no_next_hop(hop, state):
     now = r.work_out(BOX, replace(KERNEL, hops=HOPS | {FAR: hop}))
-    (one,) = now.lists.values()
-    assert {e.address: e.out_port for e in one.remote} == {NEAR: 2, FAR: 2}
+    assert {e.address: e.out_port for e in only_list(BOX, now).remote} == {NEAR: 2, FAR: 2}
     assert now.hops[2, FAR] is None
     assert now.states == {NEAR: "up", FAR: state, NVE: "up"}
 
@@ -164,8 +175,7 @@ def test_ports_keep_their_places_when_others_come_and_go():
     assert r.devices(after) == {"eth2": 1, "core": 2, "new": 3}
     now = r.work_out(after, KERNEL)
     assert now.layout.ports[0].faces == Faces(0)
-    (one,) = now.lists.values()
-    assert sorted(e.out_port for e in one.local) == [1, 3]
+    assert sorted(e.out_port for e in only_list(after, now).local) == [1, 3]
 
     again = r.placed(BOX, [p.name for p in after.ports])
     assert [(p.name, bool(p.faces)) for p in again.ports] == [
@@ -176,20 +186,34 @@ def test_ports_keep_their_places_when_others_come_and_go():
     ]
 
 
-def test_lists_that_did_not_change_are_not_among_the_changes():
-    more = config_of(PORTS + DEVICE + '[[device.member]]\ngroup = "239.1.1.101"\nport = "p2"\n')
-    before, after = r.work_out(BOX, KERNEL), r.work_out(more, KERNEL)
-    changed, removed = r.changed_lists(before, after)
-    assert [str(one.key.group) for one in changed] == ["239.1.1.101"]
-    assert removed == []
-    assert [str(key.group) for key in r.changed_lists(after, before)[1]] == ["239.1.1.101"]
-    assert r.changed_lists(before, before) == ([], [])
+def test_what_moves_on_the_kernel_s_side_alone_leaves_the_lists_as_they_are():
+    flapped = replace(
+        KERNEL,
+        links=LINKS | {"core": replace(LINKS["core"], is_up=False, mtu=1400)},
+        hops=HOPS | {FAR: NextHop("core")},
+    )
+    assert r.work_out(BOX, KERNEL).basis == r.work_out(BOX, flapped).basis
 
 
 def test_other_networks_set_all_lists_anew_since_these_are_kept_with_them():
     named = config_of(PORTS + DEVICE + '[[network]]\nname = "blue"\nvni = 7\ngroup = "239.1.1.100"\n')
     before, after = r.work_out(BOX, KERNEL), r.work_out(named, KERNEL)
-    assert len(r.changed_lists(before, after)[0]) == 1
+    step = published(BOX, before).rebase(after.basis)
+    assert step == Step([only_list(named, after)], [])
+
+
+def test_queries_come_from_an_address_to_which_nves_have_a_route():
+    """The interface's own, else the device's; an interface that is not there asks nobody."""
+    addressed = replace(LINKS["p1"], addresses=(ip_interface("fe80::1/64"), ip_interface("10.1.1.1/24")))
+    kernel = replace(KERNEL, links={"p1": addressed, "eth2": replace(LINKS["eth2"], is_up=False)})
+    attached = r.attached(BOX, r.work_out(BOX, kernel).layout, kernel)
+    assert attached == {
+        0: Attachment(MAC, int(ip_address("10.1.1.1")), 1500, is_up=True),
+        1: Attachment(OTHER_MAC, int(ip_address("10.0.0.1")), 1550, is_up=False),
+    }
+    assert set(r.attached(BOX, r.work_out(BOX, KERNEL).layout, replace(KERNEL, links={}))) == set()
+    point = config_of(PORTS + '[replicator]\naddress = "10.0.0.110"\n')
+    assert r.attached(point, r.work_out(point, KERNEL).layout, KERNEL) == {}
 
 
 def test_what_is_claimed_are_the_ports_of_vxlan_and_every_endpoint():
@@ -216,14 +240,14 @@ def test_what_is_lost_is_logged_when_it_begins_once_a_minute_and_when_it_ends(ca
         return replace(none, drops=drops)
 
     losses = Losses()
-    losses.log(lost(truncated=9))
+    losses.log(lost(truncated=9), {})
     for n in range(3, 64):
-        losses.log(lost(ring_full=n, truncated=12))
-    losses.log(lost(ring_full=63, port_refused=7))
+        losses.log(lost(ring_full=n, truncated=12), {})
+    losses.log(lost(ring_full=63, port_refused=7), {"groups_full": 5})
     assert [record.getMessage() for record in caplog.records] == [
         "drops ring_full=3",
         "drops ring_full=63",
-        "drops port_refused=7",
+        "drops port_refused=7 groups_full=5",
         "drops over ring_full=63",
     ]
 

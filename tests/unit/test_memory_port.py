@@ -6,7 +6,7 @@ import pytest
 
 from fastpath.forwarder import Forwarder
 from fastpath.model import Egress, Frame, Mark
-from fastpath.ports import MemoryPort, cut_train
+from fastpath.ports import AbsentPort, MemoryPort, cut_train
 from tests import frames as f
 from tests.cases import box as b
 from tests.cases import made as m
@@ -134,3 +134,17 @@ def test_a_train_over_ipv6_is_cut_as_well():
     for data, size in ((whole, 60), (rest, 40)):
         datagram = f.udp(bytes(size), b.VTEP6, b.GROUP6, checksum=f.RIGHT)
         assert data == f.wire(f.ipv6(datagram, b.VTEP6, b.GROUP6, f.UDP))
+
+
+def test_a_frame_of_our_own_stands_among_the_copies():
+    port = MemoryPort(capacity=400)
+    port.send(FRAME)
+    with pytest.raises(OSError, match="No buffer space"):
+        port.send(bytes(400))
+    port.send(b"")
+    assert port.take() == [FRAME, b""]
+
+
+def test_an_absent_port_sends_nothing():
+    with pytest.raises(OSError, match="Network is down"):
+        AbsentPort().send(FRAME)

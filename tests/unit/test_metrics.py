@@ -4,6 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ctrl.control.metrics import exposition
+from ctrl.refusals import REFUSALS
 from ctrl.view_rows import ROWS
 from fastpath.reasons import REASONS
 from tests.unit.viewed import view
@@ -24,7 +25,7 @@ def value(name, **labels):
 
 
 def rows(name):
-    return ROWS[name](ONE)
+    return list(ROWS[name](ONE))
 
 
 def test_the_totals_are_those_of_status():
@@ -37,17 +38,22 @@ def test_the_totals_are_those_of_status():
     assert value("fastpath_node_info", node="tor1", roles="device,replicator") == 1
 
 
+NAMED = [(r.name, r.unit.value, r.stage, r.sentence) for r in REASONS] + [
+    (r.name, r.unit, r.stage, r.sentence) for r in REFUSALS.values()
+]
+
+
 def test_the_drops_are_those_of_drops_and_reasons_that_never_struck_are_0():
     struck = {row["reason"]: row["frames"] for row in rows("drops")}
-    for reason in REASONS:
-        name = f"fastpath_{reason.unit.value}_drops_total"
-        assert value(name, reason=reason.name, stage=reason.stage) == struck.get(reason.name, 0)
+    for name, unit, stage, _ in NAMED:
+        shown = value(f"fastpath_{unit}_drops_total", reason=name, stage=stage)
+        assert shown == struck.pop(name, 0)
+    assert struck == {}
 
 
 def test_the_help_of_the_drops_has_the_sentence_of_each_reason():
-    for reason in REASONS:
-        told = FAMILIES[f"fastpath_{reason.unit.value}_drops"].documentation
-        assert f"{reason.name}: {reason.sentence}" in told
+    for name, unit, _, sentence in NAMED:
+        assert f"{name}: {sentence}" in FAMILIES[f"fastpath_{unit}_drops"].documentation
 
 
 def test_the_ports_are_those_of_ports():
@@ -72,6 +78,32 @@ def test_the_tunnels_are_those_of_tunnels():
 def test_groups_are_counted_by_role():
     for role in ("device", "replicator"):
         assert value("fastpath_groups", role=role) == sum(row["role"] == role for row in rows("groups")) > 0
+
+
+def test_members_are_counted_by_port_and_by_who_says_so():
+    assert value("fastpath_members", port="p1", origin="igmp") == 32
+    assert value("fastpath_members", port="p1", origin="mld") == 42
+    assert value("fastpath_members", port="core", origin="igmp") == 0
+    for port in ("p1", "core"):
+        static = [row for row in rows("members") if (row["port"], row["origin"]) == (port, "static")]
+        assert value("fastpath_members", port=port, origin="static") == len(static) == 1
+
+
+def test_the_second_information_is_its_size_and_revision():
+    assert value("fastpath_joined_groups") == 61
+    assert value("fastpath_second_information_revision") == 62
+
+
+def test_each_port_and_family_says_whether_we_ask_there_and_how_often_we_did():
+    for port, family, is_querier, n_groups, n_sent in (
+        ("p1", "igmp", 1, 31, 33),
+        ("p1", "mld", 0, 41, 43),
+        ("core", "igmp", 0, 0, 0),
+    ):
+        side = {"port": port, "family": family}
+        assert value("fastpath_is_querier", **side) == is_querier
+        assert value("fastpath_port_groups", **side) == n_groups
+        assert value("fastpath_queries_sent_total", **side) == n_sent
 
 
 def test_the_workers_divide_to_what_runtime_shows():

@@ -306,3 +306,70 @@ def test_a_copy_for_a_port_that_the_file_does_not_name_is_refused(tmp_path, sour
         forwarder.run()
     assert [row[0] for row in io.read_frames(sink.path)] == ["left"] * 5
     assert [(row.reason.name, row.count) for row in forwarder.statistics().drops] == [("port_refused", 5)]
+
+
+@pytest.mark.parametrize("suffix", ["pcap", "pcapng"])
+@pytest.mark.parametrize("size", [60, 61, 62, 63, 0])
+def test_a_frame_of_our_own_stands_behind_the_copies_so_far(tmp_path, source, suffix, size):
+    """A query in a replay: it is there at once, with its own time, and is no copy."""
+    path, query = tmp_path / f"out.{suffix}", bytes(range(size))
+    with PcapSink(path, NAMES, nanoseconds=True) as sink:
+        forwarder = echo(source(frames_of(3)), [sink] * 4)
+        forwarder.run(1)
+        before = sink.copies
+        sink.send(2, query, T + 9_000)
+        with PcapSource(path, {}, 0) as written:
+            assert written.n_frames == before + 1
+            assert [data for _, data in written.frames()][-1] == query
+            assert written.last_ns == T + 9_000
+        assert (sink.copies, sink.sent, forwarder.statistics().copies_out) == (before, 1, before)
+    assert sink.lost == 0
+
+
+def test_a_frame_of_our_own_stands_between_copies_in_the_order_of_things(tmp_path):
+    port, path = MemoryPort(), tmp_path / "out.pcapng"
+    with PcapSink(path, NAMES) as sink:
+        forwarder = echo(port, [sink] * 4)
+        for number in range(3):
+            port.receive(bytes(59) + bytes((number,)))
+            forwarder.run()
+            sink.send(number, bytes((number,)) * 14, T)
+    with PcapSource(path, {name: i for i, name in enumerate(NAMES)}) as written:
+        got = [(interface, len(data), data[-1]) for interface, data in written.frames()]
+    assert got == [one for n in range(3) for one in (*[(out, 60, n) for out in (1, 2, 3)], (n, 14, n))]
+
+
+@pytest.mark.parametrize("suffix", ["pcap", "pcapng"])
+def test_a_frame_of_our_own_that_a_full_disk_refuses_is_an_error_and_no_lost_copy(tmp_path, source, suffix):
+    path = tmp_path / f"out.{suffix}"
+    sink = PcapSink(path, NAMES)
+    echo(source(frames_of(1)), [sink] * 4).run()
+    with largest_file(sink.size_bytes + 30), pytest.raises(OSError, match="File too large"):
+        sink.send(0, bytes(60), T)
+    assert (sink.copies, sink.sent, sink.lost) == (3, 0, 0)
+    with PcapSource(path, {}, 0) as written:
+        assert (written.n_frames, written.damage) == (3, None)
+    with pytest.raises(OSError, match="File too large"):
+        sink.send(0, bytes(60), T)
+    with pytest.raises(OSError, match="File too large"):
+        sink.close()
+
+
+def test_copies_that_a_full_disk_loses_before_a_frame_of_our_own_are_counted(tmp_path, source):
+    sink = PcapSink(tmp_path / "out.pcap", NAMES)
+    echo(source(frames_of(2)), [sink] * 4).run()
+    with largest_file(24), pytest.raises(OSError, match="File too large"):
+        sink.send(0, bytes(60), T)
+    assert (sink.copies, sink.sent, sink.lost) == (6, 0, 6)
+
+
+def test_a_frame_of_our_own_that_cannot_be_written_is_refused(tmp_path):
+    sink = PcapSink(tmp_path / "out.pcap", NAMES)
+    with pytest.raises(IndexError):
+        sink.send(4, bytes(60), T)
+    with pytest.raises(ValueError, match="expected at most"):
+        sink.send(0, bytes((1 << 18) + 1), T)
+    sink.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        sink.send(0, bytes(60), T)
+    assert sink.sent == 0

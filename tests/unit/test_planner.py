@@ -43,11 +43,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 GROUP, GROUP6 = IPv4Address("239.1.1.100"), IPv6Address("ff05::100")
 A, B, C = (IPv4Address(f"10.0.0.{n}") for n in (1, 2, 3))
 NVE = IPv4Address("10.1.1.2")
-PORTS = (
-    Port("core", Faces.CORE, bytes(6), bytes(6)),
-    Port("p1", Faces.NVE, bytes(6), bytes(6), Encap.NVGRE),
-    Port("p2", Faces.NVE, bytes(6), bytes(6), Encap.VXLAN),
-)
+ENCAPS = (Encap.VXLAN, Encap.NVGRE, Encap.VXLAN)
 NESTED = Tunnel(Form.NESTED, A)
 mac = bytes.fromhex
 
@@ -59,8 +55,8 @@ def config_of(text: str) -> Config:
 
 
 def test_d9_a_group_goes_to_its_members_in_its_own_form_and_through_its_tunnels():
-    made = plan_device_group(
-        GROUP, [Member(2), Member(1), Member(1, NVE)], [Remote(B, 0), Remote(C, 2)], NESTED, PORTS
+    (made,) = plan_device_group(
+        GROUP, [Member(2), Member(1), Member(1, NVE)], [Remote(B, 0), Remote(C, 2)], NESTED, ENCAPS
     )
     assert made.key == group_key(Scope.DEVICE, GROUP)
     assert made.local == (
@@ -75,18 +71,18 @@ def test_d9_a_group_goes_to_its_members_in_its_own_form_and_through_its_tunnels(
 
 
 def test_a_copy_to_the_group_knows_the_ip_version_of_the_group():
-    made = plan_device_group(GROUP6, [Member(1)], [], NESTED, PORTS)
+    (made,) = plan_device_group(GROUP6, [Member(1)], [], NESTED, ENCAPS)
     assert [egress.version for egress in made.local] == [6]
 
 
 @pytest.mark.parametrize("source", [A, None])
 def test_rewritten_tunnels_carry_our_source_or_keep_the_nves(source):
-    made = plan_device_group(GROUP, [], [Remote(B, 0)], Tunnel(Form.REWRITE, source), PORTS)
+    (made,) = plan_device_group(GROUP, [], [Remote(B, 0)], Tunnel(Form.REWRITE, source), ENCAPS)
     assert made.remote == (Egress(0, Form.REWRITE, Owner(address=B), address=B, source=source),)
 
 
 def test_d10_either_part_of_a_list_may_be_empty():
-    made = plan_device_group(GROUP, [], [], NESTED, PORTS)
+    (made,) = plan_device_group(GROUP, [], [], NESTED, ENCAPS)
     assert (made.local, made.remote) == ((), ())
 
 
@@ -95,7 +91,7 @@ def test_d10_either_part_of_a_list_may_be_empty():
     st.lists(st.builds(Remote, st.sampled_from([A, B, C]), st.integers(0, 2)), max_size=8),
 )
 def test_an_owner_stands_in_a_list_once_whatever_comes_in(members, peers):
-    made = plan_device_group(GROUP, members, peers, NESTED, PORTS)
+    (made,) = plan_device_group(GROUP, members, peers, NESTED, ENCAPS)
     owners = [egress.owner for egress in (*made.local, *made.remote)]
     assert len(owners) == len(set(owners))
     assert {o.address for o in owners if o.port is None} == {p.address for p in peers}

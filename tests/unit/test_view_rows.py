@@ -9,17 +9,23 @@ from typing import Any
 import pytest
 
 from ctrl.objects import OBJECTS, schema
+from ctrl.refusals import REFUSALS
 from ctrl.table import table
 from ctrl.view import Rates
-from ctrl.view_rows import ROWS, matching
-from fastpath.model import Encap, Owner, Scope, vni_key
-from fastpath.reasons import REASONS
+from ctrl.view_rows import ROWS
+from ctrl.view_rows import matching as matching_rows
+from fastpath.model import Encap, Owner, Scope, group_key, vni_key
+from fastpath.reasons import REASON_NAMES, REASONS
 from fastpath.statistics import DropCount, EgressCount
-from tests.unit.viewed import LIST, PEERS, config, view
+from tests.unit.viewed import GROUP, LIST, MEMBERS, PEERS, config, view
 
 
 def rows(name, **changes):
-    return ROWS[name](view(**changes))
+    return list(ROWS[name](view(**changes)))
+
+
+def matching(shown, filters):
+    return list(matching_rows(shown, filters))
 
 
 def test_every_object_has_rows():
@@ -60,6 +66,7 @@ def test_the_keys_are_those_of_the_design():
         "status": "node roles uptime_s received replicated punted dropped copies_out fib manager",
         "ports": "name device kind faces state mtu transmit why received copies_out",
         "groups": "group vni local remote via revision",
+        "members": "node port nve vni group mode sources blocked origin expires_s",
         "tunnels": "peer groups tunnel state copies bytes last_s",
         "drops": "reason unit stage frames rate_pps last",
         "runtime": "worker stage frames ns_per_frame frames_per_burst copies_per_train",
@@ -119,6 +126,62 @@ def test_a_group_shows_who_gets_its_copies():
     }
     assert by_group["device", "239.1.1.9"]["vni"] == []
     assert by_group["device", "239.1.1.9"]["frames"] is None
+
+
+def test_a_list_of_a_source_shows_it_beside_the_list_of_its_group():
+    wanted = view().lists[LIST]
+    both = {key: replace(wanted, key=key) for key in (LIST, group_key(Scope.DEVICE, GROUP, PEERS[0]))}
+    shown = [(row["group"], row["vni"]) for row in rows("groups", lists=both)]
+    assert shown == [("239.1.1.100", ["100"]), ("(10.0.0.2, 239.1.1.100)", ["100"])]
+
+
+def test_members_are_shown_by_port_group_and_nve_whoever_says_that_they_are():
+    """W8: each by the MAC and the source of its reports."""
+    shown = [(row["port"], row["group"], row["nve"], row["mac"], row["origin"]) for row in rows("members")]
+    assert shown == [
+        ("core", "239.1.1.100", "10.0.0.77", None, "static"),
+        ("p1", "239.1.1.100", None, None, "static"),
+        ("p1", "239.1.1.100", "10.1.1.5", "02:00:00:00:01:05", "igmp"),
+        ("p1", "ff05::64", "fe80::5", "02:00:00:00:01:05", "mld"),
+    ]
+
+
+def test_a_member_shows_what_it_wants_and_until_when():
+    _, static, joined, picky = rows("members")
+    assert joined == {
+        "node": "tor1",
+        "port": "p1",
+        "nve": "10.1.1.5",
+        "mac": "02:00:00:00:01:05",
+        "vni": ["100"],
+        "group": "239.1.1.100",
+        "mode": "exclude",
+        "sources": ["10.9.0.3"],
+        "blocked": ["10.9.0.2", "10.9.0.10"],
+        "origin": "igmp",
+        "expires_s": 259.25,
+    }
+    assert (picky["mode"], picky["sources"], picky["blocked"]) == (
+        "include",
+        ["2001:db8::1", "2001:db8::9"],
+        [],
+    )
+    assert (picky["vni"], picky["expires_s"]) == ([], 17.0)
+    assert (static["mode"], static["expires_s"]) == ("exclude", None)
+
+
+def test_many_members_are_in_the_same_order():
+    """They are sorted in parts."""
+    many = [
+        replace(MEMBERS[2], group=ip_address(0xEF000000 + (i * 7919) % 10007), expires_s=float(i))
+        for i in range(10_007)
+    ]
+    shown = rows("members", members=many * 2)
+    groups = [int(ip_address(row["group"])) for row in shown]
+    assert groups == sorted(groups)
+    first, second = shown[:2]
+    assert first == second
+    assert len(shown) == 20_014
 
 
 def test_a_list_by_number_shows_the_vni_and_not_the_vsid_of_its_network():
@@ -185,6 +248,28 @@ def test_a_drop_shows_its_unit_its_rate_and_when_it_struck_last():
     assert found["ring_full"]["unit"] == "ring"
     assert found["ring_full"]["frames"] == 99
     assert (found["ring_full"]["rate_pps"], found["ring_full"]["last"]) == (0.0, None)
+
+
+def test_what_control_refused_of_the_punted_is_among_the_drops():
+    found = {row["reason"]: row for row in rows("drops")}
+    assert found["groups_full"] == {
+        "reason": "groups_full",
+        "unit": "record",
+        "stage": "membership",
+        "frames": 1234,
+        "rate_pps": 7.5,
+        "last": "2025-12-22T04:58:02Z",
+    }
+    assert [found[name]["unit"] for name in ("zero_mac", "sources_full")] == ["message", "source"]
+    assert "not_a_group" not in found
+    assert sum(row["frames"] for row in rows("drops", refused={})) == sum(
+        row.count for row in view().statistics.drops
+    )
+
+
+def test_no_refusal_is_called_like_a_drop_reason():
+    """They share a table, and their rates."""
+    assert not set(REASON_NAMES) & set(REFUSALS)
 
 
 def test_runtime_divides_by_what_there_was_and_not_by_zero():
@@ -277,47 +362,60 @@ def test_a_rate_is_that_of_the_last_interval_and_ends_with_it():
     rates = clocks.rates()
     name = REASONS[2].name
     clocks.now_s += 2
-    rates.take(counted(10))
-    assert rates.recent(counted(10)).drop_rates == {name: 5.0}
+    rates.take(counted(10), {})
+    assert rates.recent(counted(10), {}).drop_rates == {name: 5.0}
     clocks.now_s += 1
-    rates.take(counted(13))
-    assert rates.recent(counted(13)).drop_rates == {name: 3.0}
+    rates.take(counted(13), {})
+    assert rates.recent(counted(13), {}).drop_rates == {name: 3.0}
     clocks.now_s += 1
-    rates.take(counted(13))
-    assert rates.recent(counted(13)).drop_rates == {}
+    rates.take(counted(13), {})
+    assert rates.recent(counted(13), {}).drop_rates == {}
 
 
 def test_what_moved_since_the_last_snapshot_moved_now():
     clocks = Clocks()
     rates = clocks.rates()
     name = REASONS[2].name
-    assert rates.recent(counted(0)).drop_times == {}
-    assert rates.recent(counted(1)).drop_times == {name: 4050.0}
+    assert rates.recent(counted(0), {}).drop_times == {}
+    assert rates.recent(counted(1), {}).drop_times == {name: 4050.0}
     clocks.now_s += 1
-    rates.take(counted(1, copies=2))
+    rates.take(counted(1, copies=2), {})
     clocks.now_s += 5
-    seen = rates.recent(counted(1, copies=2))
+    seen = rates.recent(counted(1, copies=2), {})
     assert seen.drop_times == {name: 4051.0}
     assert seen.peer_times == {ip_address("10.0.0.2"): 51.0}
-    assert rates.recent(counted(2, copies=3)).drop_times == {name: 4056.0}
-    assert rates.recent(counted(2, copies=3)).peer_times == {ip_address("10.0.0.2"): 56.0}
+    assert rates.recent(counted(2, copies=3), {}).drop_times == {name: 4056.0}
+    assert rates.recent(counted(2, copies=3), {}).peer_times == {ip_address("10.0.0.2"): 56.0}
+
+
+def test_refusals_have_rates_and_times_as_drops_have():
+    clocks = Clocks()
+    rates = clocks.rates()
+    clocks.now_s += 2
+    rates.take(counted(10), {"zero_mac": 3})
+    seen = rates.recent(counted(10), {"zero_mac": 3, "groups_full": 1})
+    assert seen.drop_rates == {REASONS[2].name: 5.0, "zero_mac": 1.5}
+    assert seen.drop_times == dict.fromkeys((REASONS[2].name, "zero_mac", "groups_full"), 4052.0)
+    clocks.now_s += 1
+    rates.take(counted(10), {"zero_mac": 3})
+    assert rates.recent(counted(10), {"zero_mac": 3}).drop_rates == {}
 
 
 def test_a_snapshot_at_the_time_of_the_last_one_is_no_interval():
     clocks = Clocks()
     rates = clocks.rates()
-    rates.take(counted(5))
-    assert rates.recent(counted(5)).drop_rates == {}
+    rates.take(counted(5), {})
+    assert rates.recent(counted(5), {}).drop_rates == {}
 
 
 def test_a_counter_that_began_anew_is_no_negative_rate():
     clocks = Clocks()
     rates = clocks.rates()
     clocks.now_s += 1
-    rates.take(counted(10))
+    rates.take(counted(10), {})
     clocks.now_s += 1
-    rates.take(counted(4))
-    assert rates.recent(counted(4)).drop_rates == {}
+    rates.take(counted(4), {})
+    assert rates.recent(counted(4), {}).drop_rates == {}
     clocks.now_s += 1
-    rates.take(counted(6))
-    assert rates.recent(counted(6)).drop_rates == {REASONS[2].name: 2.0}
+    rates.take(counted(6), {})
+    assert rates.recent(counted(6), {}).drop_rates == {REASONS[2].name: 2.0}

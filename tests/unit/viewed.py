@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
 from ctrl.config import Config, parse
+from ctrl.events import Bus
 from ctrl.static import plan
-from ctrl.view import PortView, Recent, View
-from fastpath.model import Scope, group_key
+from ctrl.view import MemberView, PortView, Recent, SnoopingView, View
+from fastpath.model import IPAddress, Scope, group_key
 from fastpath.reasons import REASONS
 from fastpath.statistics import (
     DropCount,
@@ -77,6 +79,57 @@ PEERS = [ip_address(f"10.0.0.{n}") for n in (2, 3, 4)]
 LIST = group_key(Scope.DEVICE, ip_address("239.1.1.100"))
 
 
+GROUP, GROUP_6 = ip_address("239.1.1.100"), ip_address("ff05::64")
+MEMBERS = (
+    MemberView(
+        port="p1",
+        group=GROUP_6,
+        nve=ip_address("fe80::5"),
+        mac=bytes.fromhex("020000000105"),
+        is_exclude=False,
+        sources=(ip_address("2001:db8::9"), ip_address("2001:db8::1")),
+        blocked=(),
+        origin="mld",
+        expires_s=17.0004,
+    ),
+    MemberView("core", GROUP, ip_address("10.0.0.77"), None, True, (), (), "static", None),
+    MemberView(
+        port="p1",
+        group=GROUP,
+        nve=ip_address("10.1.1.5"),
+        mac=bytes.fromhex("020000000105"),
+        is_exclude=True,
+        sources=(ip_address("10.9.0.3"),),
+        blocked=(ip_address("10.9.0.10"), ip_address("10.9.0.2")),
+        origin="igmp",
+        expires_s=259.25,
+    ),
+    MemberView("p1", GROUP, None, None, True, (), (), "static", None),
+)
+"""In no order."""
+WALL_S = 1766379482.9
+
+
+class Box:
+    """What is served, and what it was told."""
+
+    def __init__(self, make: Callable[[], View] | None = None) -> None:
+        self._make = make or (lambda: view(members=()))
+        self.events = Bus(lambda: WALL_S)
+        self.told: list[IPAddress] = []
+
+    def view(self) -> View:
+        return self._make()
+
+    def members(self) -> Sequence[MemberView]:
+        return MEMBERS
+
+    def moved(self, nves: Sequence[IPAddress]) -> int:
+        """It knows 10.1.1.0/24."""
+        self.told += nves
+        return sum(str(nve).startswith("10.1.1.") for nve in nves)
+
+
 def config(text: str = TEXT) -> Config:
     reading = parse(text, "viewed.toml")
     assert reading.config, reading.findings
@@ -134,7 +187,20 @@ def view(**changes) -> View:
             PortView("vm0", None, "memory", ("vm",), "up", 0, "memory", "no interface", 0, 0, 0),
         ),
         hops={PEERS[0]: "up", PEERS[1]: "no_neighbour"},
-        recent=Recent({REASONS[1].name: 12.3456}, {REASONS[1].name: 1766379482.9}, {PEERS[0]: 1088.5}),
+        recent=Recent(
+            {REASONS[1].name: 12.3456, "groups_full": 7.5},
+            {REASONS[1].name: WALL_S, "groups_full": WALL_S},
+            {PEERS[0]: 1088.5},
+        ),
+        refused={"groups_full": 1234, "sources_full": 56, "zero_mac": 3, "not_a_group": 0},
+        snooping=(
+            SnoopingView("p1", "igmp", "10.1.1.1", True, 31, 32, 33),
+            SnoopingView("p1", "mld", "fe80::1", False, 41, 42, 43),
+            SnoopingView("core", "igmp", None, False, 0, 0, 0),
+        ),
+        n_groups=61,
+        second_revision=62,
+        members=MEMBERS,
     )
     return replace(whole, **changes)
 

@@ -1,9 +1,12 @@
 """A port whose interface is not there: nothing comes in, and what should leave is counted as `link_down`."""
 
+from libc.errno cimport ENETDOWN
 from libc.stdint cimport int64_t, uint32_t
 from fastpath._copy cimport tx_refuse
 from fastpath._frame cimport REASON_LINK_DOWN, batch_t
 from fastpath._port cimport IoPort, port_t, tx_t
+
+import os
 
 
 cdef class AbsentIo(IoPort):
@@ -22,6 +25,10 @@ cdef class AbsentIo(IoPort):
     def why(self):
         """Why they leave so; who made it knows."""
         return ""
+
+    def send(self, bytes frame not None):
+        """Send a frame of our own: OSError, for there is nowhere to."""
+        raise OSError(ENETDOWN, os.strerror(ENETDOWN))
 
     def close(self):
         """Nothing is open."""

@@ -90,6 +90,8 @@ cdef struct capture_t:
     uint32_t n_interfaces
     uint32_t interfaces_room
     uint64_t cursor
+    uint64_t clock_ns         # the latest time of the frames before the cursor
+    uint64_t until_ns         # the clock may not come to this
     uint64_t first_ns
     uint64_t last_ns          # the latest
     bint pcapng

@@ -5,6 +5,7 @@ train is kept as it was handed over (heads, and one payload for all of them) unt
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.errno cimport ENOBUFS
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
@@ -13,6 +14,8 @@ from fastpath._frame cimport (
     FRAME_SIZE_MAX, HEAD_MAX, REASON_NONE, REASON_PORT_REFUSED, batch_t, egress_t, frame_t,
 )
 from fastpath._port cimport IoPort, port_t, tx_t
+
+import os
 
 # A frame that waits to come in; its bytes stand at `offset`.
 cdef struct waiting_t:
@@ -75,6 +78,8 @@ cdef class MemoryIo(IoPort):
             raise MemoryError
         self.port.receive = memory_receive
         self.port.transmit = memory_transmit
+        self.port.release = memory_release
+        self.port.steps = True
         self.port.trains = trains
         self.port.state = &self._m
 
@@ -127,6 +132,14 @@ cdef class MemoryIo(IoPort):
         if self._m.cursor == self._m.n_waiting:
             self._m.cursor = self._m.n_waiting = self._m.in_used = 0
 
+    def send(self, bytes frame not None):
+        """Send a frame of our own: one more record among the copies. Not while a worker runs; OSError where it finds no room."""
+        cdef record_t *record = reserve(&self._m, len(frame))
+        if record == NULL:
+            raise OSError(ENOBUFS, os.strerror(ENOBUFS))
+        memcpy(record + 1, <const uint8_t *>frame, len(frame))
+        self._m.out_used += sizeof(record_t) + aligned(record.size)
+
     def records(self):
         """What stands in the arena, oldest first: (copy, b"", 0), or (head, payload, segment size) of a train."""
         cdef uint64_t at = 0
@@ -158,9 +171,10 @@ cdef class MemoryIo(IoPort):
 cdef int memory_receive(port_t *port, batch_t *batch) noexcept nogil:
     cdef memory_t *m = <memory_t *>port.state
     cdef waiting_t *waiting
+    cdef uint64_t at = m.cursor
     cdef frame_t *f
-    while batch.n < batch.capacity and m.cursor < m.n_waiting:
-        waiting = &m.waiting[m.cursor]
+    while batch.n < batch.capacity and at < m.n_waiting:
+        waiting = &m.waiting[at]
         f = &batch.frames[batch.n]
         f.data = m.bytes_in + waiting.offset
         f.size = waiting.size
@@ -172,8 +186,12 @@ cdef int memory_receive(port_t *port, batch_t *batch) noexcept nogil:
         f.vlan_tpid = waiting.vlan_tpid
         f.vlan_tci = waiting.vlan_tci
         batch.n += 1
-        m.cursor += 1
+        at += 1
     return <int>batch.n
+
+
+cdef void memory_release(port_t *port, batch_t *batch) noexcept nogil:
+    (<memory_t *>port.state).cursor += batch.n
 
 
 cdef inline record_t *reserve(memory_t *m, uint64_t size) noexcept nogil:

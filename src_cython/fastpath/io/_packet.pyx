@@ -9,17 +9,17 @@ import re
 import socket
 import struct
 
-from libc.errno cimport ENODEV, EOPNOTSUPP, errno
+from libc.errno cimport EBADF, ENETDOWN, ENODEV, EOPNOTSUPP, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from fastpath._frame cimport batch_t
 from fastpath._port cimport IoPort, port_t, tx_t
 from fastpath.io._linux cimport (
-    ARPHRD_ETHER, ARPHRD_LOOPBACK, ETH_P_ALL, MAP_FAILED, MAP_POPULATE, MAP_SHARED, PACKET_ADD_MEMBERSHIP, PACKET_COPY_THRESH,
+    ARPHRD_ETHER, ARPHRD_LOOPBACK, ETH_P_ALL, MAP_FAILED, MAP_POPULATE, MAP_SHARED, MSG_DONTWAIT, PACKET_ADD_MEMBERSHIP, PACKET_COPY_THRESH,
     PACKET_FANOUT, PACKET_FANOUT_HASH, PACKET_IGNORE_OUTGOING, PACKET_MR_ALLMULTI, PACKET_RX_RING, PACKET_STATISTICS,
     PACKET_VERSION, PACKET_VNET_HDR, PROT_READ, PROT_WRITE, SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_RCVBUF, SO_RCVBUFFORCE,
     SO_SNDBUF, SO_SNDBUFFORCE, SOL_PACKET, SOL_SOCKET, TPACKET_V2, getsockopt, mmap, munmap, sock_filter, sock_fprog,
-    tpacket_stats,
+    VNET_SIZE, tpacket_stats,
 )
 from fastpath.io._packet_ring cimport ROOM_SIZE, SLOT_SIZE, SUPER_SIZE, ring_receive, ring_release, ring_t
 from fastpath.io._packet_send cimport sender_copies, sender_t, sender_train
@@ -164,6 +164,18 @@ cdef class PacketIo(IoPort):
         attached.len = <unsigned short>(len(code) // sizeof(sock_filter))
         attached.filter = <sock_filter *><char *>code
         self._socket.setsockopt(SOL_SOCKET, SO_ATTACH_FILTER, (<char *>&attached)[:sizeof(attached)])
+
+    def send(self, bytes frame not None):
+        """Send a frame of our own, beside a worker if there is one; OSError where the kernel does not take it."""
+        if self._socket is None:
+            raise OSError(EBADF, "the port is closed", self.device)
+        data = bytes(VNET_SIZE) + frame
+        try:
+            self._socket.send(data, MSG_DONTWAIT)
+        except OSError as error:
+            if error.errno != ENETDOWN:
+                raise
+            self._socket.send(data, MSG_DONTWAIT)  # that may have been an old one, which waited for the next call
 
     def close(self):
         """Leave the interface; again is allowed. Not while a forwarder runs on it."""

@@ -24,6 +24,8 @@ import os
 cdef enum:
     SMALL_SIZE = 1 << 20
 
+cdef uint64_t FOR_EVER = 0xffffffffffffffff
+
 assert sizeof(packet_t) == 24
 
 
@@ -40,6 +42,9 @@ cdef class PcapIn(IoPort):
             raise RuntimeError("a capture is opened once")
         self.port.state = &self._c
         self.port.receive = capture_receive
+        self.port.release = capture_release
+        self.port.steps = True
+        self._c.until_ns = FOR_EVER
         self._c.size = os.fstat(fd).st_size
         if self._c.size == 0:
             self._c.fatal = True
@@ -147,6 +152,27 @@ cdef class PcapIn(IoPort):
         return self._c.first_ns
 
     @property
+    def clock_ns(self):
+        """The latest time of the frames that have come in: the clock of a replay, which never goes back."""
+        return self._c.clock_ns
+
+    @property
+    def next_ns(self):
+        """What the clock will be with the next frame; None where there is no other."""
+        if self._c.cursor == self._c.n_packets:
+            return None
+        return max(self._c.clock_ns, self._c.packets[self._c.cursor].time_ns)
+
+    @property
+    def until_ns(self):
+        """The clock must not reach this: a frame that would bring it there waits, and the source is idle. None: no limit."""
+        return None if self._c.until_ns == FOR_EVER else self._c.until_ns
+
+    @until_ns.setter
+    def until_ns(self, value):
+        self._c.until_ns = FOR_EVER if value is None else value
+
+    @property
     def last_ns(self):
         """The latest time of any frame: captures of several interfaces are not quite in order."""
         return self._c.last_ns
@@ -166,10 +192,13 @@ cdef void unmap(capture_t *c) noexcept:
 
 cdef int capture_receive(port_t *port, batch_t *batch) noexcept nogil:
     cdef capture_t *c = <capture_t *>port.state
+    cdef uint64_t at = c.cursor
     cdef packet_t *packet
     cdef frame_t *f
-    while batch.n < batch.capacity and c.cursor < c.n_packets:
-        packet = &c.packets[c.cursor]
+    if c.clock_ns >= c.until_ns:
+        return 0
+    while batch.n < batch.capacity and at < c.n_packets and c.packets[at].time_ns < c.until_ns:
+        packet = &c.packets[at]
         f = &batch.frames[batch.n]
         f.data = c.bytes + packet.offset
         f.size = packet.size
@@ -179,5 +208,14 @@ cdef int capture_receive(port_t *port, batch_t *batch) noexcept nogil:
         f.mark_start = f.mark_offset = 0
         f.vlan_tpid = f.vlan_tci = 0
         batch.n += 1
-        c.cursor += 1
+        at += 1
     return <int>batch.n
+
+
+cdef void capture_release(port_t *port, batch_t *batch) noexcept nogil:
+    """Go on behind what the burst took. What it left stands as it stood: nobody has touched it."""
+    cdef capture_t *c = <capture_t *>port.state
+    cdef uint32_t i
+    for i in range(batch.n):
+        c.clock_ns = max(c.clock_ns, batch.frames[i].time_ns)
+    c.cursor += batch.n

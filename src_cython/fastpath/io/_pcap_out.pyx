@@ -9,7 +9,7 @@ A write that fails is the last one. What is in the file stays and is cut behind 
 the buffer, counted as sent, are `lost`; every later one is refused.
 """
 
-from libc.errno cimport EINTR, EIO, errno
+from libc.errno cimport EBADF, EINTR, EIO, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -17,6 +17,8 @@ from posix.unistd cimport close, ftruncate, write
 from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, tx_egress, tx_refuse
 from fastpath._frame cimport FRAME_SIZE_MAX, HEAD_MAX, REASON_NONE, REASON_PORT_REFUSED, egress_t, frame_t
 from fastpath._port cimport IoPort, port_t, tx_t
+
+import os
 
 cdef enum:
     BUFFER_SIZE = 1 << 19
@@ -45,6 +47,7 @@ cdef struct sink_t:
     uint64_t written          # bytes in the file
     uint64_t copies           # taken
     uint64_t lost             # of these, not in the file
+    uint64_t sent             # of our own, for control
     uint32_t n_ports
     int fd                    # -1: closed
     int error                 # errno of the write that failed
@@ -97,6 +100,34 @@ cdef class PcapOut(IoPort):
         with nogil:
             finish(&self._s)
         return was_open
+
+    def send(self, uint32_t place, bytes frame not None, uint64_t time_ns):
+        """Write a frame of our own to out port `place`, behind the copies so far and in the file at once.
+
+        OSError where it, or a write before it, failed. Not while a worker runs.
+        """
+        cdef uint64_t size = len(frame), lost
+        if place >= self._s.n_ports:
+            raise IndexError(place)
+        if size > FRAME_SIZE_MAX:
+            raise ValueError(f"a frame of {size} bytes; expected at most {FRAME_SIZE_MAX}")
+        if self._s.error == 0 and self._s.fd >= 0:
+            drain(&self._s)
+        if self._s.error == 0 and self._s.fd >= 0:
+            memcpy(record_begin(&self._s, place, <uint32_t>size, time_ns), <const uint8_t *>frame, size)
+            record_end(&self._s, <uint32_t>size)
+            lost = self._s.lost
+            drain(&self._s)
+            self._s.lost = lost  # which counts copies
+        if self._s.error or self._s.fd < 0:
+            error = self._s.error or EBADF
+            raise OSError(error, os.strerror(error))
+        self._s.sent += 1
+
+    @property
+    def sent(self):
+        """Frames of our own in the file, which are no copies."""
+        return self._s.sent
 
     @property
     def error(self):
@@ -167,27 +198,56 @@ cdef void drain(sink_t *s) noexcept nogil:
         s.written -= done - whole
 
 
+cdef inline uint32_t block_size(uint32_t size) noexcept nogil:
+    return <uint32_t>sizeof(packet_block_t) + size + (-size & 3) + 4
+
+
+cdef inline uint8_t *record_begin(sink_t *s, uint32_t out_port, uint32_t size, uint64_t time_ns) noexcept nogil:
+    """Write what stands before a frame of `size` bytes; the place of the frame. `record_end` closes it."""
+    cdef uint8_t *out = s.buffer + s.used
+    cdef pcap_packet_t packet
+    cdef packet_block_t block
+    cdef uint64_t seconds = time_ns // 1000000000
+    if s.blocks:
+        block.kind = PACKET_BLOCK
+        block.block_size = block_size(size)
+        block.interface = out_port
+        block.time_high = <uint32_t>(time_ns >> 32)
+        block.time_low = <uint32_t>time_ns
+        block.size = block.wire_size = size
+        memcpy(out, &block, sizeof(block))
+        return out + sizeof(block)
+    packet.seconds = <uint32_t>(seconds if seconds < SECONDS_MAX else SECONDS_MAX)
+    packet.fraction = <uint32_t>(time_ns % 1000000000 // (1 if s.nanoseconds else 1000))
+    packet.size = packet.wire_size = size
+    memcpy(out, &packet, sizeof(packet))
+    return out + sizeof(packet)
+
+
+cdef inline void record_end(sink_t *s, uint32_t size) noexcept nogil:
+    """Take a record into the file, once its frame is written: that may have overwritten what is behind it."""
+    cdef uint8_t *behind = s.buffer + s.used + sizeof(packet_block_t) + size
+    cdef uint32_t whole = block_size(size)
+    if not s.blocks:
+        s.used += sizeof(pcap_packet_t) + size
+        return
+    memset(behind, 0, -size & 3)
+    memcpy(behind + (-size & 3), &whole, 4)
+    s.used += whole
+
+
 cdef int sink_flush(port_t *port) noexcept nogil:
     return -(<sink_t *>port.state).error
 
 
 cdef int64_t sink_transmit(port_t *port, tx_t *tx) noexcept nogil:
     cdef sink_t *s = <sink_t *>port.state
-    cdef pcap_packet_t packet
-    cdef packet_block_t block
     cdef const frame_t *f = tx.run.frame
     cdef const egress_t *e
     cdef stamp_t fresh, stamp
     cdef uint8_t *out
-    cdef uint64_t time_ns = tx.run.frame.time_ns, seconds = time_ns // 1000000000
-    cdef uint32_t k, size, padding
+    cdef uint32_t k, size
     cdef int64_t taken = 0
-    packet.seconds = <uint32_t>(seconds if seconds < SECONDS_MAX else SECONDS_MAX)
-    packet.fraction = <uint32_t>(time_ns % 1000000000 // (1 if s.nanoseconds else 1000))
-    block.kind = PACKET_BLOCK
-    block.interface = tx.out_port
-    block.time_high = <uint32_t>(time_ns >> 32)
-    block.time_low = <uint32_t>time_ns
     memset(&stamp, 0, sizeof(stamp))
     stamp.egress_class = CLASS_NONE
     for k in range(tx.n_egresses):
@@ -199,26 +259,14 @@ cdef int64_t sink_transmit(port_t *port, tx_t *tx) noexcept nogil:
             tx_refuse(tx, k, stamp.reason)
             continue
         size = stamp.size
-        if s.used + sizeof(block) + size + 8 + HEAD_MAX > BUFFER_SIZE:
+        if s.used + sizeof(packet_block_t) + size + 8 + HEAD_MAX > BUFFER_SIZE:
             drain(s)
         if s.error != 0 or s.fd < 0 or tx.out_port >= s.n_ports:
             tx_refuse(tx, k, REASON_PORT_REFUSED)
             continue
-        out = s.buffer + s.used
-        if s.blocks:
-            padding = -size & 3
-            block.block_size = <uint32_t>sizeof(block) + size + padding + 4
-            block.size = block.wire_size = size
-            memcpy(out, &block, sizeof(block))
-            copy_write(out + sizeof(block), &stamp, e, f, &tx.states[tx.egresses[k]])
-            memset(out + sizeof(block) + size, 0, padding)
-            memcpy(out + block.block_size - 4, &block.block_size, 4)
-            s.used += block.block_size
-        else:
-            packet.size = packet.wire_size = size
-            memcpy(out, &packet, sizeof(packet))
-            copy_write(out + sizeof(packet), &stamp, e, f, &tx.states[tx.egresses[k]])
-            s.used += sizeof(packet) + size
+        out = record_begin(s, tx.out_port, size, f.time_ns)
+        copy_write(out, &stamp, e, f, &tx.states[tx.egresses[k]])
+        record_end(s, size)
         taken += 1
     s.copies += <uint64_t>taken
     return taken

@@ -188,6 +188,10 @@ cdef class TapIo(IoPort):
             notes.append(f"the kernel refused a super-frame: {os.strerror(self._t.refused)}")
         return "; ".join(notes)
 
+    def send(self, bytes frame not None):
+        """Send a frame of our own, beside a worker if there is one; OSError where the kernel does not take it."""
+        os.write(self._t.fd, bytes(VNET_SIZE) + frame)
+
     def close(self):
         """Give the queue back; a device made by us goes with its last one. Not while a worker uses the port."""
         self._lost = self.ring_lost

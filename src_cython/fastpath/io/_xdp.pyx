@@ -11,7 +11,7 @@ interface with a queueing discipline, AF_PACKET waits in it and AF_XDP does not.
 import os
 import time
 
-from libc.errno cimport EBUSY, EINVAL, ENOBUFS, ENXIO, errno
+from libc.errno cimport EBADF, EBUSY, EINVAL, ENOBUFS, ENXIO, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
@@ -227,6 +227,12 @@ cdef class XdpIo(IoPort):
     def close(self):
         """Give the sockets back; what is asked for later is refused. The packet port stays open."""
         self._close()
+
+    def send(self, bytes frame not None):
+        """Send a frame of our own, as the packet port does."""
+        if self._x.n_sockets == 0:
+            raise OSError(EBADF, "the port is closed")
+        self._packet.send(frame)
 
     @property
     def transmits(self):

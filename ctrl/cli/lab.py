@@ -1,0 +1,177 @@
+"""`fastpath lab`: small networks in namespaces, built from a lab file, to try things out in."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ctrl.config.finding import ConfigError
+from ctrl.lab import labfile, running
+from ctrl.lab.labfile import LabFile
+from ctrl.lab.running import MISUSED, NOT_ALLOWED, NOT_DONE, Keeper, LabError, State
+from ctrl.lab.system import join_net, join_user_of
+from ctrl.table import table
+
+NOT_FOUND, NOT_EXECUTABLE, INTERRUPTED = 127, 126, 130
+
+
+@click.group("lab")
+def lab() -> None:
+    """Build small networks in namespaces, with or without root, and take them down again.
+
+    NAME is a lab that comes with fastpath (`fastpath lab list`), or the path of a lab file of yours. Exits
+    with 1 if it cannot be done, with 2 for a wrong name or file, with 4 if the system does not allow it.
+    """
+
+
+@lab.command("up")
+@click.argument("name")
+def up(name: str) -> None:
+    """Build the lab NAME, and start fastpath in it. It stays until `fastpath lab down`."""
+    with _told("up"):
+        file, path = _read(name)
+        with Keeper(file, path) as keeper:
+            for line in introduction(file):
+                click.echo(line)
+            keeper.expect(running.BUILT)
+            click.echo(built(file))
+            state = keeper.start()
+            keeper.stay()
+        click.echo("")
+        for line in _advice(file, state):
+            click.echo(line)
+
+
+@lab.command("down")
+@click.argument("name", required=False)
+def down(name: str | None) -> None:
+    """Take a lab down: the one called NAME, or the only one."""
+    with _told("down"):
+        state = running.only(name)
+        running.end(state)
+        click.echo(f"{state.name} is down; nothing of it is left")
+
+
+@lab.command("list")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print a JSON array, one object a lab.")
+def list_(as_json: bool) -> None:
+    """List the labs there are: those that run, and those that come with fastpath."""
+    with _told("list"):
+        rows = [asdict(state) for state in running.states()]
+        names = {row["name"] for row in rows}
+        for name, path in labfile.known().items():
+            if name not in names:
+                rows.append(asdict(State(name, labfile.read(path).table.about, 0, "down")) | {"pid": None})
+        if as_json:
+            click.echo(json.dumps(rows, indent=2))
+        else:
+            headings = {key: key.upper() for key in ("name", "state", "pid", "boxes", "about")}
+            for line in table([row | {"boxes": list(row["boxes"])} for row in rows], headings, grouped=False):
+                click.echo(line)
+
+
+@lab.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("name")
+@click.argument("box")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(name: str, box: str, command: tuple[str, ...]) -> None:
+    """Run a COMMAND in a BOX of the lab NAME; in one that runs fastpath, `fastpath show` asks that one.
+
+    Exits as the command does; with 127 if there is no such command.
+    """
+    with _told("exec"):
+        state = running.only(name)
+        namespace = state.namespace(box)
+        try:
+            join_user_of(state.pid)
+            join_net(namespace)
+        except PermissionError:
+            raise LabError(NOT_ALLOWED, f"{name}: you may not enter it") from None
+        except FileNotFoundError:
+            raise LabError(NOT_DONE, f"{name} has just gone down") from None
+        if box in state.sockets:
+            os.environ["FASTPATH_SOCKET"] = state.sockets[box]
+        os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:{Path(sys.executable).parent}"
+        try:
+            os.execvp(command[0], command)  # noqa: S606  what it is for
+        except OSError as error:
+            code = NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+            raise LabError(code, f"{command[0]}: {error.strerror}") from None
+
+
+@lab.command("demo")
+def demo() -> None:
+    """Build the lab demo, show that VMs reach each other only with fastpath, and take it down again."""
+    from ctrl.lab.demo import play  # noqa: PLC0415  takes pyroute2
+
+    with _told("demo"):
+        file, path = _read("demo")
+        with Keeper(file, path) as keeper:
+            for line in introduction(file):
+                click.echo(line)
+            state = keeper.expect(running.BUILT)
+            click.echo(built(file))
+            play(keeper, state)
+        click.echo("The lab is down; nothing of it is left.")
+
+
+def introduction(file: LabFile) -> list[str]:
+    """What is about to be built."""
+    return [f"{file.name}: {file.table.about}", *file.table.picture.strip("\n").splitlines(), ""]
+
+
+def built(file: LabFile) -> str:
+    """What has been built, in numbers."""
+    boxes = file.table.boxes.values()
+    how = "as root" if os.geteuid() == 0 else "without root, in a user namespace"
+    made = {
+        "box": len(boxes),
+        "wire": len(file.table.wires),
+        "VXLAN device": sum(len(box.vxlan) for box in boxes),
+        "bridge": sum(len(box.bridges) for box in boxes),
+    }
+    parts = [
+        f"{n} {what}{'' if n == 1 else 'es' if what[-1] == 'x' else 's'}" for what, n in made.items() if n
+    ]
+    return f"built {how}: {', '.join(parts)}"
+
+
+def _advice(file: LabFile, state: State) -> Iterator[str]:
+    for box in state.sockets:
+        yield f"  fastpath lab exec {file.name} {box} fastpath show groups"
+    others = [box for box in file.table.boxes if box not in state.sockets]
+    for box in others[:1]:
+        yield f"  fastpath lab exec {file.name} {box} ip -d addr"
+    yield f"  fastpath lab down {file.name}"
+
+
+def _read(name: str) -> tuple[LabFile, Path]:
+    try:
+        path = labfile.find(name)
+        return labfile.read(path), path
+    except LookupError as error:
+        raise LabError(MISUSED, str(error.args[0])) from None
+    except ConfigError as error:
+        for finding in error.findings:
+            click.echo(str(finding), err=True)
+        raise SystemExit(MISUSED) from None
+
+
+@contextmanager
+def _told(command: str) -> Iterator[None]:
+    """Say what went wrong, and exit with what it means."""
+    try:
+        yield
+    except LabError as error:
+        click.echo(f"fastpath lab {command}: {error}", err=True)
+        raise SystemExit(error.code) from None
+    except KeyboardInterrupt:
+        click.echo(f"fastpath lab {command}: interrupted; nothing is left behind", err=True)
+        raise SystemExit(INTERRUPTED) from None

@@ -1,0 +1,41 @@
+"""`fastpath notify moved NVE...`: a box asks the NVEs that a VM has left or reached at once (RFC 8293 section
+5.2)."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_address
+from pathlib import Path
+
+import click
+
+from ctrl.cli.asking import NO, ending, fail, post, socket_of, socket_option
+
+
+@click.group("notify")
+def notify() -> None:
+    """Tell a running box what it would find out by itself, later."""
+
+
+@notify.command("moved")
+@click.argument("nves", metavar="NVE...", nargs=-1, required=True)
+@socket_option
+def moved(nves: tuple[str, ...], path: Path | None) -> None:
+    """Say that a VM moved: the box asks these NVEs at once, and nobody else, which groups they want.
+
+    An NVE is named by the address that its IGMP or MLD reports come from: NVE in `fastpath show members`.
+
+    Exits with 1 if the box knows none of them, with 3 if no daemon answers, with 4 if it may not be asked.
+    """
+    for nve in nves:
+        try:
+            ip_address(nve)
+        except ValueError:
+            fail("notify", f"{nve}: no IP address of an NVE; expected one like 10.1.1.2 or fe80::2")
+    wanted = list(dict.fromkeys(nves))
+    with ending("notify"):
+        answer = post(socket_of(path), "/v1/notify", json.dumps({"moved": wanted}).encode())
+    n_known = answer["queried"]
+    click.echo(f"{n_known} of {len(wanted)} NVEs known, and queried now")
+    if not n_known:
+        raise SystemExit(NO)

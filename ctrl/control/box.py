@@ -1,0 +1,31 @@
+"""What the control socket asks of a box; the daemon is one, and tests have one of a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from ctrl.events import Bus
+from ctrl.view import MemberView, View
+from fastpath.model import IPAddress
+
+
+class Box(Protocol):
+    """All is called in the loop's thread, nothing before the body of `serving` has begun."""
+
+    @property
+    def events(self) -> Bus:
+        """Where the box tells what happens; always the same one."""
+
+    def view(self) -> View:
+        """Picture the moment, once a request. It must never change: it is read in another thread."""
+
+    def members(self) -> Iterable[MemberView]:
+        """Everyone who is in a group here, in any order; called for `show members` alone.
+
+        Walked a slice at a time, and the loop goes on in between: an iterator has to bear that the table
+        changes meanwhile, as a list does.
+        """
+
+    def moved(self, nves: Sequence[IPAddress]) -> int:
+        """Query these NVEs and nobody else (CONFORMANCE D19); how many of them were known."""

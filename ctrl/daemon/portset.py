@@ -1,0 +1,140 @@
+"""The live ports of a box by their names: opened, exchanged, claimed and closed together."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+from ctrl.config import Config
+from ctrl.config.schema import PortTable
+from ctrl.daemon.ports import Opened, absent, open_port
+from ctrl.daemon.reach import device_of
+from fastpath.claims import Claims
+from fastpath.ports import AbsentPort, LivePort
+
+LOG = logging.getLogger("fastpath")
+
+
+class PortSet(dict[str, Opened]):
+    """The opened port of each name."""
+
+    def __init__(self, claims: Claims) -> None:
+        super().__init__()
+        self._claims = claims
+        self._mute: set[str] = set()
+        """Ports that sent nothing for control of late."""
+
+    @property
+    def claims(self) -> Claims:
+        """What all of them claim."""
+        return self._claims
+
+    def open_all(self, config: Config) -> None:
+        """Open every port of a config. OSError where the system refuses one."""
+        for table in config.ports:
+            self[table.name] = open_port(table, config, self._claims)
+            if self[table.name].is_absent:
+                log_presence(self[table.name])
+
+    def open_changed(self, new: Config, claims: Claims) -> dict[str, Opened]:
+        """Open what a new config has more, or differently; all of it or, with OSError, nothing."""
+        fresh: dict[str, Opened] = {}
+        try:
+            for table in new.ports:
+                old = self.get(table.name)
+                if table.faces and (old is None or _carried_otherwise(old.table, table)):
+                    fresh[table.name] = open_port(table, new, claims)
+        except BaseException:
+            for port in fresh.values():
+                port.close()
+            raise
+        return fresh
+
+    def open_appeared(self, config: Config) -> dict[str, Opened]:
+        """Open the ports whose interfaces have appeared, or were made anew; absent ones for those that
+        vanished."""
+        fresh: dict[str, Opened] = {}
+        for name, port in self.items():
+            device = device_of(port.table)
+            index = _index_of(device)
+            if index == port.index:
+                continue
+            if index == 0:
+                fresh[name] = absent(port.table, config.dataplane.workers, f"there is no interface {device}")
+                continue
+            if port.consumer is not None:  # of the interface that was: a new one takes its name
+                port.consumer.close()
+                port.consumer = None
+            try:
+                fresh[name] = open_port(port.table, config, self._claims)
+            except OSError as error:
+                LOG.warning("cannot open port=%s why=%s", name, error)
+        return fresh
+
+    def take(self, config: Config, fresh: dict[str, Opened]) -> list[Opened]:
+        """Be the fresh ports and those that `config` keeps; gives the others back."""
+        tables = {table.name: table for table in config.ports if table.faces}
+        gone = [port for name, port in self.items() if name in fresh or name not in tables]
+        kept = {name: port for name, port in self.items() if name in tables} | fresh
+        self.clear()
+        self.update(kept)
+        for name, port in self.items():
+            port.table = tables[name]
+        return gone
+
+    def claim(self, claims: Claims) -> None:
+        """Have all ports receive this, and keep it from the kernel, from now on."""
+        if claims == self._claims:
+            return
+        for name, port in self.items():
+            try:
+                port.claim(claims)
+            except OSError as error:  # it went meanwhile; it will be opened anew, with these
+                LOG.warning("cannot claim port=%s why=%s", name, error)
+        self._claims = claims
+
+    def carriers(self, config: Config, worker: int) -> list[LivePort]:
+        """The ports of one worker, by their places; an empty place has one that carries nothing."""
+        out: list[LivePort] = []
+        for table in config.ports:
+            port = self.get(table.name) if table.faces else None
+            out.append(port.carriers[worker] if port else AbsentPort())
+        return out
+
+    def send(self, table: PortTable, frame: bytes) -> None:
+        """Send a frame of control's own; what a port refuses is logged once, until it sends again."""
+        port = self.get(table.name)
+        if port is None:
+            return
+        try:
+            port.carriers[0].send(frame)
+            self._mute.discard(table.name)
+        except OSError as error:
+            if table.name not in self._mute:
+                LOG.warning("queries do not leave port=%s why=%s", table.name, error.strerror)
+            self._mute.add(table.name)
+
+    def close(self) -> None:
+        """Give all of them back."""
+        for port in self.values():
+            port.close()
+
+
+def _index_of(device: str) -> int:
+    """The index of an interface now, 0 where there is none; the kernel's picture may be a moment old."""
+    try:
+        return socket.if_nametoindex(device)
+    except OSError:
+        return 0
+
+
+def log_presence(port: Opened) -> None:
+    """Say whether there is something behind a port."""
+    if port.is_absent:
+        LOG.warning("port absent name=%s why=%s", port.table.name, port.why)
+    else:
+        LOG.info("port opened name=%s device=%s", port.table.name, device_of(port.table))
+
+
+def _carried_otherwise(old: PortTable, new: PortTable) -> bool:
+    return any(getattr(old, key) != getattr(new, key) for key in ("device", "kind", "faces"))

@@ -1,0 +1,40 @@
+"""What a live process refuses of a config that is good: at its start, and when it reads it again."""
+
+from __future__ import annotations
+
+from ctrl.config import Config
+from ctrl.daemon.ports import LIVE_KINDS
+
+_RESTART_KEYS = ("workers", "cpus", "batch", "trains", "ring_frames")
+
+
+class StartError(Exception):
+    """The daemon cannot start, or a reload cannot be applied: a sentence."""
+
+
+def refuse_what_is_not_live(config: Config) -> None:
+    """Raise StartError for what replay can do and a live process cannot."""
+    if not any(port.faces for port in config.ports):
+        raise StartError("no [[port]] is given, so there is nothing to forward between")
+    for port in config.ports:
+        if port.faces and port.kind not in LIVE_KINDS:
+            raise StartError(
+                f'port {port.name}: kind = "{port.kind}" is for replay; '
+                f"expected one of {', '.join(sorted(LIVE_KINDS))}"
+            )
+        if "vm" in port.faces:
+            raise StartError(
+                f'port {port.name}: faces = "vm" needs [nve], which this version does not have yet'
+            )
+
+
+def refuse_what_takes_a_restart(old: Config, new: Config) -> None:
+    """Raise StartError for keys that a running process cannot change."""
+    keys = [
+        f"dataplane.{key}"
+        for key in _RESTART_KEYS
+        if getattr(old.dataplane, key) != getattr(new.dataplane, key)
+    ]
+    keys += [key for key in ("control", "node") if getattr(old, key) != getattr(new, key)]
+    if keys:
+        raise StartError(f"{', '.join(keys)} changed, which takes a restart")

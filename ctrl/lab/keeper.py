@@ -1,0 +1,180 @@
+"""The process that is a lab: makes it, holds it, starts `fastpath run` in its boxes, and takes it down.
+
+    python -c "from ctrl.lab.keeper import main; main()" FILE FOLDER LOCK CHANNEL
+
+1. It answers on the channel: one JSON object a line, what it came to or why not.
+2. It does as the channel says, START and then STAY; after STAY it goes on until SIGTERM. If the channel ends
+   before, whoever wanted the lab is gone, and so is the lab.
+3. Without root it becomes root of a user namespace of its own, before a second thread starts.
+4. Nothing disturbs it while it builds and while it removes: signals are heard in between.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from ctrl.lab.build import build
+from ctrl.lab.labfile import LabFile, config_of, read
+from ctrl.lab.namespaces import Lab, Namespace, missing
+from ctrl.lab.running import BUILT, NOT_ALLOWED, NOT_DONE, UP, LabError, State, tidy
+from ctrl.lab.system import become_root_of_own
+
+READY_S = 30.0
+_FASTPATH = (
+    "from ctrl.lab.system import die_with_parent; die_with_parent(); "
+    "from ctrl.cli import main; main(prog_name='fastpath')"
+)
+
+
+def main() -> None:
+    """Be the keeper of a lab, as the command line says."""
+    path, folder, _lock, channel = sys.argv[1:]  # the lock is held by being open
+    keeper = _Keeper(Path(folder), socket.socket(fileno=int(channel)))
+    with ExitStack() as stack:
+        stack.callback(tidy, Path(folder).parent)
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            keeper.keep(read(Path(path)), stack)
+        except LabError as error:
+            keeper.say({"error": str(error), "code": error.code})
+        except (OSError, RuntimeError) as error:
+            allowed = not isinstance(error, OSError) or error.errno not in {errno.EPERM, errno.EACCES}
+            sentence = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            keeper.say({"error": sentence, "code": NOT_DONE if allowed else NOT_ALLOWED})
+
+
+class _Keeper:
+    def __init__(self, folder: Path, channel: socket.socket) -> None:
+        self.folder = folder
+        self.channel = channel
+        self._heard, wake = socket.socketpair()  # becomes readable when a signal came
+        wake.setblocking(False)
+        self._wake = wake
+        signal.set_wakeup_fd(wake.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+
+    def say(self, what: dict[str, object]) -> None:
+        """Tell whoever listens; that nobody does is told by the channel's end."""
+        with suppress(OSError):
+            self.channel.sendall(f"{json.dumps(what)}\n".encode())
+
+    def keep(self, file: LabFile, stack: ExitStack) -> None:
+        """Make the lab, hold it for as long as it is wanted; the stack takes it down."""
+        state = State(file.name, file.table.about, os.getpid())
+        state.write(self.folder)
+        _enough_rights()
+        boxes = build(stack.enter_context(Lab(file.name)), file)
+        state.boxes = {name: box.fd for name, box in boxes.items()}
+        state.state = BUILT
+        self._tell(state)
+        if not self._wanted():
+            return
+        programs = _Programs(self.folder)
+        stack.callback(programs.end)
+        for name, text in file.fastpaths.items():
+            state.sockets[name] = programs.start(name, boxes[name], text)
+        if not programs.wait([self.channel, self._heard]):
+            return
+        state.state = UP
+        self._tell(state)
+        if self._wanted():
+            self._let_go()
+            select.select([self._heard], [], [])
+
+    def _tell(self, state: State) -> None:
+        state.write(self.folder)
+        self.say({state.state: asdict(state)})
+
+    def _wanted(self) -> bool:
+        """Wait for the next word; False if none will come, or it is to end."""
+        ready = select.select([self.channel, self._heard], [], [])[0]
+        return self._heard not in ready and bool(self.channel.recv(64))
+
+    def _let_go(self) -> None:
+        """Part with whoever started us, and with their terminal."""
+        self.channel.close()
+        log = os.open(self.folder / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+
+
+class _Programs:
+    """The `fastpath run` of the boxes. Each tells that it forwards as it would tell a service manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started: dict[str, subprocess.Popen[str]] = {}
+        self._waiting: dict[socket.socket, str] = {}
+
+    def start(self, name: str, box: Namespace, text: str) -> str:
+        """Start one with a config; its control socket's path."""
+        file, told = self._folder / f"{name}.toml", self._folder / f"{name}.notify"
+        file.write_text(config_of(name, text, self._folder), encoding="utf-8")
+        ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        ear.bind(str(told))
+        self._waiting[ear] = name
+        with self._log(name).open("w") as log:
+            self._started[name] = box.popen(
+                *(sys.executable, "-c", _FASTPATH, "run", "-c", str(file)),
+                env=os.environ | {"NOTIFY_SOCKET": str(told)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        return f"{self._folder / name}.sock"
+
+    def wait(self, others: list[socket.socket]) -> bool:
+        """Wait until all forward; False as soon as one of the other sockets has something to say."""
+        deadline = time.monotonic() + READY_S
+        while self._waiting:
+            ready = select.select([*self._waiting, *others], [], [], 0.05)[0]
+            if any(other in ready for other in others):
+                return False
+            for ear in ready:
+                if ear.recv(4096).startswith(b"READY=1"):
+                    del self._waiting[ear]
+                    ear.close()
+            for name in self._waiting.values():
+                code = self._started[name].poll()
+                if code is not None or time.monotonic() > deadline:
+                    why = f"does not forward after {READY_S:g} s" if code is None else f"ended with {code}"
+                    last = self._log(name).read_text(encoding="utf-8").strip().rpartition("\n")[2]
+                    raise LabError(NOT_DONE, f"{name}: fastpath run {why}: {last}")
+        return True
+
+    def end(self) -> None:
+        """Tell all to end; their boxes wait until they have."""
+        for program in self._started.values():
+            program.terminate()
+
+    def _log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+
+def _enough_rights() -> None:
+    if os.geteuid() != 0:
+        try:
+            become_root_of_own()
+        except OSError as error:
+            raise LabError(
+                NOT_ALLOWED,
+                f"neither root nor a user namespace is to be had here ({error.strerror}): look at "
+                "/proc/sys/user/max_user_namespaces, kernel.unprivileged_userns_clone and AppArmor",
+            ) from None
+    why_not = missing()
+    if why_not is not None:
+        raise LabError(NOT_ALLOWED, why_not)

@@ -1,0 +1,46 @@
+"""Everyone who is a member, as values to show: those of the config, and those who joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ctrl.membership import Membership, Origin
+from ctrl.roles.device import Device
+from ctrl.view import MemberView
+
+
+def member_views(
+    ports: Sequence[str], device: Device, membership: Membership, now_s: float
+) -> list[MemberView]:
+    """All members at a moment of the device's clock; `ports` are the names by their places."""
+    found = [
+        MemberView(
+            port=ports[who.port],
+            group=group,
+            nve=who.address,
+            mac=None,
+            is_exclude=True,
+            sources=(),
+            blocked=(),
+            origin=who.origin.value,
+            expires_s=None,
+        )
+        for group, who in membership.of_origin(Origin.STATIC)
+    ]
+    for port, origin, group, nve, member in device.members(now_s):
+        address = type(group)
+        wants = member.wants
+        found.append(
+            MemberView(
+                port=ports[port],
+                group=group,
+                nve=nve,
+                mac=member.host[0],
+                is_exclude=wants.is_exclude,
+                sources=tuple(map(address, sorted(member.included))),
+                blocked=tuple(map(address, sorted(wants.sources))) if wants.is_exclude else (),
+                origin=origin.value,
+                expires_s=member.expires_s,
+            )
+        )
+    return found

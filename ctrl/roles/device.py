@@ -1,0 +1,274 @@
+"""The device role towards its NVEs: a querier on every port that faces them, and what they say becomes
+membership.
+
+1. Pure: punted frames and time in; frames to send, events and the next deadline out. The daemon drives it by
+   the monotonic clock, replay by that of the capture.
+2. Protocols are blind to scope: here reports of link-local groups and of what is no group end (CONFORMANCE
+   D17), each counted.
+3. Nobody's report is shown to anybody else (D18): what is punted goes no further than here.
+4. A port that loses its carrier keeps its members until their timers run out, so that a link that flaps costs
+   nothing; once it is back it is asked at once. Without its interface it has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
+from types import ModuleType
+
+from ctrl import punt
+from ctrl.config.schema import MembershipTable
+from ctrl.membership import Event, Membership, Origin, Wants, Who
+from ctrl.protocols import igmp, mld
+from ctrl.protocols.messages import Query, Record, Report
+from ctrl.protocols.router import Router
+from ctrl.protocols.state import Bounds, Host, Member, Room, Timers
+from ctrl.refusals import Refused
+from fastpath.model import IPAddress
+
+DEFAULT_MTU = 1500
+"""Of a port without a limit: queries with many sources are split to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A port that faces NVEs, and who we are there. `address`: the IPv4 source of our queries, 0 for none;
+    those of MLD come from the link-local address that belongs to the MAC."""
+
+    mac: bytes
+    address: int = 0
+    mtu: int = 0
+    is_up: bool = True
+
+    @property
+    def link_local(self) -> int:
+        """The modified EUI-64 address (RFC 4291 appendix A)."""
+        mac = self.mac
+        return int.from_bytes(
+            bytes((0xFE, 0x80, 0, 0, 0, 0, 0, 0, mac[0] ^ 2, *mac[1:3], 0xFF, 0xFE, *mac[3:])), "big"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    bits: int
+    codec: ModuleType
+    origin: Origin
+    address: type[IPv4Address | IPv6Address]
+
+    def is_multicast(self, address: int) -> bool:
+        return address >> (self.bits - 4) == 0xE if self.bits == 32 else address >> 120 == 0xFF
+
+    def is_link_local(self, group: int) -> bool:
+        """Of a multicast address: 224.0.0.0/24, and the IPv6 scopes up to the link's."""
+        return group >> 8 == 0xE00000 if self.bits == 32 else group >> 112 & 15 <= 2
+
+    def is_source(self, address: int) -> bool:
+        return 0 < address < (1 << self.bits) - 1 and not self.is_multicast(address)
+
+
+_FAMILIES = (
+    _Family(32, igmp, Origin.IGMP, IPv4Address),
+    _Family(128, mld, Origin.MLD, IPv6Address),
+)
+
+
+class _Side:
+    """One family at one port."""
+
+    __slots__ = ("attachment", "family", "port", "queries_sent", "router")
+
+    def __init__(self, port: int, family: _Family, attachment: Attachment, router: Router) -> None:
+        self.port, self.family, self.attachment, self.router = port, family, attachment, router
+        self.queries_sent = 0
+
+
+class Device:
+    """What the NVEs of a box say, and what they are asked."""
+
+    def __init__(self, membership: Membership, refused: Refused, settings: MembershipTable) -> None:
+        self._membership = membership
+        self._refused = refused
+        self._settings = settings
+        self._room = Room(settings.max_groups)
+        self._sides: dict[tuple[int, int], _Side] = {}
+        """By port and address bits."""
+        self._frames: list[tuple[int, bytes]] = []
+        self._events: list[Event] = []
+
+    # --- what it is told ------------------------------------------------------------------------------------
+
+    def configure(self, settings: MembershipTable) -> None:
+        """Go on by other settings; what is there already stays, over a new bound too."""
+        self._settings = settings
+        self._room.max_groups = settings.max_groups
+        for side in self._sides.values():
+            side.router.timers, side.router.bounds = _timers(settings), _bounds(settings)
+
+    def attach(self, attachments: Mapping[int, Attachment], now_s: float) -> None:
+        """These are the ports with NVEs, by their places. Who was at another one is a member no longer."""
+        for (port, bits), side in list(self._sides.items()):
+            if port not in attachments:
+                side.router.close()
+                self._settle(side)
+                del self._sides[port, bits]
+        for port, attachment in attachments.items():
+            for family in _FAMILIES:
+                self._attach(port, family, attachment, now_s)
+
+    def _attach(self, port: int, family: _Family, attachment: Attachment, now_s: float) -> None:
+        side = self._sides.get((port, family.bits))
+        address = attachment.address if family.bits == 32 else attachment.link_local
+        if side is None:
+            router = Router(
+                family.bits,
+                address,
+                _timers(self._settings),
+                _bounds(self._settings),
+                self._room,
+                self._refuse,
+                now_s,
+            )
+            side = self._sides[port, family.bits] = _Side(port, family, attachment, router)
+        elif side.attachment != attachment:
+            is_back = attachment.is_up and not side.attachment.is_up
+            side.attachment = attachment
+            side.router.readdress(address, now_s)
+            if is_back:
+                side.router.restart(now_s)
+        side.router.poll(now_s)  # who has just begun asks at once
+        self._settle(side)
+
+    def hear(self, port: int, frame: bytes, now_s: float) -> None:
+        """Take one punted frame; `port` is the place of the port where it came in."""
+        heard = punt.read(frame, strict_headers=self._settings.strict_headers)
+        if isinstance(heard, str):
+            self._refused.count(heard)
+            return
+        side = self._sides.get((port, heard.bits))
+        if side is None:
+            self._refused.count("not_an_nve_port")
+            return
+        message = heard.message
+        if isinstance(message, Report):
+            message = self._screened(message, side.family)
+        side.router.hear(message, (heard.mac, heard.source), now_s)
+        self._settle(side)
+
+    def _screened(self, report: Report, family: _Family) -> Report:
+        """Leave out what can be nobody's membership."""
+        if report.unknown:
+            self._refused.count("unknown_record", report.unknown)
+        kept = [one for one in report.records if self._is_sound(one, family)]
+        if any(one.sources for one in kept):
+            kept = [self._sources_screened(one, family) for one in kept]
+        return replace(report, records=tuple(kept))
+
+    def _is_sound(self, record: Record, family: _Family) -> bool:
+        if not family.is_multicast(record.group):
+            self._refused.count("not_a_group")
+        elif family.is_link_local(record.group):
+            self._refused.count("link_local_group")
+        else:
+            return True
+        return False
+
+    def _sources_screened(self, record: Record, family: _Family) -> Record:
+        sources = tuple(source for source in record.sources if family.is_source(source))
+        if len(sources) == len(record.sources):
+            return record
+        self._refused.count("not_a_source", len(record.sources) - len(sources))
+        return replace(record, sources=sources)
+
+    def _refuse(self, name: str, host: Host, group: int) -> None:
+        self._refused.count(name)
+
+    def moved(self, nves: Collection[IPAddress], now_s: float) -> int:
+        """Ask the NVEs that report from these addresses, and nobody else, whether they are still members of
+        their groups (CONFORMANCE D19); the number of those that are known."""
+        known: set[IPAddress] = set()
+        for side in self._sides.values():
+            wanted = {int(nve) for nve in nves if isinstance(nve, side.family.address)}
+            hosts = {member.host for member in side.router.members(now_s) if member.host[1] in wanted}
+            if hosts:
+                side.router.ask(hosts, now_s)
+                self._settle(side)
+                known |= {side.family.address(address) for _, address in hosts}
+        return len(known)
+
+    def poll(self, now_s: float) -> None:
+        """Do what is due."""
+        for side in self._sides.values():
+            deadline_s = side.router.deadline_s
+            if deadline_s is not None and deadline_s <= now_s:
+                side.router.poll(now_s)
+                self._settle(side)
+
+    # --- and what comes of it -------------------------------------------------------------------------------
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When `poll` is due next."""
+        due = (side.router.deadline_s for side in self._sides.values())
+        return min((one for one in due if one is not None), default=None)
+
+    def take_frames(self) -> list[tuple[int, bytes]]:
+        """(place of the port, frame) of what is to be sent."""
+        frames, self._frames = self._frames, []
+        return frames
+
+    def take_events(self) -> list[Event]:
+        """What became of the members since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def members(self, now_s: float) -> Iterator[tuple[int, Origin, IPAddress, IPAddress, Member]]:
+        """Everyone who joined: (port, origin, group, source of its reports, all else)."""
+        for side in self._sides.values():
+            address = side.family.address
+            for member in side.router.members(now_s):
+                yield side.port, side.family.origin, address(member.group), address(member.host[1]), member
+
+    def sides(self) -> Iterable[_Side]:
+        """The ports and families that are listened to."""
+        return self._sides.values()
+
+    def _settle(self, side: _Side) -> None:
+        """Carry over what a router came to."""
+        family = side.family
+        for change in side.router.take_changes():
+            mac, source = change.host
+            who = Who(side.port, family.origin, mac, family.address(source))
+            wants = None
+            if change.wants is not None:
+                wants = Wants(change.wants.is_exclude, frozenset(map(family.address, change.wants.sources)))
+            event = self._membership.apply(family.address(change.group), who, wants)
+            if event is not None:
+                self._events.append(event)
+        for query in side.router.take_queries():
+            self._ask(side, query)
+
+    def _ask(self, side: _Side, query: Query) -> None:
+        attachment, codec = side.attachment, side.family.codec
+        source = attachment.address if side.family.bits == 32 else attachment.link_local
+        for part in codec.split(query, attachment.mtu or DEFAULT_MTU):
+            self._frames.append((side.port, codec.query_frame(part, attachment.mac, source)))
+            side.queries_sent += 1
+
+
+def _timers(settings: MembershipTable) -> Timers:
+    return Timers(
+        robustness=settings.robustness,
+        query_interval_s=settings.query_interval_s,
+        query_response_interval_s=settings.query_response_interval_s,
+        startup_response_interval_s=settings.startup_response_interval_s,
+        last_member_query_interval_s=settings.last_member_query_interval_s,
+        fast_leave=settings.fast_leave,
+    )
+
+
+def _bounds(settings: MembershipTable) -> Bounds:
+    return Bounds(
+        settings.max_groups_per_port, settings.max_members_per_group, settings.max_sources_per_group
+    )

@@ -1,0 +1,77 @@
+"""The payload vectors of VECTORS.md as data: IGMP and MLD messages by the names of its tables.
+
+The facts (bytes, and what each is to give) are those of the Linux selftests bridge_igmp.sh, bridge_mld.sh and
+bridge_mdb.sh, of VPP (AUX_DATA), smoltcp (V2_LEAVE, V2_REPORT, SMOLTCP_*) and Open vSwitch (OVS_*).
+"""
+
+from __future__ import annotations
+
+IGMP: dict[str, bytes] = {
+    "IS_INC": bytes.fromhex("22009dde00000001 01000003 ef0a0a0a c0000201 c0000202 c0000203"),
+    "IS_INC2": bytes.fromhex("22009dc300000001 01000003 ef0a0a0a c000020a c000020b c000020c"),
+    "IS_INC3": bytes.fromhex("22005fb400000001 01000002 ef0a0a0a c0000214 c000021e"),
+    "ALLOW": bytes.fromhex("220099c300000001 05000003 ef0a0a0a c000020a c000020b c000020c"),
+    "ALLOW2": bytes.fromhex("22005bb400000001 05000002 ef0a0a0a c0000214 c000021e"),
+    "IS_EXC": bytes.fromhex("2200dab600000001 02000004 ef0a0a0a c0000201 c0000202 c0000214 c0000215"),
+    "IS_EXC2": bytes.fromhex("22005eb400000001 02000002 ef0a0a0a c0000214 c000021e"),
+    "TO_EXC": bytes.fromhex("22009ab100000001 04000003 ef0a0a0a c0000201 c0000214 c000021e"),
+    "BLOCK": bytes.fromhex("220098b100000001 06000003 ef0a0a0a c0000201 c0000214 c000021e"),
+    "MDB_IS_IN": bytes.fromhex("22002af800000001 01000001 ef010101 c0000202"),
+    "AUX_DATA": bytes.fromhex("2200079100000002 02020000 ef010101 02000000 ef010163 02000000 ef010101"),
+    "V2_LEAVE": bytes.fromhex("17000269 e0000696"),
+    "V2_REPORT": bytes.fromhex("160008da e1000025"),
+    "OVS_QUERY": bytes.fromhex("1164ec1e 00000000 027d0000"),
+    "OVS_QUERY_BAD": bytes.fromhex("1164ec10 00000000 027d0000"),
+    "OVS_V1": bytes.fromhex("12140ce9 e0010101"),
+    "OVS_V2": bytes.fromhex("160008fc e0010102"),
+    "OVS_V3": bytes.fromhex("2200e3e100000001 04000000 e9360ce6"),
+    "OVS_V1_AGAIN": bytes.fromhex("12000cfc e0010102"),
+}
+"""IGMP payloads. Group 239.10.10.10, sources 192.0.2.N, where the table does not say otherwise."""
+
+MLD: dict[str, bytes] = {
+    "IS_INC": bytes.fromhex(
+        "8f008ed900000001 01000003 ff0200000000000000000000000000cc "
+        "20010db8000100000000000000000001 20010db8000100000000000000000002 "
+        "20010db8000100000000000000000003"
+    ),
+    "IS_INC2": bytes.fromhex(
+        "8f008eac00000001 01000003 ff0200000000000000000000000000cc "
+        "20010db8000100000000000000000010 20010db8000100000000000000000011 "
+        "20010db8000100000000000000000012"
+    ),
+    "ALLOW": bytes.fromhex(
+        "8f008aac00000001 05000003 ff0200000000000000000000000000cc "
+        "20010db8000100000000000000000010 20010db8000100000000000000000011 "
+        "20010db8000100000000000000000012"
+    ),
+    "ALLOW2": bytes.fromhex(
+        "8f00b85a00000001 05000002 ff0200000000000000000000000000cc "
+        "20010db8000100000000000000000020 20010db8000100000000000000000030"
+    ),
+    "IS_EXC": bytes.fromhex(
+        "8f005fd000000001 02000004 ff0200000000000000000000000000cc "
+        "20010db8000100000000000000000001 20010db8000100000000000000000002 "
+        "20010db8000100000000000000000020 20010db8000100000000000000000021"
+    ),
+    "TO_EXC": bytes.fromhex(
+        "8f008b8e00000001 04000003 ff0200000000000000000000000000cc "
+        "20010db8000100000000000000000001 20010db8000100000000000000000020 "
+        "20010db8000100000000000000000030"
+    ),
+    "MDB_IS_IN": bytes.fromhex(
+        "8f00453900000001 01000001 ff0e0000000000000000000000000001 20010db8000100000000000000000002"
+    ),
+    "SMOLTCP_QUERY": bytes.fromhex(
+        "8200737404000000 ff020000000000000000000000000001 0a120001 ff020000000000000000000000000002"
+    ),
+    "SMOLTCP_REPORT": bytes.fromhex(
+        "8f00738500000001 01000001 ff020000000000000000000000000001 ff020000000000000000000000000002"
+    ),
+    "OVS_V1": bytes.fromhex("8300e7b800000000 ff0200000000000000000001ff0e4c67"),
+    "OVS_V2": bytes.fromhex("8f00134d00000001 04000000 ff0200000000000000000001ff52f3e1"),
+}
+"""ICMPv6 payloads. Group ff02::cc, sources 2001:db8:1::N. The checksums of SMOLTCP_* are not right."""
+
+WRONG_CHECKSUM = frozenset({"OVS_QUERY_BAD", "SMOLTCP_QUERY", "SMOLTCP_REPORT"})
+"""The vectors of fields only, and the one that is there for its checksum."""

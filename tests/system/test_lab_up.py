@@ -1,0 +1,202 @@
+"""`fastpath lab up | list | exec | down`, as root and without, and what an interrupted one leaves behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctrl.lab import build, labfile
+from ctrl.lab.namespaces import Lab, Namespace, missing
+from tests.house.tree import ROOT
+from tests.system.lab import wait_for
+from tests.unit.test_lab_file import SMALL
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+LAB = (sys.executable, "-c", "from ctrl.cli.lab import lab; lab(prog_name='fastpath lab')")
+DEVICES = (sys.executable, "-c", "import socket; print(*sorted(name for _, name in socket.if_nameindex()))")
+SHOW = (sys.executable, "-c", "from ctrl.cli import main; main()", "show", "-j")
+USER = ("unshare", "-U", "--map-user=1000", "--map-group=1000")
+"""Become somebody without rights who still may read this tree."""
+
+
+class Labs:
+    """The command, with a folder of its own for labs; `inside`: the words that begin all its commands."""
+
+    def __init__(self, folder: Path, *inside: str) -> None:
+        self.folder = folder / "fastpath-lab"
+        self.inside = inside
+        self.environment = os.environ | {"XDG_RUNTIME_DIR": str(folder), "PYTHONPATH": _python_path()}
+        (folder / "small.toml").write_text(SMALL)
+        self.small = str(folder / "small.toml")
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            (*self.inside, *LAB, *words),
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """Run it to its end; what it printed, or its complaint if it is to end with another code."""
+        process = self.start(*words)
+        printed, complaint = process.communicate(timeout=60)
+        assert process.returncode == code, f"{words}: {printed}{complaint}"
+        return complaint if code else printed
+
+    def listed(self) -> dict[str, dict[str, Any]]:
+        return {row["name"]: row for row in json.loads(self.run("list", "-j"))}
+
+    def processes(self) -> list[str]:
+        """The processes that belong to a lab of this folder."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                except OSError:  # it has ended
+                    continue
+                if str(self.folder) in words:
+                    found.append(f"{entry.name} {words}")
+        return found
+
+    def kill_keeper(self) -> None:
+        """Kill -9, and wait until the fastpath in its boxes has ended by itself."""
+        os.kill(json.loads((self.folder / "small" / "state.json").read_text())["pid"], signal.SIGKILL)
+        wait_for(lambda: not self.processes(), "fastpath ends")
+
+    def expect_nothing_left(self) -> None:
+        wait_for(lambda: not self.processes() and not self.folder.exists(), "nothing is left")
+
+
+def _python_path() -> str:
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name: the paths of sockets end at 107 bytes."""
+    made = Path(tempfile.mkdtemp(prefix="fpL-"))
+    yield made
+    for state in made.glob("fastpath-lab/*/state.json"):
+        os.kill(json.loads(state.read_text())["pid"], signal.SIGKILL)
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def labs(folder: Path) -> Labs:
+    return Labs(folder)
+
+
+def test_a_lab_goes_up_is_listed_and_entered_and_goes_down(labs: Labs):
+    printed = labs.run("up", labs.small)
+    assert "built as root: 3 boxes, 2 wires, 1 VXLAN device, 1 bridge\n" in printed
+    assert "fastpath lab exec small tor fastpath show groups" in printed
+    row = labs.listed()["small"]
+    assert (row["state"], sorted(row["boxes"])) == ("up", ["left", "right", "tor"])
+
+    assert labs.run("exec", "small", "left", *DEVICES) == "blue lo up vx7\n"
+    groups = json.loads(labs.run("exec", "small", "tor", *SHOW, "groups"))
+    assert [(group["group"], group["local"]) for group in groups] == [("239.1.1.7", ["p2"])]
+    labs.run("exec", "small", "right", sys.executable, "-c", "raise SystemExit(7)", code=7)
+    assert "No such file" in labs.run("exec", "small", "right", "no-such-command", code=127)
+    assert '"rigt" is no box of it' in labs.run("exec", "small", "rigt", "true", code=2)
+
+    assert "small is up already" in labs.run("up", labs.small, code=1)
+    assert labs.run("down") == "small is down; nothing of it is left\n"
+    labs.expect_nothing_left()
+    assert "small is not up; none is" in labs.run("exec", "small", "left", "true", code=1)
+    assert not labs.folder.exists()
+
+
+def test_without_root_it_is_the_same_in_a_user_namespace(folder: Path):
+    """All in one user namespace: another one's could not reach in."""
+    if subprocess.run((*USER, "unshare", "-Urn", "true"), capture_output=True, check=False).returncode:
+        pytest.skip("user namespaces are not allowed here, or unshare is too old")
+    labs = Labs(folder)
+    command = (
+        'python=$1 small=$2; shift 2; lab() { "$python" -c "from ctrl.cli.lab import lab; lab()" "$@"; }; '
+    )
+    command += 'lab up "$small" && lab exec small left id -u && lab exec small tor "$@" && lab down'
+    labs.inside = (*USER, "sh", "-euc", command, "sh", sys.executable, labs.small, *SHOW, "ports")
+    done = subprocess.run(
+        labs.inside, env=labs.environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    built, _, shown = done.stdout.partition("fastpath lab down small\n")
+    assert "without root, in a user namespace" in built
+    shown, _, ended = shown.rpartition("small is down")
+    root, _, ports = shown.partition("\n")
+    assert root == "0"
+    assert [port["state"] for port in json.loads(ports)] == ["up", "up"]
+    assert ended == "; nothing of it is left\n"
+    labs.expect_nothing_left()
+
+
+def test_what_is_not_allowed_is_said(folder: Path):
+    """Somebody who is nobody in his user namespace may make no other."""
+    labs = Labs(folder, "unshare", "-U")
+    assert "neither root nor a user namespace" in labs.run("up", labs.small, code=4)
+    labs.expect_nothing_left()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+@pytest.mark.parametrize("after", [0, 1], ids=["while it builds", "while fastpath starts"])
+def test_who_is_interrupted_leaves_nothing_behind(labs: Labs, how: signal.Signals, after: int):
+    process = labs.start("up", labs.small)
+    assert process.stdout is not None
+    while "small: A ToR" not in (line := process.stdout.readline()):
+        assert line
+    while after and "built as root" not in (line := process.stdout.readline()):
+        assert line
+    process.send_signal(how)
+    _, complaint = process.communicate(timeout=30)
+    if how is signal.SIGINT:
+        assert process.returncode == 130
+        assert complaint == "fastpath lab up: interrupted; nothing is left behind\n"
+    labs.expect_nothing_left()
+
+
+def test_what_a_killed_keeper_leaves_is_recognised_and_removed(labs: Labs):
+    labs.run("up", labs.small)
+    labs.kill_keeper()
+    assert (labs.folder / "small" / "state.json").exists()
+    labs.run("up", labs.small)
+    labs.kill_keeper()
+    assert "small" not in labs.listed()
+    labs.expect_nothing_left()
+
+
+def test_a_fastpath_that_does_not_start_is_told_in_its_own_words(labs: Labs):
+    Path(labs.small).write_text(SMALL.replace('name = "p2"\n', 'name = "p2"\nkind = "memory"\n', 1))
+    complaint = labs.run("up", labs.small, code=1)
+    assert complaint.startswith("fastpath lab up: tor: fastpath run ended with 2: fastpath run: ")
+    assert "memory" in complaint
+    labs.expect_nothing_left()
+
+
+def test_a_wrong_name_and_a_wrong_file_are_misuse(labs: Labs):
+    assert 'did you mean "demo"?' in labs.run("up", "demoo", code=2)
+    Path(labs.small).write_text(SMALL.replace("vni = 7", "vni = -7"))
+    assert f"{labs.small}:31: error: box.left.vxlan.vx7.vni: -7 given" in labs.run("up", labs.small, code=2)
+    assert not labs.folder.exists()
+
+
+def test_a_kernel_without_vxlan_is_named(labs: Labs, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(95, os.strerror(95))
+
+    monkeypatch.setattr(Namespace, "vxlan", refuse)
+    with Lab("no-vxlan") as lab, pytest.raises(RuntimeError, match="this kernel has no VXLAN devices"):
+        build.build(lab, labfile.read(Path(labs.small)))

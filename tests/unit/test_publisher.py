@@ -1,0 +1,154 @@
+"""From members to lists: only what changed is planned, only differences are published, sources have lists."""
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ctrl.membership import ALL, Membership, Origin, Wants, Who
+from ctrl.planner import Remote, Tunnel
+from ctrl.publisher import Basis, Publisher, Step
+from fastpath.model import Encap, Form, Network, Owner, Scope, group_key
+
+G, H = ip_address("239.1.1.100"), ip_address("239.1.1.101")
+PEER = ip_address("10.0.0.2")
+S1, S2 = ip_address("192.0.2.1"), ip_address("192.0.2.2")
+BASIS = Basis(
+    encaps=(Encap.VXLAN, Encap.VXLAN, Encap.NVGRE),
+    tunnel=Tunnel(Form.NESTED, ip_address("10.0.0.1")),
+    peers={G: [Remote(PEER, 0)]},
+)
+
+
+def nve(port, number=1):
+    return Who(port, Origin.IGMP, bytes((2, 0, 0, 0, port, number)), ip_address(f"10.1.{port}.{number}"))
+
+
+def ports_of(publisher, group, source=None):
+    """The ports that get a copy; None where there is no list."""
+    found = publisher.lists.get(group_key(Scope.DEVICE, group, source))
+    return None if found is None else {egress.owner.port for egress in found.local}
+
+
+@pytest.fixture
+def table():
+    return Membership()
+
+
+@pytest.fixture
+def publisher(table):
+    return Publisher(table, BASIS)
+
+
+def test_a_group_with_peers_has_a_list_before_anybody_joins(publisher):
+    (one,) = publisher.lists.values()
+    assert one.key == group_key(Scope.DEVICE, G)
+    assert [egress.owner for egress in one.remote] == [Owner(address=PEER)]
+
+
+def test_a_burst_of_changes_is_one_step_with_each_group_once(table, publisher):
+    for number in range(1, 50):
+        table.apply(G, nve(1, number), ALL)
+        table.apply(H, nve(2, number), ALL)
+    step = publisher.update()
+    assert [one.key for one in step.lists] == [group_key(Scope.DEVICE, G), group_key(Scope.DEVICE, H)]
+    assert publisher.update() == Step([], [])
+
+
+def test_an_nve_behind_a_port_that_has_members_changes_no_list(table, publisher):
+    table.apply(G, nve(1, 1), ALL)
+    publisher.update()
+    table.apply(G, nve(1, 2), ALL)
+    assert publisher.update() == Step([], [])
+    table.apply(G, nve(1, 1), None)
+    assert publisher.update() == Step([], [])
+    table.apply(G, nve(1, 2), None)
+    assert [one.local for one in publisher.update().lists] == [()]
+
+
+def test_the_last_leave_of_a_group_without_peers_removes_its_list(table, publisher):
+    table.apply(H, nve(1), ALL)
+    publisher.update()
+    table.apply(H, nve(1), None)
+    assert publisher.update() == Step([], [group_key(Scope.DEVICE, H)])
+    assert group_key(Scope.DEVICE, H) not in publisher.lists
+
+
+def test_a_source_that_is_wanted_by_name_goes_to_those_who_want_it_and_no_other_to_them(table, publisher):
+    """The (S,G) state reaches the lists: a packet whose source no member wants is not copied."""
+    table.apply(H, nve(1), Wants(is_exclude=False, sources=frozenset({S1})))
+    publisher.update()
+    assert (ports_of(publisher, H, S1), ports_of(publisher, H)) == ({1}, set())
+    table.apply(H, nve(2), Wants(is_exclude=True, sources=frozenset({S1, S2})))
+    publisher.update()
+    assert [ports_of(publisher, H, s) for s in (S1, S2, None)] == [{1}, set(), {2}]
+
+
+def test_lists_of_sources_go_when_nobody_names_them_any_more(table, publisher):
+    table.apply(H, nve(1), Wants(is_exclude=False, sources=frozenset({S1, S2})))
+    publisher.update()
+    table.apply(H, nve(1), ALL)
+    step = publisher.update()
+    assert set(step.removed) == {group_key(Scope.DEVICE, H, s) for s in (S1, S2)}
+    assert ports_of(publisher, H) == {1}
+
+
+def test_tunnel_copies_do_not_depend_on_the_sources_that_members_here_want(table, publisher):
+    table.apply(G, nve(1), Wants(is_exclude=False, sources=frozenset({S1})))
+    publisher.update()
+    assert all([e.owner.address for e in one.remote] == [PEER] for one in publisher.lists.values())
+
+
+def test_what_a_peer_rewrites_reaches_everybody_since_its_source_is_hidden(table, publisher):
+    table.apply(G, nve(1), Wants(is_exclude=False, sources=frozenset({S1})))
+    publisher.update()
+    assert ports_of(publisher, G, PEER) == {1}
+
+
+def test_a_new_basis_gives_the_difference_and_takes_what_was_not_published_yet_along(table, publisher):
+    table.apply(G, nve(1), ALL)
+    publisher.update()
+    table.apply(H, nve(1), ALL)
+    step = publisher.rebase(replace(BASIS, peers={}))
+    assert {one.key.group for one in step.lists} == {G, H}
+    assert publisher.rebase(replace(BASIS, peers={})) == Step([], [])
+    named = replace(BASIS, peers={}, networks=(Network("blue", 7, 5000, group=G),))
+    assert {one.key.group for one in publisher.rebase(named).lists} == {G, H}, "networks are kept with lists"
+
+
+def test_a_box_that_is_no_device_has_no_lists_of_groups(table):
+    publisher = Publisher(table)
+    table.apply(G, nve(1), ALL)
+    assert publisher.update() == Step([], [])
+    assert publisher.lists == {}
+
+
+WANTS = st.none() | st.builds(
+    Wants, st.booleans(), st.frozensets(st.sampled_from([S1, S2, PEER]), max_size=2)
+)
+CHANGES = st.lists(
+    st.tuples(st.sampled_from([G, H]), st.builds(nve, st.integers(1, 2), st.integers(1, 2)), WANTS),
+    max_size=20,
+)
+
+
+@given(CHANGES, st.integers(1, 5))
+def test_step_by_step_comes_to_the_same_lists_as_all_at_once(changes, every):
+    table, at_once = Membership(), Membership()
+    publisher = Publisher(table, BASIS)
+    kept = dict(publisher.lists)
+    for place, change in enumerate(changes):
+        table.apply(*change)
+        at_once.apply(*change)
+        if place % every == 0:
+            step = publisher.update()
+            kept |= {one.key: one for one in step.lists}
+            for key in step.removed:
+                del kept[key]
+    step = publisher.update()
+    kept |= {one.key: one for one in step.lists}
+    for key in step.removed:
+        del kept[key]
+    assert kept == publisher.lists == Publisher(at_once, BASIS).lists
