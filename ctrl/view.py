@@ -61,7 +61,7 @@ class SnoopingView:
     port: str
     family: str
     querier: str | None
-    """The address of the querier; None: there is none, and we are not it."""
+    """The address of the querier; None: it is we, without an address."""
     is_querier: bool
     n_groups: int
     n_members: int

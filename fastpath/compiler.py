@@ -215,7 +215,7 @@ class Compiler:
         return known
 
     def _segments(self, one: ReplicationList) -> tuple[list[int], list[int]]:
-        """The egress ids of a list, its segments in `egress_order`; ValueError where an owner stands twice."""
+        """The egress ids of a list, segments in `egress_order`; ValueError where an owner stands twice."""
         local, remote = sorted(map(self._of, one.local)), sorted(map(self._of, one.remote))
         if len({egress.owner for egress in (*local, *remote)}) != len(local) + len(remote):
             owners = [egress.owner for egress in (*one.local, *one.remote)]

@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Explain what becomes of a frame: each step, each copy, why not.",
     ),
     "check": ("ctrl.cli.check:check", "Check a config: every error and warning, with file, line and key."),
-    "lab": ("ctrl.cli.lab:lab", "Build a small data centre in namespaces, with real Linux VXLAN hosts."),
+    "lab": ("ctrl.cli.lab:lab", "Build a small data centre of Linux VXLAN hosts, and remove it."),
     "bench": ("ctrl.cli.bench:bench", "Race the data path against the kernel, on this machine."),
 }
 

@@ -42,11 +42,9 @@ def up(name: str) -> None:
                 click.echo(line)
             keeper.expect(running.BUILT)
             click.echo(built(file))
-            state = keeper.start()
-            keeper.stay()
-        click.echo("")
-        for line in _advice(file, state):
-            click.echo(line)
+            for line in _advice(file, keeper.start()):
+                click.echo(line)
+            keeper.stay()  # last: until then a Ctrl-C takes it all back
 
 
 @lab.command("down")
@@ -144,6 +142,7 @@ def built(file: LabFile) -> str:
 
 
 def _advice(file: LabFile, state: State) -> Iterator[str]:
+    yield f"\n{file.name} is up. To look around, and to take it down:"
     for box in state.sockets:
         yield f"  fastpath lab exec {file.name} {box} fastpath show groups"
     others = [box for box in file.table.boxes if box not in state.sockets]
@@ -166,12 +165,13 @@ def _read(name: str) -> tuple[LabFile, Path]:
 
 @contextmanager
 def _told(command: str) -> Iterator[None]:
-    """Say what went wrong, and exit with what it means."""
+    """Say what went wrong, and exit with what it means; whatever builds a lab takes it down before."""
     try:
         yield
     except LabError as error:
         click.echo(f"fastpath lab {command}: {error}", err=True)
         raise SystemExit(error.code) from None
     except KeyboardInterrupt:
-        click.echo(f"fastpath lab {command}: interrupted; nothing is left behind", err=True)
+        kept = "" if command == "down" else "; nothing is left behind"
+        click.echo(f"fastpath lab {command}: interrupted{kept}", err=True)
         raise SystemExit(INTERRUPTED) from None

@@ -67,7 +67,7 @@ class Daemon:
         self._started_s = time.monotonic()
         self._rates = Rates(time.monotonic, time.time)
         self.events = Bus(time.time)
-        self._teller = Teller(self.events, self._membership)
+        self._teller = Teller(self.events, self._membership, lambda place: self._config.ports[place].name)
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Event()
 
@@ -247,7 +247,6 @@ class Daemon:
 
     def _attach(self) -> None:
         """Tell the device role which ports have NVEs, as they are now."""
-        self._teller.ports = [table.name for table in self._config.ports]
         self._device.attach(r.attached(self._config, self._reach.layout, self._watch.view), time.monotonic())
 
     def _send(self, place: int, frame: bytes) -> None:

@@ -7,7 +7,7 @@ or leaves, so many a second, and a number for the rest.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from ctrl.events import Bus, group_event, member_event, tunnel_event
 from ctrl.membership import Event, Membership
@@ -18,19 +18,19 @@ LINES_A_SECOND = 20
 
 
 class Teller:
-    """Tells events as they come. `ports` are the names by their places."""
+    """Tells events as they come; `name_of` gives a port's name by its place."""
 
-    def __init__(self, bus: Bus, membership: Membership) -> None:
+    def __init__(self, bus: Bus, membership: Membership, name_of: Callable[[int], str]) -> None:
         self._bus = bus
         self._membership = membership
         self._lines = 0
         self._silent = 0
-        self.ports: Sequence[str] = ()
+        self._name_of = name_of
 
     def member(self, event: Event) -> None:
         """Tell what became of a member, and of its group."""
         if self._bus.wanted("members"):
-            self._bus.publish("members", member_event(event, self.ports[event.who.port]))
+            self._bus.publish("members", member_event(event, self._name_of(event.who.port)))
         if not event.is_first and not event.is_last:
             return
         revision = self._membership.revision
@@ -41,7 +41,7 @@ class Teller:
             LOG.info(
                 "group %s group=%s port=%s revision=%d",
                 "joined" if event.is_first else "left",
-                *(event.group, self.ports[event.who.port], revision),
+                *(event.group, self._name_of(event.who.port), revision),
             )
         else:
             self._silent += 1

@@ -34,15 +34,15 @@ N_FRAMES = 10
 DISCARD = 9  # RFC 863
 LEAVER = "host4"
 SHOWN = {
-    "groups": ("group", "local", "remote"),
+    "groups": ("group", "vni", "local", "remote"),
     "tunnels": ("peer", "groups", "tunnel", "state", "copies", "bytes"),
     "drops": ("reason", "unit", "stage", "frames"),
 }
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Joined = dict[tuple[str, str], str]
-"""(NVE, group): the ToR and port where that is."""
+Joined = dict[tuple[str, str], tuple[str, str]]
+"""(NVE, group): the ToR and the port where that is."""
 
 
 def play(keeper: Keeper, state: State) -> None:
@@ -120,7 +120,7 @@ class _Story:
     def members(self) -> Joined:
         """Who has joined what, and where, as the ToRs see it."""
         return {
-            (row["nve"], row["group"]): f"{tor} {row['port']}"
+            (row["nve"], row["group"]): (tor, row["port"])
             for tor in self.state.sockets
             for row in self._ask(tor, "members")
         }
@@ -132,9 +132,9 @@ class _Story:
             now = self.members()
             took_s = time.monotonic() - begin
             for one in sorted(now.keys() - joined.keys()):
-                _event(took_s, now[one], *one, click.style("joined", "green"))
+                self._event(took_s, now[one], click.style("joined", "green"), *one)
             for one in sorted(joined.keys() - now.keys()):
-                _event(took_s, joined[one], *one, click.style("left", "yellow"))
+                self._event(took_s, joined[one], click.style("left", "yellow"), *one)
             if took_s > CHANGE_S:
                 raise LabError(NOT_DONE, f"after {CHANGE_S:g} s the members are not those that were to be")
             joined = now
@@ -168,6 +168,9 @@ class _Story:
             click.echo(f"no {name}")
 
     # --- what these take ------------------------------------------------------------------------------------
+
+    def _event(self, took_s: float, where: tuple[str, str], what: str, nve: str, group: str) -> None:
+        click.echo(f"{took_s:5.2f} s  {' '.join(where)}: {self._far[where]} ({nve}) {what} {group}")
 
     def _within(self, box: str, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
         return run_in(self.state.namespace(box), function, *args, **named)
@@ -218,10 +221,6 @@ def _broadcast(address: str) -> None:
 
 def _title(text: str) -> None:
     click.echo(f"\n{click.style(text, bold=True)}")
-
-
-def _event(took_s: float, where: str, nve: str, group: str, what: str) -> None:
-    click.echo(f"{took_s:5.2f} s  {where}: {nve} {what} {group}")
 
 
 def _table(rows: list[Row]) -> None:

@@ -173,8 +173,9 @@ class Keeper:
 
     def stay(self) -> None:
         """Let the lab outlive us."""
-        self._channel.sendall(f"{STAY}\n".encode())
-        self._stays = True
+        with undisturbed():
+            self._channel.sendall(f"{STAY}\n".encode())
+            self._stays = True
 
 
 @contextmanager

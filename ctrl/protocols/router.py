@@ -67,7 +67,7 @@ class Router:
         self._silence_s = inf
         """When all must have answered it."""
         self._longest_s = self._querier.group_membership_s
-        """How long timers can run at most, as of the last general query."""
+        """The longest that a report was good for since timers were cut to that time."""
         self._is_closed = False
         self._changes: list[Change] = []
         self._queries: list[Query] = []
@@ -82,6 +82,7 @@ class Router:
     @timers.setter
     def timers(self, timers: Timers) -> None:
         self._querier.timers = timers
+        self._note_longest()
 
     @property
     def is_querier(self) -> bool:
@@ -316,6 +317,7 @@ class Router:
     def _hear_query(self, query: Query, source: int, now_s: float) -> None:
         if not self._querier.hear(query, source, now_s):
             return
+        self._note_longest()
         self._silence_s = inf
         group = self._groups.get(query.group)
         if group is None or query.suppress:
@@ -336,17 +338,20 @@ class Router:
         """Send a general query, and set the time when silence is asked about."""
         query = self._querier.ask(now_s)
         self._queries.append(query)
-        if self._querier.group_membership_s != self._longest_s:
+        if self._querier.group_membership_s < self._longest_s:
             self._shorten(now_s)
         if self._silence_s == inf:
             self._asked_s = now_s
             self._silence_s = now_s + query.response_s + MARGIN_S
 
+    def _note_longest(self) -> None:
+        self._longest_s = max(self._longest_s, self._querier.group_membership_s)
+
     def _shorten(self, now_s: float) -> None:
-        """Have no timer run longer than a report is good for: another querier, or other settings, had it be
-        more."""
+        """Have no timer run as long as that of a report from now on: another querier, or other settings, had
+        them be longer, and who is not heard again is to count as silent."""
         self._longest_s = self._querier.group_membership_s
-        ends_s = now_s + self._longest_s
+        ends_s = now_s + self._longest_s - MARGIN_S
         for group in self._groups.values():
             group.settle()
             group.v1_s = min(group.v1_s, ends_s)

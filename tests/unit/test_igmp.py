@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers import igmp as theirs
 from scapy.layers.inet import IP
@@ -89,6 +89,7 @@ def test_auxiliary_data_is_stepped_over_and_never_taken_for_a_group():
     assert bytes(packet) == IGMP["AUX_DATA"]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40).filter(any))
 def test_the_checksum_is_that_of_rfc_1071(data):
     assert wire.checksum(data) == internet_checksum(data)
@@ -147,6 +148,7 @@ def test_a_code_stands_for_what_the_rfc_works_out_and_goes_back_to_itself(bits):
     assert [wire.code_of(value, bits) for value in values] == list(range(1 << bits))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40_000_000), st.sampled_from([8, 16]))
 def test_a_number_without_a_code_gets_the_next_one_below(value, bits):
     code = wire.code_of(value, bits)
@@ -209,6 +211,7 @@ queries = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(reports)
 def test_a_report_is_read_as_it_was_written_by_us_and_by_scapy(report):
     payload = igmp.report(report)
@@ -233,6 +236,7 @@ def scapy_report(report: Report) -> Any:
     return theirs.IGMPv3_MR(records=found)
 
 
+@settings(deadline=None)
 @given(queries)
 def test_a_query_is_read_as_it_was_written_by_us_and_by_scapy(query):
     payload = igmp.query(query)

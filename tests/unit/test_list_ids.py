@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 
 import pytest
@@ -177,21 +177,13 @@ def _words(number: int) -> tuple[int, int, int, int, int]:
 def test_counters_may_be_asked_for_while_lists_come_and_go():
     port = MemoryPort()
     forwarder = Forwarder(b.BARE, [port] * len(b.PORTS))
-    failed: list[BaseException] = []
 
-    def ask() -> None:
-        try:
-            for _ in range(100):
-                rows = forwarder.statistics().lists
-                assert {row.frames for row in rows} <= {0}
-        except BaseException as error:
-            failed.append(error)
+    def ask() -> set[int]:
+        return {row.frames for _ in range(100) for row in forwarder.statistics().lists}
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    n = 0
-    while asking.is_alive():
-        forwarder.publish(lists(range(n, n + 50)), map(key, range(n - 50, n)))
-        n += 50
-    asking.join()
-    assert not failed
+    with ThreadPoolExecutor(1) as others:
+        asking, n = others.submit(ask), 0
+        while not asking.done():
+            forwarder.publish(lists(range(n, n + 50)), map(key, range(n - 50, n)))
+            n += 50
+        assert asking.result() <= {0}

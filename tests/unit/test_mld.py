@@ -147,7 +147,7 @@ queries = st.builds(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(reports)
 def test_a_report_is_read_as_it_was_written_by_us_and_by_scapy(report):
     payload = mld.report(report)
@@ -174,7 +174,7 @@ def test_a_report_is_read_as_it_was_written_by_us_and_by_scapy(report):
     ]
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(queries)
 def test_a_query_is_read_as_it_was_written_by_us_and_by_scapy(query):
     assert mld.read(mld.query(query)) == query

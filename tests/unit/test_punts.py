@@ -1,9 +1,10 @@
-"""Frames for control cross from the workers: whole, in order, bounded for each port; replays go in steps."""
+"""Frames for control cross from the workers: whole, in order, bounded for each port; books that balance."""
 
 from __future__ import annotations
 
 import os
 import select
+import struct
 import threading
 import time
 from collections import Counter
@@ -14,24 +15,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastpath import Forwarder, MemoryPort, PcapSink, PcapSource, Punts, Statistics
+from fastpath import Forwarder, MemoryPort, Punts
 from fastpath._punt import PuntRing
 from fastpath.model import Faces, Frame, Mark
-from fastpath.ports import AbsentPort
-from tests import captures_io as io
 from tests import frames as f
 from tests.cases import box as b
-from tests.compiled import Arrival
 from tests.native._arrivals import Arrivals
-from tests.strategies import Scene, scenes, seeded_scenes
+from tests.unit.punted import REPORT, REPORT6, SECOND, balanced, forwarder_of, source
 from tests.unit.test_forwarder import GROUP_FRAME, drops, memory_ports
 from tests.unit.test_workers import working
 
-REPORT = f.igmp(b.VTEP, "224.0.0.22")
-REPORT6 = f.mld("fe80::2", "ff02::16")
 IN_BAND = (f.TAG, 0x6123)
+PADDED = REPORT + bytes(14)
 RING = 4096
-SECOND = 1_000_000_000
 
 
 def report(size: int = 8, source: str = b.VTEP) -> bytes:
@@ -39,31 +35,13 @@ def report(size: int = 8, source: str = b.VTEP) -> bytes:
     return f.wire(f.igmp(source, "224.0.0.22", body=bytes(i & 0xFF for i in range(size - 1))))
 
 
+def tagged(frame: bytes, *tags: tuple[int, int]) -> bytes:
+    return frame[:12] + b"".join(struct.pack(">HH", *tag) for tag in tags) + frame[12:]
+
+
 def record(frame: bytes) -> int:
     """What it takes of a ring."""
     return (16 + len(frame) + 7) // 8 * 8
-
-
-def source(*arrivals: Arrival) -> Arrivals:
-    out = Arrivals()
-    for in_port, frame in arrivals:
-        mark = None if frame.mark is None else (frame.mark.start, frame.mark.offset)
-        out.push(in_port, frame.data, mark, frame.vlan, frame.time_ns)
-    return out
-
-
-PUNTS, STEPWISE = Punts(), Punts(stepwise=True)
-
-
-def forwarder_of(*arrivals: Arrival, punts: Punts | None = PUNTS, batch: int = 256) -> Forwarder:
-    return Forwarder(b.BOX, memory_ports(), b.LISTS, sources=[source(*arrivals)], batch=batch, punts=punts)
-
-
-def balanced(forwarder: Forwarder, received: int) -> Statistics:
-    counted = forwarder.statistics()
-    assert counted.received == received == counted.replicated + counted.punted + counted.dropped
-    assert counted.dropped == sum(row.count for row in counted.drops if row.reason.unit.value == "frame")
-    return counted
 
 
 def is_readable(fd: int) -> bool:
@@ -72,17 +50,16 @@ def is_readable(fd: int) -> bool:
 
 # --- what crosses -------------------------------------------------------------------------------------------
 
-UNFINISHED = f.wire(f.mld("fe80::2", "ff02::16", body=bytes(23)))
 CROSSING = {
-    "igmp": (Frame(f.wire(REPORT)), f.wire(REPORT)),
-    "mld": (Frame(f.wire(REPORT6)), f.wire(REPORT6)),
-    "padded": (Frame(f.wire(REPORT, padding=bytes(14))), f.wire(REPORT, padding=bytes(14))),
-    "tagged in band": (Frame(f.wire(REPORT, [IN_BAND])), f.wire(REPORT, [IN_BAND])),
-    "tagged out of band": (Frame(f.wire(REPORT), vlan=(0x88A8, 0x6123)), f.wire(REPORT, [(0x88A8, 0x6123)])),
-    "mld tagged out of band": (Frame(f.wire(REPORT6), vlan=IN_BAND), f.wire(REPORT6, [IN_BAND])),
+    "igmp": (Frame(REPORT), REPORT),
+    "mld": (Frame(REPORT6), REPORT6),
+    "padded": (Frame(PADDED), PADDED),
+    "tagged in band": (Frame(tagged(REPORT, IN_BAND)), tagged(REPORT, IN_BAND)),
+    "tagged out of band": (Frame(REPORT, vlan=(0x88A8, 0x6123)), tagged(REPORT, (0x88A8, 0x6123))),
+    "mld tagged out of band": (Frame(REPORT6, vlan=IN_BAND), tagged(REPORT6, IN_BAND)),
     "tagged both ways": (
-        Frame(f.wire(REPORT, [IN_BAND]), vlan=(0x88A8, 7)),
-        f.wire(REPORT, [(0x88A8, 7), IN_BAND]),
+        Frame(tagged(REPORT, IN_BAND), vlan=(0x88A8, 7)),
+        tagged(REPORT, (0x88A8, 7), IN_BAND),
     ),
 }
 
@@ -113,7 +90,7 @@ def test_a_checksum_that_its_sender_left_open_is_finished_before_control_sees_it
 
 
 def test_without_a_reader_a_frame_to_punt_is_counted_and_no_more():
-    forwarder = forwarder_of((b.P1, Frame(f.wire(REPORT))), punts=None)
+    forwarder = forwarder_of((b.P1, Frame(REPORT)), punts=None)
     forwarder.run()
     assert balanced(forwarder, 1).punted == 1
     assert (forwarder.read_punted(), forwarder.punt_fds) == ([], ())
@@ -121,8 +98,8 @@ def test_without_a_reader_a_frame_to_punt_is_counted_and_no_more():
         forwarder.set_punt_limits(1, 1)
 
 
-def test_what_comes_by_raw_and_other_ways_does_not_cross():
-    frames = [(b.VM_BLUE, Frame(f.wire(REPORT))), (b.P1, Frame(f.wire(REPORT)[:30])), (b.P1, Frame(b""))]
+def test_what_is_no_sound_report_on_a_tunnel_port_does_not_cross():
+    frames = [(b.VM_BLUE, Frame(REPORT)), (b.P1, Frame(REPORT[:30])), (b.P1, Frame(b""))]
     forwarder = forwarder_of(*frames)
     forwarder.run()
     assert forwarder.read_punted() == []
@@ -130,7 +107,7 @@ def test_what_comes_by_raw_and_other_ways_does_not_cross():
 
 
 def test_the_descriptor_is_readable_while_frames_wait():
-    forwarder = forwarder_of(*[(b.P1, Frame(f.wire(REPORT)))] * 5, (b.P1, Frame(GROUP_FRAME)))
+    forwarder = forwarder_of(*[(b.P1, Frame(REPORT))] * 5, (b.P1, Frame(GROUP_FRAME)))
     (fd,) = forwarder.punt_fds
     assert not is_readable(fd)
     forwarder.run()
@@ -143,7 +120,7 @@ def test_the_descriptor_is_readable_while_frames_wait():
 
 
 def test_a_burst_rings_once_and_only_for_frames_that_crossed():
-    forwarder = forwarder_of(*[(b.P1, Frame(f.wire(REPORT)))] * 5, punts=Punts(1, 3), batch=4)
+    forwarder = forwarder_of(*[(b.P1, Frame(REPORT))] * 5, punts=Punts(1, 3), batch=4)
     forwarder.run()  # of two bursts, the second one has only what is refused
     assert os.eventfd_read(forwarder.punt_fds[0]) == 1
     assert len(forwarder.read_punted()) == 3
@@ -153,8 +130,8 @@ def test_a_burst_rings_once_and_only_for_frames_that_crossed():
 
 
 def test_each_port_has_its_burst_and_what_is_over_it_is_dropped():
-    flood = [(b.P1, Frame(f.wire(REPORT)))] * 20
-    forwarder = forwarder_of(*flood, *[(b.P0, Frame(f.wire(REPORT6)))] * 7, punts=Punts(1, 7))
+    flood = [(b.P1, Frame(REPORT))] * 20
+    forwarder = forwarder_of(*flood, *[(b.P0, Frame(REPORT6))] * 7, punts=Punts(1, 7))
     forwarder.run()
     assert [port for port, _, _ in forwarder.read_punted()] == [b.P1] * 7 + [b.P0] * 7
     counted = balanced(forwarder, 27)
@@ -178,7 +155,7 @@ def test_the_rate_is_exact_to_the_nanosecond_of_the_frames_clock():
         100 * SECOND,
     ]
     forwarder = forwarder_of(
-        *[(b.P1, Frame(f.wire(REPORT), time_ns=SECOND + at)) for at in times],
+        *[(b.P1, Frame(REPORT, time_ns=SECOND + at)) for at in times],
         punts=Punts(3, 2, stepwise=True),
     )
     while forwarder.run():
@@ -203,7 +180,7 @@ def test_the_rate_is_that_of_a_token_bucket_in_whole_numbers(rate, burst, steps)
         bucket = buckets[port]
         if now > bucket[1]:
             bucket[:] = [min(burst * SECOND, bucket[0] + rate * (now - bucket[1])), now]
-        arrivals.append((port, Frame(f.wire(REPORT), time_ns=now)))
+        arrivals.append((port, Frame(REPORT, time_ns=now)))
         if bucket[0] >= SECOND:
             bucket[0] -= SECOND
             want.append((port, now))
@@ -215,7 +192,7 @@ def test_the_rate_is_that_of_a_token_bucket_in_whole_numbers(rate, burst, steps)
 
 
 def test_a_live_port_is_counted_by_our_own_clock_not_by_the_frames():
-    frames = [(b.P1, Frame(f.wire(REPORT), time_ns=i * 1000 * SECOND)) for i in range(50)]
+    frames = [(b.P1, Frame(REPORT, time_ns=i * 1000 * SECOND)) for i in range(50)]
     forwarder = forwarder_of(*frames, punts=Punts(1, 10))
     forwarder.run()
     assert len(forwarder.read_punted()) == 10
@@ -227,7 +204,7 @@ def test_a_live_port_may_punt_again_as_time_goes_by():
     deadline = time.monotonic() + 10
     while forwarder.statistics().punted < 3:
         assert time.monotonic() < deadline
-        port.receive(f.wire(REPORT))
+        port.receive(REPORT)
         forwarder.run()
     assert len(forwarder.read_punted()) == 3
 
@@ -236,13 +213,13 @@ def test_new_limits_hold_from_the_next_burst_on():
     port = MemoryPort()
     forwarder = Forwarder(b.BOX, [port] * len(b.PORTS), sources=[port], punts=Punts(1, 100))
     forwarder.set_punt_limits(1, 2)
-    port.receive(*[f.wire(REPORT)] * 5)
+    port.receive(*[REPORT] * 5)
     forwarder.run()
     forwarder.set_punt_limits(1_000_000_000, 3)
     deadline = time.monotonic() + 10
     while forwarder.statistics().punted < 2 + 3:
         assert time.monotonic() < deadline
-        port.receive(f.wire(REPORT))
+        port.receive(REPORT)
         forwarder.run()
     with pytest.raises(ValueError, match="at least 1"):
         forwarder.set_punt_limits(0, 1)
@@ -283,7 +260,7 @@ def test_the_default_ring_holds_the_default_burst_of_one_port():
     """10,000 joins at once, each in a report of its own, come through though control reads none meanwhile."""
     port = MemoryPort()
     forwarder = Forwarder(b.BOX, [port] * len(b.PORTS), sources=[port], punts=Punts(rate_pps=1))
-    port.receive(*[f.wire(REPORT, padding=bytes(14))] * Punts().burst)
+    port.receive(*[PADDED] * Punts().burst)
     forwarder.run()
     assert balanced(forwarder, Punts().burst).punted == Punts().burst
     assert len(forwarder.read_punted(10**6)) == Punts().burst
@@ -327,6 +304,7 @@ class Model:
         return fits
 
 
+Step = list[tuple[int, int]] | int
 STEPS = st.lists(
     st.one_of(
         st.lists(st.tuples(st.sampled_from([b.P0, b.P1, b.MIX]), st.integers(1, 700)), max_size=12),
@@ -338,7 +316,7 @@ STEPS = st.lists(
 
 @settings(max_examples=200, deadline=None)
 @given(STEPS)
-def test_the_ring_holds_what_a_slow_model_says_and_the_books_balance(steps: Sequence[list[tuple[int, int]] | int]):
+def test_the_ring_holds_what_a_slow_model_says_and_the_books_balance(steps: Sequence[Step]):
     """Bursts and reads in any order: each frame once, whole, in order; what found no room is counted."""
     arrivals = Arrivals()
     forwarder = Forwarder(
@@ -433,126 +411,8 @@ def test_a_reader_beside_a_running_worker_gets_every_frame_once_and_whole():
 def test_a_worker_thread_wakes_control():
     source = Arrivals()
     for _ in range(10):
-        source.push(b.P1, f.wire(REPORT))
+        source.push(b.P1, REPORT)
     forwarder = Forwarder(b.BOX, memory_ports(), sources=[source], punts=Punts())
     with working(forwarder):
         assert select.select(forwarder.punt_fds, [], [], 10)[0]
     assert len(forwarder.read_punted()) == 10
-
-
-# --- step by step -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch", [1, 2, 5, 256])
-def test_control_acts_between_a_report_and_the_frame_behind_it(batch):
-    """A frame in front of the report finds no list, the one behind it does, whatever the batch."""
-    arrivals = [(b.P0, Frame(GROUP_FRAME)), (b.P1, Frame(f.wire(REPORT))), (b.P0, Frame(GROUP_FRAME))] * 3
-    ports = memory_ports()
-    forwarder = Forwarder(b.BOX, ports, sources=[source(*arrivals)], batch=batch, punts=STEPWISE)
-    seen = []
-    while forwarder.run():
-        for _ in forwarder.read_punted():
-            counted = forwarder.statistics()
-            seen.append((counted.received, counted.replicated))
-            if forwarder.n_groups:
-                forwarder.publish((), [b.of_group().key])
-            else:
-                forwarder.publish(b.of_only(b.at_port(b.P1)))
-    assert seen == [(2, 0), (5, 2), (8, 2)]
-    assert (balanced(forwarder, 9).replicated, len(ports[b.P1].take())) == (3, 3)
-
-
-def test_a_step_ends_only_with_a_frame_that_control_gets():
-    arrivals = [(b.P1, Frame(f.wire(REPORT)))] * 5
-    forwarder = forwarder_of(*arrivals, punts=Punts(1, 2, stepwise=True))
-    assert [forwarder.run() for _ in range(4)] == [1, 1, 3, 0]
-
-
-def test_a_step_ends_with_about_as_many_frames_as_asked_for():
-    forwarder = forwarder_of(*[(b.P1, Frame(GROUP_FRAME))] * 10, punts=STEPWISE, batch=4)
-    assert [forwarder.run(3), forwarder.run(5), forwarder.run()] == [4, 6, 0]
-
-
-def everything(scene: Scene, punts: Punts | None, batch: int) -> tuple[object, ...]:
-    """What a scene comes to with or without steps: verdicts, drops and copies."""
-    arrivals = source(*scene.batch)
-    ports = [MemoryPort(1 << 22) for _ in scene.layout.ports]
-    forwarder = Forwarder(scene.layout, ports, scene.lists, sources=[arrivals], batch=batch, punts=punts)
-    while forwarder.run():
-        pass
-    counted = balanced(forwarder, len(scene.batch))
-    assert len(forwarder.read_punted()) == (counted.punted if punts else 0)
-    verdicts = (counted.replicated, counted.punted, drops(counted))
-    return (*verdicts, *[port.take() for port in ports])
-
-
-@settings(max_examples=100, deadline=None)
-@given(scenes(), st.sampled_from([1, 3, 256]))
-def test_steps_change_nothing_but_when_control_may_act(scene, batch):
-    """What a step left comes in again as it came: marks unfinished, tags out of band, bytes untouched."""
-    assert everything(scene, STEPWISE, batch) == everything(scene, None, 256)
-
-
-def test_the_scenes_have_frames_to_punt_in_their_midst():
-    punted = [everything(scene, None, 256)[1] for scene in seeded_scenes(3, 50, 40)]
-    assert sum(1 for n in punted if n) > 10
-
-
-def test_a_source_that_gives_nothing_back_cannot_go_in_steps():
-    ports = memory_ports()
-    with pytest.raises(ValueError, match=r"AbsentIo.*cannot go in steps"):
-        Forwarder(b.BOX, ports, sources=[AbsentPort()], punts=STEPWISE)
-    with pytest.raises(ValueError, match="one worker"):
-        Forwarder(b.BOX, ports, more_workers=[memory_ports()], punts=STEPWISE)
-
-
-def capture(tmp_path, *timed: tuple[int, bytes]) -> PcapSource:
-    path = tmp_path / "source.pcap"
-    path.write_bytes(io.pcap(timed, "<", io.NS))
-    return PcapSource(path, {}, b.P1)
-
-
-def test_the_clock_of_a_capture_never_goes_back_and_tells_what_comes_next(tmp_path):
-    times = [50, 20, 70, 60]
-    with capture(tmp_path, *[(at, GROUP_FRAME) for at in times]) as source:
-        forwarder = Forwarder(b.BOX, memory_ports(), b.LISTS, sources=[source], batch=1)
-        seen = [(source.clock_ns, source.next_ns)]
-        while forwarder.run(1):
-            seen.append((source.clock_ns, source.next_ns))
-        assert seen == [(0, 50), (50, 50), (50, 70), (70, 70), (70, None)]
-    assert source.next_ns is None
-
-
-def test_no_frame_comes_in_that_would_bring_the_clock_to_its_limit(tmp_path):
-    """The timer due then goes first, also where a frame of an earlier time stands behind one that is held."""
-    times = [10, 30, 20, 40, 40, 35, 50]
-    with capture(tmp_path, *[(at, GROUP_FRAME) for at in times]) as source:
-        forwarder = Forwarder(b.BOX, memory_ports(), b.LISTS, sources=[source])
-        came = []
-        for until in (10, 11, 30, 31, 40, 41, None):
-            source.until_ns = until
-            assert source.until_ns == until
-            came.append((forwarder.run(), source.clock_ns))
-        assert came == [(0, 0), (1, 10), (0, 10), (2, 30), (0, 30), (3, 40), (1, 50)]
-        source.until_ns = 1
-        assert forwarder.run() == 0
-
-
-def test_a_replay_steps_through_a_capture_and_writes_what_control_sends_in_order(tmp_path):
-    """D5 as replay needs it: report, answer, copy, each where its time is."""
-    frames = [(1000 + i, f.wire(REPORT) if i % 5 == 2 else GROUP_FRAME) for i in range(20)]
-    out = tmp_path / "out.pcapng"
-    with capture(tmp_path, *frames) as source, PcapSink(out, [port.name for port in b.PORTS]) as sink:
-        forwarder = Forwarder(
-            b.BOX, [sink] * len(b.PORTS), b.of_only(b.at_port(b.P0)), sources=[source], punts=STEPWISE
-        )
-        while forwarder.run():
-            assert source.frames_read == forwarder.statistics().received
-            for in_port, _, frame in forwarder.read_punted():
-                sink.send(in_port, frame[::-1], source.clock_ns)
-        assert (sink.copies, sink.sent, sink.lost) == (16, 4, 0)
-        assert forwarder.statistics().copies_out == 16
-    with PcapSource(out, {port.name: i for i, port in enumerate(b.PORTS)}) as written:
-        got = [(interface, data == f.wire(REPORT)[::-1]) for interface, data in written.frames()]
-        assert (written.damage, written.last_ns) == (None, 1019)
-    assert got == [(b.P1, True) if i % 5 == 2 else (b.P0, False) for i in range(20)]

@@ -173,15 +173,19 @@ def test_a_member_shows_what_it_wants_and_until_when():
 def test_many_members_are_in_the_same_order():
     """They are sorted in parts."""
     many = [
-        replace(MEMBERS[2], group=ip_address(0xEF000000 + (i * 7919) % 10007), expires_s=float(i))
-        for i in range(10_007)
+        replace(
+            MEMBERS[2],
+            group=ip_address(0xEF000000 + (i * 7919) % 4507),
+            nve=ip_address(0x0A001000 - (i * 7919) % 4507),
+        )
+        for i in range(4507)
     ]
     shown = rows("members", members=many * 2)
     groups = [int(ip_address(row["group"])) for row in shown]
     assert groups == sorted(groups)
     first, second = shown[:2]
     assert first == second
-    assert len(shown) == 20_014
+    assert len(shown) == 9014
 
 
 def test_a_list_by_number_shows_the_vni_and_not_the_vsid_of_its_network():
