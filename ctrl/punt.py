@@ -6,8 +6,8 @@
 2. The checksum of the message is verified here, and only here.
 3. Who speaks, and whether from the link: the Ethernet source must be one station's address. MLD comes from a
    link-local address, with hop limit 1 and a Router Alert for MLD (RFC 9777 section 5); a report may be from
-   :: (RFC 4541 section 3). IGMP from 0.0.0.0 is as good as any (RFC 4541 section 2.1.1); its TTL and Router
-   Alert count with `strict_headers` alone: senders that lack them are common.
+   :: (RFC 4541 section 3), but not with `strict_headers`. IGMP from 0.0.0.0 is as good as any (RFC 4541
+   section 2.1.1); its TTL and Router Alert count with `strict_headers` alone: many senders lack them.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _read(frame: bytes, strict_headers: bool) -> Heard | str:
     if ethertype == b"\x08\x00":
         return _read_ipv4(packet, mac, strict_headers)
     if ethertype == b"\x86\xdd":
-        return _read_ipv6(packet, mac)
+        return _read_ipv6(packet, mac, strict_headers)
     return "unknown_control"
 
 
@@ -93,7 +93,7 @@ def _read_ipv4(packet: bytes, mac: bytes, strict_headers: bool) -> Heard | str:
     return Heard(mac, source, destination, 32, igmp.read(payload))
 
 
-def _read_ipv6(packet: bytes, mac: bytes) -> Heard | str:
+def _read_ipv6(packet: bytes, mac: bytes, strict_headers: bool) -> Heard | str:
     _need(len(packet) >= 40)
     end = 40 + _word(packet, 4)
     _need(packet[0] >> 4 == 6 and end <= len(packet))
@@ -107,9 +107,9 @@ def _read_ipv6(packet: bytes, mac: bytes) -> Heard | str:
     source, destination = packet[8:24], packet[24:40]
     if not mld.is_sound(payload, source, destination):
         return "bad_control_checksum"
-    is_report = payload[0] in (mld.V1_REPORT, mld.V2_REPORT)
+    may_be_nobody = payload[0] in (mld.V1_REPORT, mld.V2_REPORT) and not strict_headers
     is_local = source[0] == 0xFE and source[1] & 0xC0 == 0x80
-    if not (is_alert and packet[7] == 1 and (is_local or (is_report and source == UNSPECIFIED))):
+    if not (is_alert and packet[7] == 1 and (is_local or (may_be_nobody and source == UNSPECIFIED))):
         return "not_from_the_link"
     return Heard(
         mac, int.from_bytes(source, "big"), int.from_bytes(destination, "big"), 128, mld.read(payload)

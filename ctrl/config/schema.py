@@ -232,7 +232,9 @@ class MembershipTable(Table):
         "Believe a leave at once, without asking who objects; not where older hosts share a port.",
         False,
     )
-    strict_headers: bool = switch("Refuse IGMP without TTL 1 and Router Alert.", False)
+    strict_headers: bool = switch(
+        "Refuse IGMP without TTL 1 and Router Alert, and MLD reports from ::.", False
+    )
     max_groups: int = _bound("Groups that NVEs may join on all ports together.", 100_000, 1_000_000)
     max_groups_per_port: int = _bound("Groups that they may join on one port.", 4096, 1_000_000)
     max_members_per_group: int = _bound("NVEs that may join one group on one port.", 4096, 1_000_000)

@@ -255,10 +255,12 @@ class Copier:
         address = egress.address
         if address is None or address.is_multicast or egress.form not in {Form.REWRITE, Form.NESTED}:
             return port
-        next_hop_mac = self.next_hops.get((egress.out_port, address), port.next_hop_mac)
-        if next_hop_mac is None:
+        place = egress.out_port, address
+        if place in self.next_hops:
+            port = replace(port, next_hop_mac=self.next_hops[place])
+        if port.next_hop_mac is None:
             raise CopyDrop("no_neighbour")
-        return replace(port, next_hop_mac=next_hop_mac)
+        return port
 
 
 def same_overlay(frame: Parsed, egress: Egress) -> bool:

@@ -21,7 +21,7 @@ from tests.system.lab import DEADLINE_S, ETH_P_ALL, MTU, TEST_ETHERTYPE, Fastpat
 GROUP, OTHER_GROUP, THIRD_GROUP = "239.1.1.100", "239.1.1.200", "239.1.2.50"
 GROUP6 = "ff05::100"
 QUICK = {
-    "query_interval_s": 1.5,
+    "query_interval_s": 2,
     "query_response_interval_s": 0.4,
     "startup_response_interval_s": 0.4,
     "last_member_query_interval_s": 0.2,
@@ -210,11 +210,6 @@ def is_control(frame: bytes) -> bool:
 
 def group_of(one: Record | Query) -> IPAddress:
     return IPv4Address(one.group) if one.group < 1 << 32 else ip_address(one.group.to_bytes(16, "big"))
-
-
-def changes_to(host: Namespace, *words: str) -> None:
-    """Run `bridge vni WORDS` on a host's device with many VNIs."""
-    host.command("bridge", "vni", *words)
 
 
 def many_vnis(lab: Lab, host: Namespace, local: str, vnis: Iterable[tuple[int, str]]) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,5 +91,6 @@ def short_folder() -> Iterator[Path]:
         yield made
     finally:
         for state in made.glob("fastpath-lab/*/state.json"):
-            os.kill(json.loads(state.read_text())["pid"], signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(json.loads(state.read_text())["pid"], signal.SIGKILL)
         shutil.rmtree(made, ignore_errors=True)

@@ -327,3 +327,10 @@ def test_a_hundred_thousand_spoiled_reports_are_each_heard_or_refused_by_name():
     assert OUTCOMES - {"heard"} <= REFUSALS.keys()
     assert min(outcomes.values()) > 500
     assert outcomes.total() == 100_000
+
+
+def test_a_report_of_mld_from_nobody_is_refused_with_strict_headers():
+    """VECTORS.md: accepted for snooping (RFC 4541), by a switch."""
+    frame = mld_frame(MLD["OVS_V1"], src="::", dst="ff02::1:ff0e:4c67")
+    assert [isinstance(read(frame, strict=strict), punt.Heard) for strict in (False, True)] == [True, False]
+    assert isinstance(read(mld_frame(MLD["IS_EXC"]), strict=True), punt.Heard)
