@@ -86,13 +86,13 @@ def report(kind: Kind, groups: range) -> Report:
 def test_two_hours_of_a_thousand_nves(race: Race, given: str) -> None:
     groups = range(FIRST_GROUP, FIRST_GROUP + N_GROUPS)
     messages = report(Kind.TO_EX, groups), report(Kind.IS_EX, groups)
-    if given == "values":
-        join, answer = (lambda: messages[0]), (lambda: messages[1])
-    else:
-        wires = [igmp.report(message) for message in messages]
-        join, answer = (lambda: igmp.read(wires[0])), (lambda: igmp.read(wires[1]))
+    wires = [igmp.report(message) for message in messages]
+    readers: dict[str, list[Read]] = {
+        "values": [lambda: messages[0], lambda: messages[1]],
+        "bytes": [lambda: igmp.read(wires[0]), lambda: igmp.read(wires[1])],
+    }
     begin = now_ns()
-    n_members, n_changes, n_records = two_hours(join, answer)
+    n_members, n_changes, n_records = two_hours(*readers[given])
     seconds = (now_ns() - begin) / 1e9
     assert n_members == n_changes == N_NVES * N_GROUPS
     assert n_records > 55 * N_NVES * N_GROUPS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ctrl.membership import Membership, Origin
 from ctrl.roles.device import Device
@@ -11,10 +11,11 @@ from ctrl.view import MemberView
 
 def member_views(
     ports: Sequence[str], device: Device, membership: Membership, now_s: float
-) -> list[MemberView]:
-    """All members at a moment of the device's clock; `ports` are the names by their places."""
-    found = [
-        MemberView(
+) -> Iterator[MemberView]:
+    """All members at a moment of the device's clock, one after the other; `ports` are the names by their
+    places. Members may come and go while it is walked."""
+    for group, who in membership.of_origin(Origin.STATIC):
+        yield MemberView(
             port=ports[who.port],
             group=group,
             nve=who.address,
@@ -25,22 +26,17 @@ def member_views(
             origin=who.origin.value,
             expires_s=None,
         )
-        for group, who in membership.of_origin(Origin.STATIC)
-    ]
     for port, origin, group, nve, member in device.members(now_s):
         address = type(group)
         wants = member.wants
-        found.append(
-            MemberView(
-                port=ports[port],
-                group=group,
-                nve=nve,
-                mac=member.host[0],
-                is_exclude=wants.is_exclude,
-                sources=tuple(map(address, sorted(member.included))),
-                blocked=tuple(map(address, sorted(wants.sources))) if wants.is_exclude else (),
-                origin=origin.value,
-                expires_s=member.expires_s,
-            )
+        yield MemberView(
+            port=ports[port],
+            group=group,
+            nve=nve,
+            mac=member.host[0],
+            is_exclude=wants.is_exclude,
+            sources=tuple(map(address, sorted(member.included))),
+            blocked=tuple(map(address, sorted(wants.sources))) if wants.is_exclude else (),
+            origin=origin.value,
+            expires_s=member.expires_s,
         )
-    return found

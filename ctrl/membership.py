@@ -1,6 +1,8 @@
 """Who wants which group: one table with one door, whoever says so (IGMP, MLD, the config, later the manager).
 
-1. `apply` is the door. What it changes is collected by group, so that a burst of changes becomes one FIB.
+1. `apply` is the door. What it changes is collected by group, so that a burst of changes becomes one FIB. A
+   group counts as changed where its copies may differ: not when an NVE joins or leaves behind a port where
+   another one wants the same.
 2. First information (US 9,838,462 claim 1) is the table itself; second information is the set of groups that
    have a member here, with a revision that moves on first join and last leave and never otherwise
    (CONFORMANCE D3).
@@ -9,14 +11,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
+from typing import NamedTuple
 
 from fastpath.model import IPAddress
 
 
-class Origin(Enum):
+class Origin(StrEnum):
     """Who says that somebody is a member."""
 
     STATIC = "static"
@@ -24,8 +27,7 @@ class Origin(Enum):
     MLD = "mld"
 
 
-@dataclass(frozen=True, slots=True)
-class Who:
+class Who(NamedTuple):
     """A member: at which port (its place), by whose word, and which NVE.
 
     A member that joined has the MAC and the source of its reports (CONFORMANCE W8). A static one has neither,
@@ -36,6 +38,11 @@ class Who:
     origin: Origin
     mac: bytes = b""
     address: IPAddress | None = None
+
+    @property
+    def unicast(self) -> IPAddress | None:
+        """The NVE, if it gets copies of its own; None: it shares those of its port."""
+        return None if self.mac else self.address
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +60,7 @@ class Wants:
 ALL = Wants()
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """What became of a member: `was` None: it joined; `wants` None: it left."""
 
     group: IPAddress
@@ -87,14 +93,15 @@ class Membership:
     def apply(self, group: IPAddress, who: Who, wants: Wants | None) -> Event | None:
         """Note what a member wants of a group from now on, None for nothing; None where that is no news."""
         members = self._members.get(group, {})
-        was = members.get(who)
+        was = members.get(who) if members else None
         if was == wants:
             return None
-        self._changed[group] = None
         is_first = not members
         if wants is None:
             del members[who]
-        else:
+        if (was and wants) or not _has_twin(members, who, was or wants):
+            self._changed[group] = None
+        if wants is not None:
             members[who] = wants
         is_last = not members
         if is_first:
@@ -105,7 +112,7 @@ class Membership:
         return Event(group, who, was, wants, is_first, is_last)
 
     def take_changed(self) -> list[IPAddress]:
-        """The groups that were changed since the last call, each once, in order."""
+        """The groups whose copies may differ since the last call, each once, in order."""
         changed, self._changed = list(self._changed), {}
         return changed
 
@@ -129,3 +136,12 @@ class Membership:
     def second_information(self) -> SecondInformation:
         """The groups that the device is in, as a value."""
         return SecondInformation(self.revision, frozenset(self._members))
+
+
+def _has_twin(members: Mapping[Who, Wants], who: Who, wants: Wants | None) -> bool:
+    """Say whether one of these wants the same and shares its copies with `who`, who is not among them."""
+    port, unicast = who.port, who.unicast
+    for other, theirs in members.items():
+        if other.port == port and (theirs is wants or theirs == wants) and other.unicast == unicast:
+            return True
+    return False

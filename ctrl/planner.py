@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from fastpath.model import (
     Egress,
@@ -26,8 +27,7 @@ from fastpath.model import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """Someone behind `port` who wants a group: whoever joined there, or one NVE served by unicast.
 
     Packets of which sources it wants: all but `sources` (`is_exclude`), or of these alone.
@@ -87,18 +87,29 @@ def plan_device_group(
     those who want it. A peer that rewrites sends as itself, so who is behind it is not known: what has a peer
     for its source goes to every member.
     """
-    remote = _once(
+    return plan_members(group, members, plan_tunnels(peers, tunnel), encaps)
+
+
+def plan_tunnels(peers: Iterable[Remote], tunnel: Tunnel) -> tuple[Egress, ...]:
+    """Plan the copies to peers (CONFORMANCE TI): those of every list of a group."""
+    return _once(
         Egress(p.out_port, tunnel.form, Owner(address=p.address), p.address, tunnel.source) for p in peers
     )
 
+
+def plan_members(
+    group: IPAddress, members: Sequence[Member], remote: tuple[Egress, ...], encaps: Sequence[Encap]
+) -> tuple[ReplicationList, ...]:
+    """Plan as `plan_device_group` does; the copies to peers are planned already."""
+
     def planned(source: IPAddress | None, wanting: Iterable[Member]) -> ReplicationList:
-        local = _once(_local_egress(m, encaps[m.port], group.version) for m in wanting)
-        return ReplicationList(group_key(Scope.DEVICE, group, source), local, remote)
+        local = {(m.port, m.nve): _local_egress(m, encaps[m.port], group.version) for m in wanting}
+        return ReplicationList(group_key(Scope.DEVICE, group, source), tuple(local.values()), remote)
 
     named = dict.fromkeys(source for m in members for source in m.sources)
     if not named:
         return (planned(None, members),)
-    behind = dict.fromkeys(p.address for p in peers)
+    behind = dict.fromkeys(egress.address for egress in remote)
     return (
         planned(None, (m for m in members if m.wants(None))),
         *(planned(s, (m for m in members if m.wants(s))) for s in named if s not in behind),

@@ -2,19 +2,32 @@
 
 1. What a config and a kernel say beside the members is a `Basis`; while it stands, a change of membership
    plans its own group anew and no other.
-2. What a step gives is the difference: an NVE that joins behind a port where others are already changes
-   nothing.
+2. What a step gives is the difference.
+3. Members that share copies are one to the planner, which wants what they want together. Each source that it
+   names has a list of its own; one that would have more than SOURCES_MAX gets all sources.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ctrl import planner
-from ctrl.membership import Membership, Wants, Who
-from fastpath.model import Encap, GroupKey, IPAddress, Network, ReplicationList
+from ctrl.membership import ALL, Membership, Wants, Who
+from fastpath.model import (
+    Egress,
+    Encap,
+    GroupKey,
+    IPAddress,
+    Network,
+    ReplicationList,
+    Scope,
+    group_key,
+)
+
+SOURCES_MAX = 512
+"""Lists of sources of one group, for each port: NVEs name sources at will, and each one costs a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +57,10 @@ class Publisher:
     def __init__(self, membership: Membership, basis: Basis = Basis()) -> None:
         self._membership = membership
         self._basis = basis
-        self._keys: dict[IPAddress, tuple[GroupKey, ...]] = {}
-        """Those of each group of the device."""
+        self._tunnels: dict[IPAddress, tuple[Egress, ...]] = {}
+        """The copies to peers, by group."""
+        self._named: dict[IPAddress, list[GroupKey]] = {}
+        """The keys of the lists of sources, by group."""
         self.lists: dict[GroupKey, ReplicationList] = {}
         self.rebase(basis)
 
@@ -53,13 +68,12 @@ class Publisher:
         """Plan everything anew; what the table has collected by now is in it."""
         self._membership.take_changed()
         old, before = self.lists, self._basis
-        self._basis, self._keys = basis, {}
-        self.lists = {}
+        self._basis, self._tunnels, self._named, self.lists = basis, {}, {}, {}
         if basis.tunnel is not None:
+            for group, peers in basis.peers.items():
+                self._tunnels[group] = planner.plan_tunnels(peers, basis.tunnel)
             for group in dict.fromkeys([*basis.peers, *self._membership.groups()]):
-                planned = self._plan(group, basis.tunnel)
-                self._keys[group] = tuple(one.key for one in planned)
-                self.lists |= {one.key: one for one in planned}
+                self._replan(group, Step([], []))
         self.lists |= {one.key: one for one in basis.fixed}
         fresh = basis.networks != before.networks
         return Step(
@@ -70,38 +84,61 @@ class Publisher:
     def update(self) -> Step:
         """Plan the groups whose members changed since the last step."""
         step = Step([], [])
-        if self._basis.tunnel is None:
-            return step
-        for group in self._membership.take_changed():
-            planned = self._plan(group, self._basis.tunnel)
-            for one in planned:
-                if self.lists.get(one.key) != one:
-                    self.lists[one.key] = one
-                    step.lists.append(one)
-            keys = tuple(one.key for one in planned)
-            for key in self._keys.get(group, ()):
-                if key not in keys:
-                    del self.lists[key]
-                    step.removed.append(key)
-            if keys:
-                self._keys[group] = keys
-            else:
-                self._keys.pop(group, None)
+        changed = self._membership.take_changed()
+        if self._basis.tunnel is not None:
+            for group in changed:
+                self._replan(group, step)
         return step
 
-    def _plan(self, group: IPAddress, tunnel: planner.Tunnel) -> tuple[ReplicationList, ...]:
-        peers = self._basis.peers.get(group, ())
-        members = _members(self._membership.of(group).items())
-        if not members and not peers:
-            return ()
-        return planner.plan_device_group(group, members, peers, tunnel, self._basis.encaps)
+    def _replan(self, group: IPAddress, step: Step) -> None:
+        """Plan a group anew, and add to a step what is different."""
+        remote = self._tunnels.get(group, ()) if self._tunnels else ()
+        members = _members(self._membership.of(group))
+        planned: Sequence[ReplicationList] = ()
+        if members or remote:
+            planned = planner.plan_members(group, members, remote, self._basis.encaps)
+        for one in planned:
+            before = self.lists.setdefault(one.key, one)
+            if before is one:
+                step.lists.append(one)
+            elif before != one:
+                self.lists[one.key] = one
+                step.lists.append(one)
+        gone = self._named.pop(group, []) if self._named else []
+        named = [one.key for one in planned[1:]]
+        if named:
+            self._named[group] = named
+            gone = list(set(gone) - set(named))
+        if not planned:
+            gone.append(group_key(Scope.DEVICE, group))
+        for key in gone:
+            if self.lists.pop(key, None) is not None:
+                step.removed.append(key)
 
 
-def _members(found: Iterable[tuple[Who, Wants]]) -> list[planner.Member]:
-    """Those who want the same at one port get one copy: they are one member to the planner."""
-    return list(
-        dict.fromkeys(
-            planner.Member(who.port, None if who.mac else who.address, wants.is_exclude, wants.sources)
-            for who, wants in found
-        )
-    )
+def _members(found: Mapping[Who, Wants]) -> list[planner.Member]:
+    """Those who share copies are one member to the planner."""
+    sharing: dict[tuple[int, IPAddress | None], list[Wants]] = {}
+    for who, wants in found.items():
+        sharing.setdefault((who.port, who.unicast), []).append(wants)
+    members = []
+    for (port, nve), several in sharing.items():
+        wants = _together(several)
+        members.append(planner.Member(port, nve, wants.is_exclude, wants.sources))
+    return members
+
+
+def _together(several: Sequence[Wants]) -> Wants:
+    """What some members want together (RFC 9776 section 3.2)."""
+    if ALL in several:
+        return ALL
+    blocked = [one.sources for one in several if one.is_exclude]
+    named: set[IPAddress] = set()
+    for one in several:
+        if not one.is_exclude:
+            named |= one.sources
+            if len(named) > SOURCES_MAX and not blocked:
+                return ALL
+    if blocked:
+        return Wants(is_exclude=True, sources=frozenset.intersection(*blocked) - named)
+    return Wants(is_exclude=False, sources=frozenset(named))

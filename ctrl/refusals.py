@@ -31,10 +31,19 @@ def _record(name: str, sentence: str, stage: str = "membership") -> Refusal:
 REFUSALS: dict[str, Refusal] = {
     row.name: row
     for row in (
-        _message("zero_mac", "The Ethernet source of a report or query is all zeros."),
+        _message(
+            "zero_mac",
+            "The Ethernet source of a report or query is no station's address: all zeros, or a group's.",
+        ),
         _message("bad_control_checksum", "The IGMP or MLD checksum is wrong."),
-        _message("malformed_control", "An IGMP or MLD message is shorter than what it announces."),
-        _message("unknown_control", "An IGMP message that is neither a query, a report nor a leave."),
+        _message(
+            "malformed_control",
+            "An IGMP or MLD message, or the frame around it, is shorter than what it announces, or at odds "
+            "with itself.",
+        ),
+        _message(
+            "unknown_control", "An IGMP message or a frame that is neither a query, a report nor a leave."
+        ),
         _message(
             "not_from_the_link",
             "MLD without a link-local source, hop limit 1 and Router Alert (RFC 9777 section 5); with "
@@ -64,4 +73,5 @@ class Refused(Counter[str]):
 
     def count(self, name: str, n: int = 1) -> None:
         """Count a refusal of the table; KeyError for another name."""
-        self[REFUSALS[name].name] += n
+        if n:
+            self[REFUSALS[name].name] += n

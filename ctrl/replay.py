@@ -19,7 +19,8 @@ from ctrl.members import member_views
 from ctrl.membership import Membership
 from ctrl.publisher import Publisher
 from ctrl.refusals import Refused
-from ctrl.roles.device import Attachment, Device
+from ctrl.roles.attachment import Attachment
+from ctrl.roles.device import Device
 from ctrl.rows import drop_rows, each_member
 from ctrl.static import attachments, basis, enroll, plan_layout, plan_ports, ways
 from ctrl.table import Row
@@ -129,7 +130,7 @@ def replay(
         return Replayed(
             forwarder.statistics(),
             layout,
-            list(each_member(config, member_views(names, device, membership, control.now_s))),
+            list(each_member(config, list(member_views(names, device, membership, control.now_s)))),
             refused,
             seconds,
             (source.last_ns - source.first_ns) / 1e9,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import merge
-from types import MappingProxyType
 
 from ctrl.config import Config
 from ctrl.config.schema import NetworkTable
@@ -15,7 +14,6 @@ from ctrl.view import MemberView
 from fastpath.model import GroupKey, IPAddress, Layout
 from fastpath.statistics import Statistics
 
-_NONE: Mapping[str, int] = MappingProxyType({})
 _AT_ONCE = 4096
 """Members that are sorted in one go: nobody else has the interpreter meanwhile."""
 
@@ -34,7 +32,7 @@ def _drop(reason: str, unit: str, stage: str, frames: int) -> Row:
     return {"reason": reason, "unit": unit, "stage": stage, "frames": frames}
 
 
-def drop_rows(statistics: Statistics, seconds: float, refused: Mapping[str, int] = _NONE) -> list[Row]:
+def drop_rows(statistics: Statistics, seconds: float, refused: Mapping[str, int]) -> list[Row]:
     """One row a reason that struck; the counters of a replay do not know when it struck last."""
     return [
         row | {"rate_pps": round(row["frames"] / seconds, 3) if seconds else None, "last": None}
@@ -59,11 +57,6 @@ def each_member(config: Config, members: Sequence[MemberView]) -> Iterator[Row]:
             "origin": member.origin,
             "expires_s": None if member.expires_s is None else round(member.expires_s, 3),
         }
-
-
-def member_rows(config: Config, members: Sequence[MemberView]) -> list[Row]:
-    """The rows of `each_member` in one list: of a replay, whose JSON is one object."""
-    return list(each_member(config, members))
 
 
 def _in_order(members: Sequence[MemberView]) -> Iterator[MemberView]:

@@ -21,7 +21,7 @@ from ctrl.config.numbers import list_key, receiver_key, vsid_of
 from ctrl.config.schema import Config, DeviceTable, ListTable, PortTable, ReplicatorTable
 from ctrl.membership import ALL, Event, Membership, Origin, Who
 from ctrl.publisher import Basis, Publisher
-from ctrl.roles.device import Attachment
+from ctrl.roles.attachment import Attachment
 from fastpath.model import (
     AllowFrom,
     Encap,

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ctrl.config.document import keys_table
+from ctrl.refusals import REFUSALS
 from fastpath.reasons import REASONS
 
 README = Path(__file__).parent.parent / "README.md"
@@ -23,8 +24,9 @@ FIGURES = re.compile(r" in [\d,.]+ ms: [\d.]+ million |(receive|classify|replica
 
 
 def drops_table() -> str:
-    """Every drop reason in its own words."""
+    """Every drop reason, and every refusal of control, in its own words."""
     rows = [f"| `{r.name}` | {r.unit.value} | {r.stage} | {r.sentence} |" for r in REASONS]
+    rows += [f"| `{r.name}` | {r.unit} | {r.stage} | {r.sentence} |" for r in REFUSALS.values()]
     return "\n".join(("| reason | counts | stage | what happened |", "|---|---|---|---|", *rows))
 
 

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from ctrl.control.box import Box
 from ctrl.control.misasked import Misasked
+from ctrl.view import View
 from fastpath.model import IPAddress
 
 MAX_NOTICE = 64 << 10
@@ -31,15 +32,18 @@ async def notify(box: Box, request: web.BaseRequest) -> web.Response:
 
 async def explain(box: Box, request: web.BaseRequest) -> web.Response:
     """Say what would become of a frame; nothing is sent."""
+    body = await _body(request, MAX_FRAME)
+    rows = await asyncio.to_thread(_explained, body, box.view())
+    return web.Response(body=rows, content_type="application/json")
+
+
+def _explained(body: bytes, view: View) -> bytes:
     from ctrl.explain.answer import BadQuestion, answer  # noqa: PLC0415  brings the reference; few ask
 
-    body = await _body(request, MAX_FRAME)
-    view = box.view()
     try:
-        rows = await asyncio.to_thread(answer, body, view.layout, view.lists, view.next_hops)
+        return json.dumps(answer(body, view.layout, view.lists, view.next_hops)).encode()
     except BadQuestion as error:
         raise Misasked(400, str(error)) from None
-    return web.json_response(rows)
 
 
 POSTS: Mapping[str, Callable[[Box, web.BaseRequest], Awaitable[web.Response]]] = {

@@ -10,6 +10,8 @@ from fastpath.reasons import Unit
 from fastpath.statistics import Statistics
 
 LOG = logging.getLogger("fastpath")
+TRAFFIC = frozenset({"link_local_group"})
+"""Refused all the time, and nobody's fault: Linux reports the link-local groups of its own, too."""
 REPEAT = 60
 """Looks between two lines about a loss that goes on."""
 
@@ -24,7 +26,7 @@ class Losses:
     def log(self, now: Statistics, refused: Mapping[str, int]) -> None:
         """Look, and log what has to be said; every number is the total since the start."""
         counts = {row.reason.name: row.count for row in now.drops if row.reason.unit is not Unit.FRAME}
-        counts |= refused
+        counts |= {name: n for name, n in refused.items() if name not in TRAFFIC}
         said, over = [], []
         for name, count in counts.items():
             if count > self._counts.get(name, 0):

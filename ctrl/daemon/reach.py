@@ -15,7 +15,7 @@ from ctrl.config import Config
 from ctrl.config.schema import PortTable
 from ctrl.netlink import NextHop, View
 from ctrl.publisher import Basis
-from ctrl.roles.device import Attachment
+from ctrl.roles.attachment import Attachment
 from ctrl.static import attachments, basis, plan_layout, plan_ports, port_place, ways
 from fastpath.claims import Claims
 from fastpath.compiler import NextHops

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 
 class Kind(IntEnum):
@@ -22,8 +23,7 @@ class Kind(IntEnum):
     BLOCK = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """What a host says of one group. Nothing is known of `group` and `sources` but their size."""
 
     kind: Kind

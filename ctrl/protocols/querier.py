@@ -41,6 +41,11 @@ class Querier:
             self._go_by_our_own()
 
     @property
+    def is_starting(self) -> bool:
+        """Whether there are startup queries to come."""
+        return self._n_startup > 0
+
+    @property
     def group_membership_s(self) -> float:
         """How long a report is good for, and for how long an older host counts as present."""
         return self.robustness * self.interval_s + self.response_s

@@ -9,7 +9,8 @@
    silent for its sake (D18).
 4. Silence is asked about as well: who is not refreshed by the end of a general query's response time, and a
    margin for the wire, gets a specific query, one a group; only silence to that removes it (D6), long before
-   its timer would (D7). Only the querier does so; else the timers stand.
+   its timer would (D7). Only the querier does so; else the timers stand. Of the startup queries only the
+   last counts: a link that comes back may lose the first.
 5. A host of version 1 cannot be asked to hurry: it answers in ten seconds, whatever a query says. So its
    timers are never lowered, and while it is in a group, leaves of the group are not believed.
 6. Timers are never lowered below our own last member query time, whatever a foreign query says.
@@ -340,7 +341,7 @@ class Router:
         self._queries.append(query)
         if self._querier.group_membership_s < self._longest_s:
             self._shorten(now_s)
-        if self._silence_s == inf:
+        if self._silence_s == inf and not self._querier.is_starting:
             self._asked_s = now_s
             self._silence_s = now_s + query.response_s + MARGIN_S
 

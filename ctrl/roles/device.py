@@ -14,43 +14,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from types import ModuleType
 
 from ctrl import punt
 from ctrl.config.schema import MembershipTable
-from ctrl.membership import Event, Membership, Origin, Wants, Who
+from ctrl.membership import ALL, Event, Membership, Origin, Wants, Who
 from ctrl.protocols import igmp, mld
 from ctrl.protocols.messages import Query, Record, Report
 from ctrl.protocols.router import Router
-from ctrl.protocols.state import Bounds, Host, Member, Room, Timers
+from ctrl.protocols.state import ALL as EVERYTHING
+from ctrl.protocols.state import Bounds, Filter, Host, Member, Room, Timers
 from ctrl.refusals import Refused
+from ctrl.roles.attachment import Attachment
 from fastpath.model import IPAddress
 
 DEFAULT_MTU = 1500
 """Of a port without a limit: queries with many sources are split to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """A port that faces NVEs, and who we are there. `address`: the IPv4 source of our queries, 0 for none;
-    those of MLD come from the link-local address that belongs to the MAC."""
-
-    mac: bytes
-    address: int = 0
-    mtu: int = 0
-    is_up: bool = True
-
-    @property
-    def link_local(self) -> int:
-        """The modified EUI-64 address (RFC 4291 appendix A)."""
-        mac = self.mac
-        return int.from_bytes(
-            bytes((0xFE, 0x80, 0, 0, 0, 0, 0, 0, mac[0] ^ 2, *mac[1:3], 0xFF, 0xFE, *mac[3:])), "big"
-        )
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Family:
     bits: int
     codec: ModuleType
@@ -58,11 +42,14 @@ class _Family:
     address: type[IPv4Address | IPv6Address]
 
     def is_multicast(self, address: int) -> bool:
-        return address >> (self.bits - 4) == 0xE if self.bits == 32 else address >> 120 == 0xFF
+        return address >> 28 == 0xE if self.bits == 32 else address >> 120 == 0xFF
 
-    def is_link_local(self, group: int) -> bool:
-        """Of a multicast address: 224.0.0.0/24, and the IPv6 scopes up to the link's."""
-        return group >> 8 == 0xE00000 if self.bits == 32 else group >> 112 & 15 <= 2
+    def is_group(self, address: int) -> bool:
+        """Say whether it is multicast beyond the link: neither 224.0.0.0/24 nor an IPv6 scope up to the
+        link's."""
+        if self.bits == 32:
+            return 0xE00000FF < address <= 0xEFFFFFFF
+        return address >> 120 == 0xFF and address >> 112 & 15 > 2
 
     def is_source(self, address: int) -> bool:
         return 0 < address < (1 << self.bits) - 1 and not self.is_multicast(address)
@@ -160,26 +147,24 @@ class Device:
         """Leave out what can be nobody's membership."""
         if report.unknown:
             self._refused.count("unknown_record", report.unknown)
-        kept = [one for one in report.records if self._is_sound(one, family)]
+        records = report.records
+        kept = [one for one in records if family.is_group(one.group)]
+        if len(kept) < len(records):
+            n_local = sum(family.is_multicast(one.group) for one in records) - len(kept)
+            self._refused.count("link_local_group", n_local)
+            self._refused.count("not_a_group", len(records) - len(kept) - n_local)
         if any(one.sources for one in kept):
             kept = [self._sources_screened(one, family) for one in kept]
+        elif len(kept) == len(records):
+            return report
         return replace(report, records=tuple(kept))
-
-    def _is_sound(self, record: Record, family: _Family) -> bool:
-        if not family.is_multicast(record.group):
-            self._refused.count("not_a_group")
-        elif family.is_link_local(record.group):
-            self._refused.count("link_local_group")
-        else:
-            return True
-        return False
 
     def _sources_screened(self, record: Record, family: _Family) -> Record:
         sources = tuple(source for source in record.sources if family.is_source(source))
         if len(sources) == len(record.sources):
             return record
         self._refused.count("not_a_source", len(record.sources) - len(sources))
-        return replace(record, sources=sources)
+        return record._replace(sources=sources)
 
     def _refuse(self, name: str, host: Host, group: int) -> None:
         self._refused.count(name)
@@ -238,12 +223,8 @@ class Device:
         """Carry over what a router came to."""
         family = side.family
         for change in side.router.take_changes():
-            mac, source = change.host
-            who = Who(side.port, family.origin, mac, family.address(source))
-            wants = None
-            if change.wants is not None:
-                wants = Wants(change.wants.is_exclude, frozenset(map(family.address, change.wants.sources)))
-            event = self._membership.apply(family.address(change.group), who, wants)
+            who = _who(side.port, family, change.host)
+            event = self._membership.apply(family.address(change.group), who, _wants(change.wants, family))
             if event is not None:
                 self._events.append(event)
         for query in side.router.take_queries():
@@ -255,6 +236,21 @@ class Device:
         for part in codec.split(query, attachment.mtu or DEFAULT_MTU):
             self._frames.append((side.port, codec.query_frame(part, attachment.mac, source)))
             side.queries_sent += 1
+
+
+@lru_cache(4096)
+def _who(port: int, family: _Family, host: Host) -> Who:
+    """One object for all groups that a host is in, as long as it speaks now and then."""
+    mac, source = host
+    return Who(port, family.origin, mac, family.address(source))
+
+
+def _wants(heard: Filter | None, family: _Family) -> Wants | None:
+    if heard is None:
+        return None
+    if heard is EVERYTHING:
+        return ALL
+    return Wants(heard.is_exclude, frozenset(map(family.address, heard.sources)))
 
 
 def _timers(settings: MembershipTable) -> Timers:

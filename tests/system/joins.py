@@ -6,6 +6,7 @@ import json
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterable
 from functools import partial
 from ipaddress import IPv4Address, ip_address, ip_interface
@@ -43,7 +44,7 @@ class Tor:
         self.six = six
         self.box = lab.box(f"tor{number}", six=six, forwards=True)
         self.hosts: dict[int, Namespace] = {}
-        self.switches: dict[int, Namespace] = {}
+        self.switches = lab.box(f"sw{number}")
         self.ports: list[int] = []
         self.address = f"fd00:9::{number}" if six else f"10.9.0.{number}"
         self.box.address("lo", self.address + ("/128" if six else "/32"))
@@ -55,32 +56,28 @@ class Tor:
         self.ports.append(number)
         return made
 
-    def switch(self, port: int, *numbers: int, snoops: bool, **bridge: int) -> Namespace:
+    def switch(self, port: int, *numbers: int, snoops: bool, **bridge: int) -> None:
         """Put a Linux bridge behind a port, and hosts behind that; further options are the bridge's own."""
-        self.switches[port] = made = self.lab.box(f"sw{port}")
-        connect(self.box, f"p{port}", made, "up", mtu=MTU)
-        words = [word for key, value in {"mcast_snooping": int(snoops), **bridge}.items() for word in (key, str(value))]
-        made.command("ip", "link", "add", "br0", "type", "bridge", *words)
-        for name in ("br0", "up"):
-            made.set_link(name, state="up")
-        self.enslave(port, "up")
-        if not self.six:
-            self.box.address(f"p{port}", self.link(port)[0])
+        connect(self.box, f"p{port}", self.switches, f"up{port}", mtu=MTU)
+        words = [f"{word}" for pair in {"mcast_snooping": int(snoops), **bridge}.items() for word in pair]
+        self.switches.command("ip", "link", "add", f"br{port}", "type", "bridge", *words)
+        self.switches.set_link(f"br{port}", state="up")
+        self.enslave(f"up{port}", port)
+        near = self.link(port)[0]
+        self.box.address(f"p{port}", near)
         for number in numbers:
             self.hosts[number] = host = self.lab.box(f"h{number}", six=self.six)
-            connect(made, f"d{number}", host, "up", mtu=MTU)
-            self.enslave(port, f"d{number}")
+            connect(self.switches, f"d{number}", host, "up", mtu=MTU)
+            self.enslave(f"d{number}", port)
             host.address("up", f"10.1.{port}.{number}/24")
-            host.route("0.0.0.0/0", "up", str(ip_interface(self.link(port)[0]).ip))
+            host.route("0.0.0.0/0", "up", str(ip_interface(near).ip))
             wait_for(partial(has_carrier, host, "up"), "carrier of a host")
         wait_for(partial(has_carrier, self.box, f"p{port}"), "carrier of the port")
         self.ports.append(port)
-        return made
 
-    def enslave(self, port: int, device: str) -> None:
-        """Make a device of a port's switch a port of its bridge that forwards at once."""
-        box = self.switches[port]
-        box.set_link(device, master=box.index("br0"))
+    def enslave(self, device: str, port: int) -> None:
+        """Make a device a port of the bridge behind our port."""
+        self.switches.set_link(device, master=self.switches.index(f"br{port}"))
 
     def link(self, number: int) -> tuple[str, str]:
         """The addresses of both ends of a port's link."""
@@ -127,7 +124,11 @@ def members(fastpath: Fastpath) -> set[Membership]:
 
 def expect_members(fastpath: Fastpath, *wanted: Membership, within_s: float = DEADLINE_S) -> None:
     """Wait until these are the members, and no others."""
-    wait_for(lambda: members(fastpath) == set(wanted), f"members {wanted}, not {members(fastpath)}", within_s)
+    end_s = time.monotonic() + within_s
+    while (found := members(fastpath)) != set(wanted):
+        missing, others = set(wanted) - found, found - set(wanted)
+        assert time.monotonic() < end_s, f"not within {within_s:g} s: missing {missing}, not wanted {others}"
+        time.sleep(0.01)
 
 
 class Watch:

@@ -106,14 +106,13 @@ def test_one_device_with_many_vnis_joins_the_group_of_each_and_more_than_twenty_
     groups = {1000 + n: f"239.7.0.{n}" for n in range(1, 61)}
     fastpath = tor.run(query_interval_s=3, query_response_interval_s=0.5, last_member_query_interval_s=0.2)
     ear = Ear(lab, here)
-    many_vnis(lab, here, tor.of(1), [*groups.items(), (2000, "239.7.0.1")])
+    many_vnis(lab, here, tor.of(1), groups.items())
     expect_members(fastpath, *(("p1", "10.1.1.2", group) for group in groups.values()))
     for number, (vni, group) in enumerate(groups.items()):
         send_vxlan(lab, away, group, vni, numbered(number, MAC))
     wait_for(lambda: len(ear.numbers()) >= len(groups), "a frame of each group")
     assert sorted(ear.numbers()) == list(range(len(groups)))
     wait_for(lambda: any(len(one.records) >= len(groups) for one in ear.reports()), "one report with all groups")
-    here.command("bridge", "vni", "delete", "dev", "vxm", "vni", "1001")  # another VNI of it is still there
     here.command("bridge", "vni", "delete", "dev", "vxm", "vni", "1002")
     expect_members(fastpath, *(("p1", "10.1.1.2", group) for vni, group in groups.items() if vni != 1002))
     assert fastpath.drops() == {}
@@ -150,9 +149,9 @@ def test_the_second_information_moves_with_first_joins_and_last_leaves_alone(lab
 
 
 def n_watching(fastpath):
-    """Who is connected to the control socket."""
-    lines = fastpath.box.run(Path("/proc/thread-self/net/unix").read_text).splitlines()
-    return sum(line.split()[5] == "03" and line.endswith(f" {fastpath.socket}") for line in lines)
+    """How many are connected to the control socket, whose path was a longer one when it was bound."""
+    lines = Path("/proc/thread-self/net/unix").read_text().splitlines()
+    return sum(line.split()[5] == "03" and f" {fastpath.socket}" in line for line in lines)
 
 
 @pytest.mark.parametrize("tunnel", ["nested", "rewrite"])

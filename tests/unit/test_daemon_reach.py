@@ -14,7 +14,7 @@ from ctrl.daemon.refusing import StartError, refuse_what_is_not_live, refuse_wha
 from ctrl.membership import Membership
 from ctrl.netlink import Link, NextHop, View
 from ctrl.publisher import Publisher, Step
-from ctrl.roles.device import Attachment
+from ctrl.roles.attachment import Attachment
 from ctrl.static import enroll
 from fastpath import Forwarder, MemoryPort
 from fastpath.claims import Claims

@@ -12,7 +12,8 @@ from ctrl.protocols import igmp, mld
 from ctrl.protocols.messages import Kind, Query, Record, Report
 from ctrl.punt import read
 from ctrl.refusals import Refused
-from ctrl.roles.device import Attachment, Device
+from ctrl.roles.attachment import Attachment
+from ctrl.roles.device import Device
 
 P1, P2, CORE = 1, 3, 5
 OURS = {

@@ -102,6 +102,17 @@ def test_a_query_under_way_is_shared_by_the_next_who_leaves() -> None:
     ]
 
 
+def test_who_shares_a_query_under_way_is_asked_as_often_as_is_left_to_ask() -> None:
+    port = begun(Timers(robustness=3))
+    answer(port, A, B)
+    port.say(TO_IN, whose=A)
+    port.run(1.5)
+    port.say(TO_IN, whose=B)
+    port.run(5.0)
+    assert port.asked(50.0) == [(0.0, (), False), (1.0, (), False), (2.0, (), False), (3.0, (), False)]
+    assert [(at_s, one) for at_s, one, _, wants in port.changes if wants is None] == [(53.0, A), (54.5, B)]
+
+
 def test_who_joins_and_leaves_without_pause_has_no_more_asked_than_who_leaves_once_an_interval() -> None:
     port = begun()
     for _ in range(1000):
@@ -355,6 +366,18 @@ def test_a_port_that_goes_down_has_no_members_and_one_that_comes_up_asks_at_once
     port.run(20.0)
     assert set(port.wants) == {(A, G)}
     assert len(port.queries) == asked + 1
+
+
+def test_a_link_that_comes_back_and_loses_the_first_query_loses_no_member() -> None:
+    port = begun()
+    answer(port, A, B)
+    port.router.restart(port.at_s)
+    port.run(20.0)
+    assert len(port.wants) == 2
+    port.run(12.0)
+    answer(port, A)
+    port.run(4.0)
+    assert set(port.wants) == {(A, G)}
 
 
 def test_a_device_that_restarts_relearns_within_a_second() -> None:

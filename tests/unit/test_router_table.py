@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctrl.protocols.messages import Kind
+from ctrl.protocols.messages import Kind, Query
 from ctrl.protocols.state import ALL, Bounds, Timers
 from tests.unit.routed import (
     ALLOW,
     BLOCK,
     IS_EX,
     IS_IN,
+    LOW,
     TO_EX,
     TO_IN,
     A,
@@ -172,6 +173,22 @@ def test_any_sequence_of_reports_and_waits_is_as_the_oracle_says(
         port.run(wait_s)
         oracle.wait(port.at_s)
         assert port.state() == oracle.state()
+
+
+@pytest.mark.parametrize("kind", [BLOCK, TO_EX])
+def test_a_blocked_source_that_we_are_not_to_ask_for_runs_as_long_as_the_group(kind: Kind) -> None:
+    """The table's (A-X-Y) = Group Timer."""
+    port = Port()
+    port.hear(Query(3, interval_s=200.0, robustness=2), LOW)
+    port.say(IS_EX)
+    port.run(100.0)
+    port.say(kind, 5)
+    if kind is BLOCK:
+        port.say(IS_EX, 5)
+    port.run(309.9)
+    assert port.state() == ("EXCLUDE", {5}, set())
+    port.run(0.1)
+    assert port.state() == ("EXCLUDE", set(), {5})
 
 
 def test_nothing_is_told_of_a_mere_refresh() -> None:
