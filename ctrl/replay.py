@@ -1,7 +1,8 @@
 """Replay: captures stand in for every port of a config, live or not; no root, no network.
 
 The frames of the input come in on the ports that its interfaces are named for, or on one port; all copies go
-to one file. What NVEs say in the capture takes effect with the next frame of it, by the capture's clock.
+to one file. What NVEs say in the capture takes effect with the next frame of it, by the capture's clock, and
+what they are asked stands in the output among the copies.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from fastpath.ports import PcapSink, PcapSource
 _NS = 1_000_000_000
 CHUNK_FRAMES = 1 << 16
 """Frames between two calls of `progress`."""
+LONGEST_SILENCE_S = 86_400
+"""What is due in a longer silence is done once, at its end: a clock that was set must not be millions of
+queries."""
 
 
 class CutShort(Exception):
@@ -43,11 +47,16 @@ class Interrupted(CutShort):
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay came to. `seconds` is how long forwarding took, `traffic_s` the time of the capture."""
+    """What a replay came to. `seconds` is how long forwarding took, `traffic_s` the time of the capture.
+    `joined` and `left`: how often an NVE became a member of a group, and was one no longer. `members` are
+    those at the end; `queries` are frames of OUT that are no copies."""
 
     statistics: Statistics
     layout: Layout
     members: list[Row]
+    joined: int
+    left: int
+    queries: int
     refused: Mapping[str, int]
     seconds: float
     traffic_s: float
@@ -109,8 +118,12 @@ def replay(
         begin = time.perf_counter()
         try:
             control.attach(attachments(config, ports))
+            told = 0
             while control.run(CHUNK_FRAMES):
-                progress(source.frames_read, source.n_frames)
+                done = source.frames_read
+                if done >= told + CHUNK_FRAMES or told < done == source.n_frames:
+                    told = done
+                    progress(done, source.n_frames)
             sink.close()
         except KeyboardInterrupt:
             sink.close()
@@ -131,6 +144,9 @@ def replay(
             forwarder.statistics(),
             layout,
             list(each_member(config, list(member_views(names, device, membership, control.now_s)))),
+            control.joined,
+            control.left,
+            sink.sent,
             refused,
             seconds,
             (source.last_ns - source.first_ns) / 1e9,
@@ -139,7 +155,8 @@ def replay(
 
 
 class _Control:
-    """Drives the device role by the capture's clock: what is due comes before the frame of that time."""
+    """Drives the device role by the capture's clock: what is due comes before the frame of that time. A
+    capture without frames has no clock, and nothing happens."""
 
     def __init__(
         self, forwarder: Forwarder, source: PcapSource, sink: PcapSink, device: Device, publisher: Publisher
@@ -150,6 +167,7 @@ class _Control:
         self._device = device
         self._publisher = publisher
         self._begin_ns = source.first_ns
+        self.joined = self.left = 0
 
     @property
     def now_s(self) -> float:
@@ -158,37 +176,42 @@ class _Control:
 
     def attach(self, attachments: Mapping[int, Attachment]) -> None:
         """Begin: ask on the ports with NVEs."""
+        if self._source.next_ns is None:
+            return
         self._device.attach(attachments, 0.0)
         self._settle(self._begin_ns)
 
     def run(self, max_frames: int) -> bool:
         """Go on by some frames, or up to the next that control has to hear; False at the capture's end, when
         all that was due by then is done."""
-        due_ns = self._due_ns()
-        next_ns = self._source.next_ns
-        if due_ns is not None and due_ns <= (self._source.last_ns if next_ns is None else next_ns):
-            self._device.poll((due_ns - self._begin_ns) / _NS)
-            self._settle(due_ns)
-            return True
+        source, deadline_s = self._source, self._device.deadline_s
+        next_ns, until_ns = source.next_ns, None
+        if deadline_s is not None:
+            due_ns = self._begin_ns + ceil(deadline_s * _NS)
+            if due_ns <= (source.clock_ns if next_ns is None else next_ns):
+                if next_ns is not None and next_ns - source.clock_ns > LONGEST_SILENCE_S * _NS:
+                    due_ns = next_ns
+                    deadline_s = max(deadline_s, (due_ns - self._begin_ns) / _NS)
+                self._device.poll(deadline_s)
+                self._settle(due_ns)
+                return True
+            until_ns = due_ns if due_ns <= source.last_ns else None
         if next_ns is None:
             return False
-        self._source.until_ns = due_ns
+        source.until_ns = until_ns
         self._forwarder.run(max_frames)
         for port, _, frame in self._forwarder.read_punted():
             self._device.hear(port, frame, self.now_s)
-        self._settle(self._source.clock_ns)
+        self._settle(source.clock_ns)
         return True
-
-    def _due_ns(self) -> int | None:
-        """When the role wants to be called next, rounded up."""
-        deadline_s = self._device.deadline_s
-        return None if deadline_s is None else self._begin_ns + ceil(deadline_s * _NS)
 
     def _settle(self, time_ns: int) -> None:
         step = self._publisher.update()
         if step.lists or step.removed:
             self._forwarder.publish(step.lists, step.removed)
-        self._device.take_events()
+        for event in self._device.take_events():
+            self.joined += event.was is None
+            self.left += event.wants is None
         for port, frame in self._device.take_frames():
             self._sink.send(port, frame, time_ns)
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from zlib import crc32
 
 from ctrl.config import load
+from ctrl.table import Row
 from fastpath.model import Verdict
 from tests import frames as f
 from tests.captures_io import pcap
-from tests.replaying import CAPTURES, EXAMPLES, ROOT, Checked, checked
+from tests.replaying import CAPTURES, EXAMPLES, ROOT, Checked, Said, checked
 from tests.wording import words
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -96,8 +97,10 @@ def run(golden: Golden, folder: Path) -> Checked:
 def lines(golden: Golden, result: Checked) -> Iterator[str]:
     """Give the lines of a golden file: each frame that came in, and under it what became of it."""
     ports = [port.name for port in result.done.layout.ports]
-    left = iter(result.copies)
+    left, said = iter(result.copies), list(result.said)
     yield f"# {golden.capture} by examples/{golden.config}: frame, port, bytes, CRC-32, headers; its copies"
+    yield "# ? what we asked; then who is a member by joining, and what control refused"
+    yield from _asked(said, 0, result)
     for number, ((in_port, frame), outcome) in enumerate(
         zip(result.arrivals, result.outcomes, strict=True), 1
     ):
@@ -108,6 +111,22 @@ def lines(golden: Golden, result: Checked) -> Iterator[str]:
             yield f"   > {_line(*next(left))}"
         for reason, n in outcome.copy_drops.items():
             yield f"   > {n} copy dropped: {reason}"
+        yield from _asked(said, number, result)
+    yield from (f"member {_member(row)}" for row in result.done.members if row["origin"] != "static")
+    yield from (f"refused {name} {n}" for name, n in sorted(result.done.refused.items()))
+
+
+def _asked(said: list[Said], after: int, result: Checked) -> Iterator[str]:
+    begin_ns = result.arrivals[0][1].time_ns
+    while said and said[0].after == after:
+        one = said.pop(0)
+        yield f"   ? {_line(one.port, one.data)} at {(one.time_ns - begin_ns) / 1e9:.6f} s"
+
+
+def _member(row: Row) -> str:
+    words = (row["port"], row["group"], row["nve"] or "-", row["origin"], row["mode"], *row["sources"])
+    timer = "" if row["expires_s"] is None else f" for {row['expires_s']:.3f} s"
+    return " ".join(words) + "".join(f" not {one}" for one in row["blocked"]) + timer
 
 
 def total(golden: Golden, result: Checked) -> str:
@@ -115,7 +134,8 @@ def total(golden: Golden, result: Checked) -> str:
     counted = result.done.statistics
     sums = (
         f"{counted.received:4} = {counted.replicated:3} replicated + {counted.punted:2} punted "
-        f"+ {counted.dropped:3} dropped; {counted.copies_out:3} copies"
+        f"+ {counted.dropped:3} dropped; {counted.copies_out:3} copies; "
+        f"{result.done.joined} joined, {result.done.left} left, {result.done.queries} queries"
     )
     reasons = " ".join(f"{name}={n}" for name, n in result.reasons().items())
     return f"{golden.config:16} {golden.capture:20} {sums}  {reasons}".rstrip()

@@ -1,6 +1,7 @@
 """Replays that are checked: what the compiled path made of a capture is what the reference makes of it.
 
-The capture and its copies are read by dpkt and scapy, not by our own reader.
+The capture and its copies are read by dpkt and scapy, not by our own reader. What NVEs say in it goes, frame by
+frame, through a second device role, and all lists are planned anew after each change.
 """
 
 from __future__ import annotations
@@ -8,11 +9,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from ctrl.config import Config, parse
-from ctrl.replay import Replayed, replay
-from ctrl.static import plan
+from ctrl.members import member_views
+from ctrl.membership import Membership
+from ctrl.publisher import Publisher
+from ctrl.refusals import Refused
+from ctrl.replay import LONGEST_SILENCE_S, Replayed, replay
+from ctrl.roles.device import Device
+from ctrl.rows import each_member
+from ctrl.static import attachments, basis, enroll, plan_layout, plan_ports, ways
+from ctrl.table import Row
 from fastpath.model import Frame, Verdict
 from fastpath.reasons import Unit
 from fastpath.reference import Outcome, Reference
@@ -26,6 +35,16 @@ Arrival = tuple[int, Frame]
 
 
 @dataclass(frozen=True)
+class Said:
+    """A frame that control sent, when `after` frames had come in."""
+
+    after: int
+    port: str
+    time_ns: int
+    data: bytes
+
+
+@dataclass(frozen=True)
 class Checked:
     """A replay that agrees with the reference: its result, and for each frame what became of it."""
 
@@ -34,6 +53,8 @@ class Checked:
     outcomes: list[Outcome]
     copies: list[tuple[str, bytes]]
     """(out port, bytes) of all copies as the file holds them."""
+    said: list[Said]
+    """What stands between them: queries."""
 
     def by(self, port: str) -> list[bytes]:
         """The copies that left by a port."""
@@ -61,36 +82,108 @@ def arrivals_of(
     ]
 
 
+class Stepped:
+    """The oracle: one frame at a time through a device role and a reference of its own."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        ports = plan_ports(config.ports)
+        self.names = [port.name for port in ports]
+        self.layout = plan_layout(config, ports)
+        self.attachments = attachments(config, ports)
+        self.refused, self.membership = Refused(), Membership()
+        enroll(self.membership, config)
+        self.basis = basis(config, ports, ways(config))
+        self.device = Device(self.membership, self.refused, config.membership)
+        self.reference = Reference(self.layout, {})
+        self.said: list[Said] = []
+        self.n_frames = 0
+        self.begin_ns = self.clock_ns = 0
+        self._settle(0)
+
+    @property
+    def now_s(self) -> float:
+        return (self.clock_ns - self.begin_ns) / 1e9
+
+    def take(self, in_port: int, frame: Frame) -> Outcome:
+        """Take a frame in: what is due by its time comes first, and what it says comes last."""
+        if not self.n_frames:
+            self.begin_ns = self.clock_ns = frame.time_ns
+            self.device.attach(self.attachments, 0.0)
+            self._settle(self.begin_ns)
+        time_ns = max(self.clock_ns, frame.time_ns)
+        if (time_ns - self.clock_ns) / 1e9 > LONGEST_SILENCE_S:
+            self.device.poll((time_ns - self.begin_ns) / 1e9)
+            self._settle(time_ns)
+        while (due_ns := self._due_ns()) is not None and due_ns <= time_ns:
+            self.device.poll(self.device.deadline_s)
+            self._settle(due_ns)
+        self.clock_ns = time_ns
+        self.n_frames += 1
+        outcome = self.reference.forward(in_port, frame)
+        if outcome.verdict is Verdict.PUNT:
+            self.device.hear(in_port, frame.data, self.now_s)
+            self._settle(time_ns)
+        return outcome
+
+    def members(self) -> list[Row]:
+        """The rows of `fastpath show members`."""
+        views = member_views(self.names, self.device, self.membership, self.now_s)
+        return list(each_member(self.config, list(views)))
+
+    def _due_ns(self) -> int | None:
+        deadline_s = self.device.deadline_s
+        return None if deadline_s is None else self.begin_ns + ceil(deadline_s * 1e9)
+
+    def _settle(self, time_ns: int) -> None:
+        self.reference.lookup.lists = Publisher(self.membership, self.basis).lists
+        for port, data in self.device.take_frames():
+            self.said.append(Said(self.n_frames, self.names[port], time_ns, data))
+
+
 def checked(config: Config, capture: Path, out: Path, in_port: str | None = None) -> Checked:
-    """Replay a capture into the pcapng `out`; assert that its books are balanced, and each frame's fate the
-    reference's."""
+    """Replay a capture into the pcapng `out`; assert that its books are balanced, and each frame's fate and the
+    members at the end those of the oracle."""
     ports = [port.name for port in config.ports]
     arrivals = arrivals_of(read_frames(capture), ports, in_port or ports[0])
     done = replay(config, capture, out, in_port)
-    left = read_frames(out)
-    planned = plan(config)
-    outcomes = check_copies(Reference(planned.layout, planned.lists), arrivals, left, ports)
+    oracle = Stepped(config)
+    outcomes, copies = check_out(oracle, arrivals, read_frames(out))
     check_books(done, arrivals, outcomes)
-    return Checked(done, arrivals, outcomes, [(name or "", data) for name, _, data in left])
+    assert done.members == oracle.members()
+    assert (dict(done.refused), done.queries) == (dict(oracle.refused), len(oracle.said))
+    return Checked(done, arrivals, outcomes, copies, oracle.said)
 
 
-def check_copies(
-    reference: Reference,
-    arrivals: list[Arrival],
-    left: list[tuple[str | None, int, bytes]],
-    ports: Sequence[str],
-) -> list[Outcome]:
-    """Assert that the copies are the reference's, frame by frame: ports, order, bytes, the frame's time."""
-    outcomes, at = [], 0
-    for number, (in_port, frame) in enumerate(arrivals, 1):
-        outcome = reference.forward(in_port, frame)
-        wanted = [(ports[copy.out_port], frame.time_ns, copy.data.hex()) for copy in outcome.copies]
+def check_out(
+    oracle: Stepped, arrivals: list[Arrival], left: list[tuple[str | None, int, bytes]]
+) -> tuple[list[Outcome], list[tuple[str, bytes]]]:
+    """Assert that OUT holds what the oracle makes, frame by frame: ports, order, bytes, times. Return what
+    became of each frame, and the copies, without what control sent."""
+    outcomes: list[Outcome] = []
+    copies: list[tuple[str, bytes]] = []
+    at, n_said = 0, 0
+
+    def expect(wanted: list[tuple[str, int, bytes]], why: str) -> None:
+        nonlocal at
         got = [(name, time, data.hex()) for name, time, data in left[at : at + len(wanted)]]
-        assert got == wanted, f"frame {number}: {frame.data.hex()}"
+        assert got == [(name, time, data.hex()) for name, time, data in wanted], why
         at += len(wanted)
+
+    for number, (in_port, frame) in enumerate(arrivals, 1):
+        outcome = oracle.take(in_port, frame)
+        said, n_said = oracle.said[n_said:], len(oracle.said)
+        before = [(one.port, one.time_ns, one.data) for one in said if one.after < number]
+        expect(before, f"queries before frame {number}")
+        made = [(oracle.names[copy.out_port], frame.time_ns, copy.data) for copy in outcome.copies]
+        expect(made, f"frame {number}: {frame.data.hex()}")
+        expect(
+            [(one.port, one.time_ns, one.data) for one in said[len(before) :]], f"answers to frame {number}"
+        )
+        copies += [(name, data) for name, _, data in made]
         outcomes.append(outcome)
-    assert at == len(left), "copies that the reference does not make"
-    return outcomes
+    assert at == len(left), "frames that the reference does not make"
+    return outcomes, copies
 
 
 def check_books(done: Replayed, arrivals: list[Arrival], outcomes: list[Outcome]) -> None:

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 VXLAN, NESTED, MDNS, MARKET = 4789, 4754, 5353, 5004
 IGMP = {0x11: "query", 0x12: "v1 report", 0x16: "v2 report", 0x17: "v2 leave", 0x22: "v3 report"}
 MLD = {130: "MLD query", 131: "MLDv1 report", 132: "MLDv1 done", 143: "MLDv2 report"}
+RECORD = {1: "IS_IN", 2: "IS_EX", 3: "TO_IN", 4: "TO_EX", 5: "ALLOW", 6: "BLOCK"}
 OTHER = {1: "ICMP", 6: "TCP"}
 
 
@@ -55,10 +56,42 @@ def _transport(protocol: int, body: bytes) -> str:
     if protocol == 47:
         return _gre(body)
     if protocol == 2:
-        return f"IGMP {IGMP.get(body[0], hex(body[0]))}"
+        return f"IGMP {IGMP.get(body[0], hex(body[0]))}{_membership(body, 4)}"
     if protocol == 58:
-        return MLD.get(body[0], f"ICMPv6 {body[0]}")
+        return MLD.get(body[0], f"ICMPv6 {body[0]}") + _membership(body, 16)
     return OTHER.get(protocol, f"protocol {protocol}")
+
+
+def _membership(body: bytes, size: int) -> str:
+    """Say what an IGMP or MLD message is about; `size` is that of an address."""
+    kind, at = body[0], size + (4 if size == 4 else 8)
+    if kind in {0x22, 143}:
+        return _records(body, size)
+    if kind not in {0x11, 0x12, 0x16, 0x17, 130, 131, 132}:
+        return ""
+    group = ip_address(body[at - size : at])
+    named = "" if group.is_unspecified else f" {group}"
+    if kind not in {0x11, 130}:
+        return named
+    is_long = len(body) >= at + 4
+    n = _u16(body, at + 2) if is_long else 0
+    within_s = body[1] / 10 if size == 4 else _u16(body, 4) / 1000
+    return f"{named}{_sources(body, at + 4, n, size)} within {within_s:g} s{'' if is_long else ', older'}"
+
+
+def _records(body: bytes, size: int) -> str:
+    told, at = [], 8
+    for _ in range(_u16(body, 6)):
+        kind, extra, n = struct.unpack_from("!BBH", body, at)
+        group = ip_address(body[at + 4 : at + 4 + size])
+        told.append(f" {RECORD.get(kind, kind)} {group}{_sources(body, at + 4 + size, n, size)}")
+        at += 4 + size * (n + 1) + extra * 4
+    return ",".join(told)
+
+
+def _sources(body: bytes, at: int, n: int, size: int) -> str:
+    named = [str(ip_address(body[at + i * size : at + (i + 1) * size])) for i in range(n)]
+    return f" {{{', '.join(named)}}}" if named else ""
 
 
 def _udp(body: bytes) -> str:

@@ -12,13 +12,16 @@ from typing import NoReturn
 import click
 
 from ctrl.config import Config, ConfigError, load
+from ctrl.membership import Origin
+from ctrl.refusals import REFUSALS
 from ctrl.replay import CHUNK_FRAMES, CutShort, Interrupted, Replayed, differences, open_any
 from ctrl.replay import replay as run_replay
 from ctrl.rows import group_rows, receiver_rows
-from ctrl.table import table
+from ctrl.table import Row, table
 from fastpath.errors import CaptureError
 from fastpath.reasons import Unit
 
+MEMBERS_SHOWN = 20
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
@@ -101,7 +104,24 @@ def report(in_file: Path, out_file: Path, done: Replayed) -> Iterator[str]:
         f"received {counted.received:,} = replicated {counted.replicated:,}"
         f" + punted {counted.punted:,} (IGMP, MLD) + dropped {counted.dropped:,}"
     )
-    sections = (
+    joined = [row for row in done.members if row["origin"] != Origin.STATIC.value]
+    if joined or done.joined or done.queries:
+        n_groups = len({row["group"] for row in joined})
+        yield (
+            f"joined {done.joined:,}, left {done.left:,}; {len(joined):,} members in {n_groups:,} groups at the "
+            f"end; {done.queries:,} queries sent"
+        )
+    sections: tuple[tuple[list[Row], dict[str, str]], ...] = (
+        (
+            [row | {"wants": _wants(row)} for row in joined[:MEMBERS_SHOWN]],
+            {
+                "port": "PORT",
+                "nve": "NVE",
+                "group": "GROUP",
+                "wants": "WANTS",
+                "expires_s": "EXPIRES_S",
+            },
+        ),
         (group_rows(counted), {"scope": "ROLE", "group": "GROUP", "frames": "FRAMES"}),
         (
             receiver_rows(counted, done.layout),
@@ -116,15 +136,7 @@ def report(in_file: Path, out_file: Path, done: Replayed) -> Iterator[str]:
             },
         ),
         (
-            [
-                {
-                    "name": r.reason.name,
-                    "unit": r.reason.unit.value,
-                    "count": r.count,
-                    "why": r.reason.sentence,
-                }
-                for r in counted.drops
-            ],
+            list(_drops(done)),
             {"name": "DROP", "unit": "UNIT", "count": "COUNT", "why": "WHY"},
         ),
     )
@@ -132,6 +144,8 @@ def report(in_file: Path, out_file: Path, done: Replayed) -> Iterator[str]:
         if rows:
             yield ""
             yield from table(rows, headings)
+        if "wants" in headings and len(joined) > len(rows):
+            yield f"and {len(joined) - len(rows):,} more: -j prints them all"
     yield ""
     rate = counted.copies_out / done.seconds if done.seconds else 0.0
     lost = sum(row.count for row in counted.drops if row.reason.unit is Unit.COPY)
@@ -142,6 +156,24 @@ def report(in_file: Path, out_file: Path, done: Replayed) -> Iterator[str]:
     if counted.received:
         stages = ", ".join(f"{row.stage} {row.ns / counted.received:,.0f}" for row in counted.stages)
         yield f"ns a frame: {stages}"
+
+
+def _wants(member: Row) -> str:
+    """Say packets of which sources a member wants."""
+    if member["mode"] == "include":
+        return ",".join(member["sources"])
+    return f"all but {','.join(member['blocked'])}" if member["blocked"] else "all"
+
+
+def _drops(done: Replayed) -> Iterator[Row]:
+    """One row a reason that struck, of the data path and of control, with its sentence."""
+    for row in done.statistics.drops:
+        reason = row.reason
+        yield {"name": reason.name, "unit": reason.unit.value, "count": row.count, "why": reason.sentence}
+    for name, refusal in REFUSALS.items():
+        if name in done.refused:
+            count = done.refused[name]
+            yield {"name": name, "unit": refusal.unit, "count": count, "why": refusal.sentence}
 
 
 def _load(path: str) -> Config:

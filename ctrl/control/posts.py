@@ -41,7 +41,9 @@ def _explained(body: bytes, view: View) -> bytes:
     from ctrl.explain.answer import BadQuestion, answer  # noqa: PLC0415  brings the reference; few ask
 
     try:
-        return json.dumps(answer(body, view.layout, view.lists, view.next_hops)).encode()
+        strict = view.config.membership.strict_headers
+        rows = answer(body, view.layout, view.lists, view.next_hops, strict_headers=strict)
+        return json.dumps(rows).encode()
     except BadQuestion as error:
         raise Misasked(400, str(error)) from None
 

@@ -1,31 +1,26 @@
 """Drives the device role on a running box: punted frames and timers in; lists, queries, events and log out.
 
-1. Ports take turns: whatever one port sends, a message of another waits for one of its messages, not for all
-   (a queue a port, bounded; what comes beyond is counted).
-2. A turn ends after TURN_S, and what changed in it is one FIB: many joins are few FIBs, and nobody waits
-   longer than a turn.
+1. Ports take turns (`turns`): nobody's message waits for all that another port sends.
+2. What changed in a turn is one FIB. A turn is short, so that nobody waits; but twice as long as it took to
+   carry out the one before, so that many joins are few FIBs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections import deque
 from collections.abc import Callable
 
+from ctrl.daemon.turns import Turns
 from ctrl.membership import Event
 from ctrl.publisher import Publisher
 from ctrl.refusals import Refused
 from ctrl.roles.device import Device
 from fastpath import Forwarder
 
-LOG = logging.getLogger("fastpath.membership")
-TURN_S = 0.03
-FETCH_FRAMES = 64
-"""Messages handled between two looks into the ring."""
-QUEUE_FRAMES = 8192
-"""Messages of one port that wait for their turn."""
+TURN_S, LONG_TURN_S = 0.005, 0.05
+LOOK_S, LOOK_FRAMES = 0.0005, 64
+"""How often the ring is looked into, and what is taken then: it empties faster than that is handled."""
 
 
 class Snooping:
@@ -46,7 +41,8 @@ class Snooping:
         self._refused = refused
         self._send = send
         self._tell = tell
-        self._queues: dict[int, deque[bytes]] = {}
+        self._waiting = Turns()
+        self._turn_s = TURN_S
         self._loop = asyncio.get_running_loop()
         self._alarm: asyncio.TimerHandle | None = None
         self._at_work = False
@@ -73,28 +69,27 @@ class Snooping:
         """Handle what came in, of every port one message after the other, for as long as a turn lasts."""
         self._at_work = False
         now_s = time.monotonic()
-        end_s = now_s + TURN_S
+        end_s = now_s + self._turn_s
         self._device.poll(now_s)
-        self._fetch()
-        while self._queues and now_s < end_s:
-            for port in list(self._queues):
-                queue = self._queues[port]
-                self._device.hear(port, queue.popleft(), now_s)
-                if not queue:
-                    del self._queues[port]
-            self._fetch()
+        look_s = now_s
+        while now_s < end_s:
+            if now_s >= look_s or not self._waiting:
+                self._look()
+                look_s = now_s + LOOK_S
+                if not self._waiting:
+                    break
+            port, frame = self._waiting.take()
+            self._device.hear(port, frame, now_s)
             now_s = time.monotonic()
         self.settle()
-        if self._queues:
+        self._turn_s = min(max(TURN_S, 2 * (time.monotonic() - now_s)), LONG_TURN_S)
+        if self._waiting:
             self._at_work = True
             self._loop.call_soon(self._turn)
 
-    def _fetch(self) -> None:
-        for port, _, frame in self._forwarder.read_punted(FETCH_FRAMES):
-            queue = self._queues.setdefault(port, deque())
-            if len(queue) < QUEUE_FRAMES:
-                queue.append(frame)
-            else:
+    def _look(self) -> None:
+        for port, _, frame in self._forwarder.read_punted(LOOK_FRAMES):
+            if not self._waiting.put(port, frame):
                 self._refused.count("control_busy")
 
     def _due(self) -> None:

@@ -174,10 +174,15 @@ class Ear:
             self._frames.append((address[2] == OUTGOING, frame))
         return [frame for left, frame in self._frames if left == outgoing]
 
+    def last_reporter_is_here(self) -> bool:
+        """Whether the last report on the wire was the host's own."""
+        self.frames(outgoing=True)
+        reports = [left for left, frame in self._frames if reports_in([frame])]
+        return reports[-1]
+
     def messages(self, *, outgoing: bool) -> list[Query | Report]:
         """IGMP and MLD, each with TTL 1, Router Alert and right sums."""
-        found = (punt.read(frame, strict_headers=True) for frame in self.frames(outgoing=outgoing) if is_control(frame))
-        return [one.message for one in found if not isinstance(one, str)]
+        return messages_in(self.frames(outgoing=outgoing))
 
     def queries(self) -> list[Query]:
         """The queries that came."""
@@ -185,7 +190,7 @@ class Ear:
 
     def reports(self) -> list[Report]:
         """The reports that the host sent."""
-        return [one for one in self.messages(outgoing=True) if isinstance(one, Report)]
+        return reports_in(self.frames(outgoing=True))
 
     def said(self, *groups: str) -> list[tuple[str, str]]:
         """(kind, group) of each record about these groups that the host sent."""
@@ -202,6 +207,15 @@ class Ear:
             if frame[12:14] in (b"\x08\x00", b"\x86\xdd") and at > 0:
                 found.append(struct.unpack_from(">I", frame, at + 2)[0])
         return found
+
+
+def messages_in(frames: Iterable[bytes]) -> list[Query | Report]:
+    found = (punt.read(frame, strict_headers=True) for frame in frames if is_control(frame))
+    return [one.message for one in found if not isinstance(one, str)]
+
+
+def reports_in(frames: Iterable[bytes]) -> list[Report]:
+    return [one for one in messages_in(frames) if isinstance(one, Report)]
 
 
 def is_control(frame: bytes) -> bool:

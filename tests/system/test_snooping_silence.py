@@ -37,11 +37,6 @@ def notify_moved(fastpath, *nves):
     return done.returncode, done.stdout.strip()
 
 
-def answered(ear, query_group, n=1):
-    """Whether the host was asked for a group (0: for all) so often, and said something after it."""
-    return sum(query.group == query_group for query in ear.queries()) >= n
-
-
 def test_an_answer_to_a_specific_query_changes_nothing_and_silence_is_a_leave(lab, tor):
     """D5 and N6, by `fastpath notify moved` (D19), which asks the host named for its groups, and nobody else."""
     fastpath = tor.run(**SLOW)
@@ -50,10 +45,9 @@ def test_an_answer_to_a_specific_query_changes_nothing_and_silence_is_a_leave(la
     tor.nve(2, 200, OTHER_GROUP)
     expect_members(fastpath, X, Y, ("p2", "10.1.2.2", OTHER_GROUP))
     watch = Watch(lab, fastpath, "members", "groups")
-    before = len(ears[1].said(GROUP))
+    before = ears[1].said(GROUP).count(("IS_EX", GROUP))
     assert notify_moved(fastpath, "10.1.1.2", "10.9.9.9") == (0, "1 of 2 NVEs known, and queried now")
-    wait_for(lambda: len(ears[1].said(GROUP)) > before, "an answer")
-    assert ears[1].said(GROUP)[-1] == ("IS_EX", GROUP)
+    wait_for(lambda: ears[1].said(GROUP).count(("IS_EX", GROUP)) > before, "an answer")
     with_answers = fastpath.show("members", nve="10.1.1.2")[0]["expires_s"]
     wait_for(lambda: fastpath.show("members", nve="10.1.1.2")[0]["expires_s"] < with_answers - 1, "the time is up")
     assert watch.rows() == []

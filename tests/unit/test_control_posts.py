@@ -73,7 +73,7 @@ async def test_a_frame_is_explained_by_the_layout_and_the_lists_of_a_view(path, 
 
     asked = []
 
-    def explained(body, layout, lists, next_hops):
+    def explained(body, layout, lists, next_hops, *, strict_headers):
         asked.append((body, layout, lists, next_hops))
         return [{"step": "verdict"}]
 

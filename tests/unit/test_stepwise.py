@@ -107,8 +107,16 @@ def test_no_frame_comes_in_that_would_bring_the_clock_to_its_limit(tmp_path):
             assert source.until_ns == until
             came.append((forwarder.run(), source.clock_ns))
         assert came == [(0, 0), (1, 10), (0, 10), (2, 30), (0, 30), (3, 40), (1, 50)]
-        source.until_ns = 1
+
+
+def test_a_limit_behind_the_clock_holds_every_frame(tmp_path):
+    with capture(tmp_path, (30, GROUP_FRAME), (20, GROUP_FRAME)) as source:
+        forwarder = Forwarder(b.BOX, memory_ports(), b.LISTS, sources=[source], batch=1)
+        forwarder.run(1)
+        source.until_ns = 25
         assert forwarder.run() == 0
+        source.until_ns = 31
+        assert forwarder.run() == 1
 
 
 def test_a_replay_steps_through_a_capture_and_writes_what_control_sends_in_order(tmp_path):

@@ -1,0 +1,150 @@
+"""Several NVEs behind one port, and those of older versions: Linux VXLAN devices behind a Linux bridge."""
+
+import pytest
+
+from ctrl.lab.namespaces import missing
+from ctrl.protocols import igmp
+from ctrl.protocols.messages import Query
+from tests.system.joins import GROUP, OTHER_GROUP, QUICK, Ear, Tor, Watch, expect_members, members
+from tests.system.lab import Lab, expect_once, wait_for
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+TEN = list(range(1, 11))
+X, Y, Z = ("p1", "10.1.1.11", GROUP), ("p1", "10.1.1.12", GROUP), ("p2", "10.1.2.2", GROUP)
+ALL_ROUTERS = bytes((224, 0, 0, 2))
+
+
+@pytest.fixture
+def lab():
+    with Lab("sharing") as made:
+        yield made
+
+
+def shared(lab, *, snoops=False, version=0):
+    """Hosts 11 and 12 behind p1 and a bridge, host 2 alone behind p2; of a version that they are forced to."""
+    tor = Tor(lab)
+    tor.switch(1, 11, 12, snoops=snoops)
+    tor.host(2)
+    for host in tor.hosts.values():
+        host.sysctl("net/ipv4/conf/all/force_igmp_version", version)
+    return tor
+
+
+def destinations(ear):
+    """Where the host's IGMP went to."""
+    return {frame[30:34] for frame in ear.frames(outgoing=True) if frame[12:14] == b"\x08\x00" and frame[23] == 2}
+
+
+@pytest.mark.parametrize("snoops", [False, True], ids=["repeater", "snooping"])
+def test_w8_two_nves_behind_one_port_are_two_members_and_one_outlives_the_other(lab, snoops):
+    """W8; N6: the one that is no member of a group is silent when it is asked for."""
+    tor = shared(lab, snoops=snoops)
+    fastpath = tor.run(**QUICK)
+    vms = {n: tor.nve(n) for n in (11, 12, 2)}
+    expect_members(fastpath, X, Y, Z)
+    assert len({row["mac"] for row in fastpath.show("members")}) == 3
+    for sender in vms:  # what comes from behind the bridge has been there, and is not sent back
+        vms[sender].send(*TEN)
+        expect_once(vms, TEN, but=(sender,))
+    ear = Ear(lab, tor.hosts[11])
+    tor.hosts[11].set_link("vx100", state="down")
+    expect_members(fastpath, Y, Z)
+    n_said = len(ear.said(GROUP))
+    wait_for(lambda: len(ear.queries()) >= 4, "the specific queries, and a general one after them")
+    vms[2].send(*TEN)
+    expect_once({n: vms[n] for n in (12, 2)}, TEN, but=(2,))
+    assert {kind for kind, _ in ear.said(GROUP)} == {"TO_IN"}
+    assert n_said <= len(ear.said(GROUP)) <= 2
+
+
+def test_w8_a_member_is_known_by_its_interface_and_not_by_the_address_of_its_tunnel(lab):
+    """W8: VXLAN's source is a loopback address, IGMP's is that of the interface."""
+    tor = Tor(lab)
+    for number in (1, 2):
+        tor.host(number).address("lo", f"10.77.0.{number}/32")
+    fastpath = tor.run()
+    vms = {number: tor.nve(number, local=f"10.77.0.{number}") for number in (1, 2)}
+    expect_members(fastpath, *((f"p{n}", tor.of(n), GROUP) for n in vms))
+    ear = Ear(lab, tor.hosts[2])
+    vms[1].send(*TEN)
+    expect_once(vms, TEN, but=(1,))
+    assert {frame[26:30] for frame in ear.frames(outgoing=False) if frame[23] == 17} == {bytes((10, 77, 0, 1))}
+
+
+def test_a_host_of_version_2_joins_answers_and_leaves(lab):
+    """W5, and D5: its leave goes to all routers, and is asked about."""
+    tor = shared(lab, version=2)
+    fastpath = tor.run(**QUICK)
+    vms = {2: tor.nve(2), 11: tor.nve(11)}
+    expect_members(fastpath, X, Z)
+    vms[11].send(*TEN)
+    expect_once(vms, TEN, but=(11,))
+    ear = Ear(lab, tor.hosts[2])
+    wait_for(lambda: ear.said(GROUP), "an answer to the general query")
+    tor.hosts[2].set_link("vx100", state="down")
+    expect_members(fastpath, X)
+    assert {report.version for report in ear.reports()} == {2}
+    assert ALL_ROUTERS in destinations(ear)
+    assert {str(query.group) for query in ear.queries()} == {"0", str(int.from_bytes(bytes((239, 1, 1, 100)), "big"))}
+
+
+def test_a_host_of_version_1_joins_and_is_served(lab):
+    """W5. It says no leave: only time removes it (unit/test_router_versions)."""
+    tor = shared(lab, version=1)
+    fastpath = tor.run(last_member_query_interval_s=0.2)
+    vms = {n: tor.nve(n) for n in (2, 11)}
+    expect_members(fastpath, X, Z)
+    vms[11].send(*TEN)
+    expect_once(vms, TEN, but=(11,))
+
+
+def test_a_host_that_heard_a_querier_of_version_2_stays_with_it_and_is_served(lab):
+    """W5: our own queries are of version 3 all the time."""
+    tor = shared(lab)
+    fastpath = tor.run(last_member_query_interval_s=0.2)
+    ear = Ear(lab, tor.hosts[11])
+    query = igmp.query_frame(Query(2, response_s=0.1), bytes.fromhex("02d0000000fe"), 0x0A0101FE)
+    lab.packet_socket(tor.switches, "d11").send(query)
+    wait_for(lambda: any(query.version == 2 for query in ear.queries()), "the query")
+    tor.nve(11)
+    expect_members(fastpath, X)
+    assert {report.version for report in ear.reports()} == {2}
+    tor.hosts[11].set_link("vx100", state="down")
+    expect_members(fastpath)
+
+
+@pytest.mark.parametrize("fast_leave", [False, True], ids=["asked", "fast"])
+def test_d18_who_keeps_silent_for_another_one_s_report_is_not_lost(lab, fast_leave):
+    """D18: two hosts of version 2 hear each other behind a bridge that is not ours; of both, one answers."""
+    tor = shared(lab, version=2)
+    fastpath = tor.run(fast_leave=fast_leave, **QUICK)
+    vms = {n: tor.nve(n) for n in (11, 12, 2)}
+    expect_members(fastpath, X, Y, Z)
+    ears, watch = {n: Ear(lab, tor.hosts[n]) for n in (11, 12)}, Watch(lab, fastpath, "members")
+    wait_for(lambda: min(len(ear.queries()) for ear in ears.values()) >= 3, "three rounds")
+    assert watch.rows() == []
+    n_answers = sum(len(ear.said(GROUP)) for ear in ears.values())
+    assert n_answers < 2 * 3  # else nobody was suppressed, and the test shows nothing
+    last = 11 if ears[11].last_reporter_is_here() else 12  # the other one would go without a word
+    stays = 23 - last
+    tor.hosts[last].set_link("vx100", state="down")
+    wait_for(lambda: ("TO_IN", GROUP) in ears[last].said(GROUP), "the leave")
+    for _ in range(3):
+        vms[2].send(*TEN)
+        expect_once({n: vms[n] for n in (stays, 2)}, TEN, but=(2,))
+    tor.hosts[stays].set_link("vx100", state="down")
+    expect_members(fastpath, Z)
+
+
+def test_with_fast_leave_a_host_of_version_3_is_gone_at_once_and_unasked(lab):
+    """D4: and only the host that left is, since each is tracked by itself (W8)."""
+    tor = shared(lab)
+    fastpath = tor.run(fast_leave=True, last_member_query_interval_s=5)
+    vms = {n: tor.nve(n) for n in (11, 12, 2)}
+    expect_members(fastpath, X, Y, Z)
+    ear = Ear(lab, tor.hosts[12])
+    tor.hosts[11].set_link("vx100", state="down")
+    expect_members(fastpath, Y, Z, within_s=2)
+    vms[2].send(*TEN)
+    expect_once({n: vms[n] for n in (12, 2)}, TEN, but=(2,))
+    assert ear.queries() == []
