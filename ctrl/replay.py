@@ -119,7 +119,7 @@ def replay(
         try:
             control.attach(attachments(config, ports))
             told = 0
-            while control.run(CHUNK_FRAMES):
+            while control.run(told + CHUNK_FRAMES - source.frames_read):
                 done = source.frames_read
                 if done >= told + CHUNK_FRAMES or told < done == source.n_frames:
                     told = done
@@ -185,7 +185,7 @@ class _Control:
         """Go on by some frames, or up to the next that control has to hear; False at the capture's end, when
         all that was due by then is done."""
         source, deadline_s = self._source, self._device.deadline_s
-        next_ns, until_ns = source.next_ns, None
+        next_ns, due_ns = source.next_ns, None
         if deadline_s is not None:
             due_ns = self._begin_ns + ceil(deadline_s * _NS)
             if due_ns <= (source.clock_ns if next_ns is None else next_ns):
@@ -195,10 +195,9 @@ class _Control:
                 self._device.poll(deadline_s)
                 self._settle(due_ns)
                 return True
-            until_ns = due_ns if due_ns <= source.last_ns else None
         if next_ns is None:
             return False
-        source.until_ns = until_ns
+        source.until_ns = due_ns
         self._forwarder.run(max_frames)
         for port, _, frame in self._forwarder.read_punted():
             self._device.hear(port, frame, self.now_s)

@@ -86,7 +86,7 @@ def list_rows(view: View) -> Iterator[Row]:
             "role": key.scope.name.lower(),
             "group": key_name(key),
             "vni": _vnis(key, view.config) if key.vni else by_group.get(key.group, []),
-            "local": [_member(egress, view.layout) for egress in wanted.local],
+            "local": sorted(_member(egress, view.layout) for egress in wanted.local),
             "remote": _words(egress.owner.address for egress in wanted.remote),
             "via": "static",
             "revision": view.revision,

@@ -108,9 +108,13 @@ def report(in_file: Path, out_file: Path, done: Replayed) -> Iterator[str]:
     if joined or done.joined or done.queries:
         n_groups = len({row["group"] for row in joined})
         yield (
-            f"joined {done.joined:,}, left {done.left:,}; {len(joined):,} members in {n_groups:,} groups at the "
-            f"end; {done.queries:,} queries sent"
+            f"joined {done.joined:,}, left {done.left:,}; {len(joined):,} members in {n_groups:,} groups at "
+            f"the end; {done.queries:,} queries sent"
         )
+    groups = group_rows(counted)
+    gone = counted.replicated - sum(row["frames"] for row in groups)
+    if gone:
+        groups.append({"scope": None, "group": "left since", "frames": gone})
     sections: tuple[tuple[list[Row], dict[str, str]], ...] = (
         (
             [row | {"wants": _wants(row)} for row in joined[:MEMBERS_SHOWN]],
@@ -122,7 +126,7 @@ def report(in_file: Path, out_file: Path, done: Replayed) -> Iterator[str]:
                 "expires_s": "EXPIRES_S",
             },
         ),
-        (group_rows(counted), {"scope": "ROLE", "group": "GROUP", "frames": "FRAMES"}),
+        (groups, {"scope": "ROLE", "group": "GROUP", "frames": "FRAMES"}),
         (
             receiver_rows(counted, done.layout),
             {

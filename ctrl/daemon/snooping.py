@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 
@@ -49,6 +50,7 @@ class Snooping:
 
     def start(self) -> None:
         """Listen from now on."""
+        gc.freeze()  # all that is there by now stays: a look through it would take longer than many joins
         for fd in self._forwarder.punt_fds:
             self._loop.add_reader(fd, self._woken)
         self.settle()

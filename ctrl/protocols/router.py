@@ -307,9 +307,6 @@ class Router:
         self._n_members -= 1
         del group.listeners[listener.host]
         if not group.listeners:
-            if group.inquiry is not None:
-                self._sleep(group.inquiry)
-                group.inquiry = None
             del self._groups[group.address]
             self._room.give(self.bits, group.address)
 
@@ -319,7 +316,6 @@ class Router:
         if not self._querier.hear(query, source, now_s):
             return
         self._note_longest()
-        self._silence_s = inf
         group = self._groups.get(query.group)
         if group is None or query.suppress:
             return

@@ -1,11 +1,11 @@
-"""What the tests of snooping share: a ToR whose members nobody configured, hosts that join, ears on their wires."""
+"""What the tests of snooping share: a ToR whose members nobody configured, hosts that join, ears on wires."""
 
 from __future__ import annotations
 
 import json
+import re
 import select
 import socket
-import struct
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -14,10 +14,21 @@ from typing import Any
 
 from ctrl import punt
 from ctrl.lab.namespaces import Namespace, connect
-from ctrl.protocols.messages import Kind, Query, Record, Report
+from ctrl.protocols.messages import Query, Record, Report
 from fastpath.model import IPAddress
 from tests import frames as f
-from tests.system.lab import DEADLINE_S, ETH_P_ALL, MTU, TEST_ETHERTYPE, Fastpath, Lab, Vm, has_carrier, plug, wait_for
+from tests.system.lab import (
+    DEADLINE_S,
+    ETH_P_ALL,
+    MTU,
+    TEST_ETHERTYPE,
+    Fastpath,
+    Lab,
+    Vm,
+    has_carrier,
+    plug,
+    wait_for,
+)
 
 GROUP, OTHER_GROUP, THIRD_GROUP = "239.1.1.100", "239.1.1.200", "239.1.2.50"
 GROUP6 = "ff05::100"
@@ -30,6 +41,9 @@ QUICK = {
 """Timers for tests that wait for queries."""
 IP_BLOCK_SOURCE, IP_ADD_SOURCE_MEMBERSHIP = 38, 39  # <linux/in.h>; socket has them from Python 3.12 on
 OUTGOING = 4  # PACKET_OUTGOING of <linux/if_packet.h>
+
+NUMBERED = re.compile(rb"\x02\xd0\0{3}.%b(.{4})" % re.escape(TEST_ETHERTYPE.to_bytes(2, "big")), re.DOTALL)
+"""A VM's MAC, the type of its frames, and the number (see `lab.Vm`)."""
 
 Membership = tuple[str, str, str]
 """Port, source of the reports, group."""
@@ -184,9 +198,11 @@ class Ear:
         """IGMP and MLD, each with TTL 1, Router Alert and right sums."""
         return messages_in(self.frames(outgoing=outgoing))
 
-    def queries(self) -> list[Query]:
-        """The queries that came."""
-        return [one for one in self.messages(outgoing=False) if isinstance(one, Query)]
+    def queries(self, *, six: bool = False) -> list[Query]:
+        """The queries that came, of IGMP or of MLD."""
+        kind = b"\x86\xdd" if six else b"\x08\x00"
+        frames = [frame for frame in self.frames(outgoing=False) if frame[12:14] == kind]
+        return [one for one in messages_in(frames) if isinstance(one, Query)]
 
     def reports(self) -> list[Report]:
         """The reports that the host sent."""
@@ -199,14 +215,9 @@ class Ear:
         return [(kind, group) for kind, group in named if group in groups]
 
     def numbers(self) -> list[int]:
-        """The numbers in the VXLAN packets that came (see `lab.numbered`)."""
-        mark = struct.pack(">H", TEST_ETHERTYPE)
-        found = []
-        for frame in self.frames(outgoing=False):
-            at = frame.find(mark, 14)
-            if frame[12:14] in (b"\x08\x00", b"\x86\xdd") and at > 0:
-                found.append(struct.unpack_from(">I", frame, at + 2)[0])
-        return found
+        """The numbers in the VXLAN packets that came (see `lab.numbered`); a train is one frame of many."""
+        found = (number for frame in self.frames(outgoing=False) for number in NUMBERED.findall(frame))
+        return [int.from_bytes(number, "big") for number in found]
 
 
 def messages_in(frames: Iterable[bytes]) -> list[Query | Report]:
@@ -220,7 +231,8 @@ def reports_in(frames: Iterable[bytes]) -> list[Report]:
 
 def is_control(frame: bytes) -> bool:
     """Whether it is IGMP, or MLD behind its hop-by-hop header."""
-    return frame[12:14] == b"\x08\x00" and frame[23] == 2 or frame[12:14] == b"\x86\xdd" and frame[20] == 0
+    kind = frame[12:14]
+    return (kind == b"\x08\x00" and frame[23] == 2) or (kind == b"\x86\xdd" and frame[20] == 0)
 
 
 def group_of(one: Record | Query) -> IPAddress:
@@ -242,14 +254,19 @@ class Deaf:
 
     def __init__(self, host: Namespace) -> None:
         self._host = host
-        host.command("nft", "add table ip lossy; add chain ip lossy out { type filter hook output priority 0; };"
-                     " add rule ip lossy out ip protocol igmp drop")  # fmt: skip
+        host.command(
+            "nft",
+            "add table ip lossy; add chain ip lossy out { type filter hook output priority 0; };"
+            "add rule ip lossy out ip protocol igmp drop",
+        )
 
     def end(self) -> None:
         self._host.command("nft", "delete table ip lossy")
 
 
-def member_socket(lab: Lab, host: Namespace, group: str, source: str = "", *, blocks: bool = False) -> socket.socket:
+def member_socket(
+    lab: Lab, host: Namespace, group: str, source: str = "", *, blocks: bool = False
+) -> socket.socket:
     """Join a group as a program does: whole, of one source alone, or of all sources but one."""
     made = host.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
     lab.sockets.append(made)
@@ -258,7 +275,9 @@ def member_socket(lab: Lab, host: Namespace, group: str, source: str = "", *, bl
         made.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, ip_address(group).packed + here)
     if source:
         option = IP_BLOCK_SOURCE if blocks else IP_ADD_SOURCE_MEMBERSHIP
-        made.setsockopt(socket.IPPROTO_IP, option, ip_address(group).packed + here + ip_address(source).packed)
+        made.setsockopt(
+            socket.IPPROTO_IP, option, ip_address(group).packed + here + ip_address(source).packed
+        )
     return made
 
 
@@ -268,6 +287,3 @@ def send_vxlan(lab: Lab, host: Namespace, group: str, vni: int, *frames: bytes) 
         sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, address_of(host).packed)
         for frame in frames:
             sender.sendto(f.vxlan_header(vni) + frame, (group, f.VXLAN_PORT))
-
-
-JOINED, LEFT = ("TO_EX", "IS_EX"), Kind.TO_IN.name

@@ -57,7 +57,7 @@ class Labs:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
-                    words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 except OSError:  # it has ended
                     continue
                 if str(self.folder) in words:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from ctrl.lab.namespaces import connect, missing
+from ctrl.protocols.messages import Query
 from tests.system.joins import (
     GROUP,
-    QUICK,
     OTHER_GROUP,
+    QUICK,
     THIRD_GROUP,
     Ear,
     Tor,
@@ -59,7 +60,12 @@ def test_an_nve_joins_with_its_first_vni_of_a_group_and_leaves_with_the_last(lab
     expect_members(fastpath, both[0])
     tor.hosts[1].delete_link("vx101")
     expect_members(fastpath)
-    assert watch.told() == [("joined", GROUP), ("joined", OTHER_GROUP), ("left", OTHER_GROUP), ("left", GROUP)]
+    assert watch.told() == [
+        ("joined", GROUP),
+        ("joined", OTHER_GROUP),
+        ("left", OTHER_GROUP),
+        ("left", GROUP),
+    ]
     said = ear.said(GROUP, OTHER_GROUP)  # each is said twice at most: robustness
     assert list(dict.fromkeys(said)) == [
         ("TO_EX", GROUP), ("TO_EX", OTHER_GROUP), ("TO_IN", OTHER_GROUP), ("TO_IN", GROUP),
@@ -74,8 +80,8 @@ def test_every_host_that_joined_hears_each_frame_once_and_who_left_none(lab, tor
     vms = {n: tor.nve(n) for n in (1, 2, 3)}
     everyone = [(f"p{n}", tor.of(n), GROUP) for n in (1, 2, 3)]
     expect_members(fastpath, *everyone)
-    for sender in vms:
-        vms[sender].send(*FIFTY)
+    for sender, vm in vms.items():
+        vm.send(*FIFTY)
         expect_once(vms, FIFTY, but=(sender,))
     tor.hosts[3].set_link("vx100", state="down")
     sent: list[int] = []
@@ -112,7 +118,9 @@ def test_one_device_with_many_vnis_joins_the_group_of_each_and_more_than_twenty_
         send_vxlan(lab, away, group, vni, numbered(number, MAC))
     wait_for(lambda: len(ear.numbers()) >= len(groups), "a frame of each group")
     assert sorted(ear.numbers()) == list(range(len(groups)))
-    wait_for(lambda: any(len(one.records) >= len(groups) for one in ear.reports()), "one report with all groups")
+    wait_for(
+        lambda: any(len(one.records) >= len(groups) for one in ear.reports()), "one report with all groups"
+    )
     here.command("bridge", "vni", "delete", "dev", "vxm", "vni", "1002")
     expect_members(fastpath, *(("p1", "10.1.1.2", group) for vni, group in groups.items() if vni != 1002))
     assert fastpath.drops() == {}
@@ -171,7 +179,8 @@ def test_between_two_devices_joins_alone_serve_all_hosts_of_both(lab, tunnel):
     running = [
         tor.run(
             f'[[device.peer]]\ngroup = "{GROUP}"\naddresses = ["{tors[3 - number].address}"]\n'
-            f'[[port]]\nname = "core"\nfaces = "core"\n[[network]]\nname = "n"\nvni = 100\ngroup = "{GROUP}"\n',
+            f'[[network]]\nname = "n"\nvni = 100\ngroup = "{GROUP}"\n'
+            '[[port]]\nname = "core"\nfaces = "core"\n',
             device=f'tunnel = "{tunnel}"{keeps}',
             last_member_query_interval_s=0.2,
         )
@@ -180,8 +189,8 @@ def test_between_two_devices_joins_alone_serve_all_hosts_of_both(lab, tunnel):
     vms = {host: tor.nve(host) for tor in tors.values() for host in tor.ports}
     for fastpath in running:
         wait_for(lambda: len(members(fastpath)) == 2, "both hosts")  # noqa: B023
-    for sender in vms:
-        vms[sender].send(*FIFTY)
+    for sender, vm in vms.items():
+        vm.send(*FIFTY)
         expect_once(vms, FIFTY, but=(sender,))
     tors[2].hosts[4].set_link("vx100", state="down")
     expect_members(running[1], ("p3", "10.1.3.2", GROUP))
@@ -217,6 +226,8 @@ def test_d18_no_host_sees_the_report_of_another_nor_a_query_meant_for_another(la
     expect_members(fastpath, ("p2", "10.1.2.2", GROUP))
     wait_for(lambda: len(ears[1].queries()) >= 3, "three queries")
     came = ears[1].messages(outgoing=False)
-    assert came == ears[1].queries()
-    assert {(query.version, query.group, query.robustness, query.interval_s) for query in came} == {(3, 0, 2, 2.0)}
+    assert came == [one for one in came if isinstance(one, Query)]
+    assert {(query.version, query.group, query.robustness, query.interval_s) for query in came} == {
+        (3, 0, 2, 2.0)
+    }
     assert {query.group for query in ears[3].queries()} > {0}

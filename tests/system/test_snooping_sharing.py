@@ -1,11 +1,13 @@
 """Several NVEs behind one port, and those of older versions: Linux VXLAN devices behind a Linux bridge."""
 
+from ipaddress import ip_address
+
 import pytest
 
 from ctrl.lab.namespaces import missing
 from ctrl.protocols import igmp
 from ctrl.protocols.messages import Query
-from tests.system.joins import GROUP, OTHER_GROUP, QUICK, Ear, Tor, Watch, expect_members, members
+from tests.system.joins import GROUP, QUICK, Ear, Tor, Watch, expect_members
 from tests.system.lab import Lab, expect_once, wait_for
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -21,7 +23,7 @@ def lab():
 
 
 def shared(lab, *, snoops=False, version=0):
-    """Hosts 11 and 12 behind p1 and a bridge, host 2 alone behind p2; of a version that they are forced to."""
+    """Hosts 11 and 12 behind p1 and a bridge, host 2 alone behind p2; forced to a version."""
     tor = Tor(lab)
     tor.switch(1, 11, 12, snoops=snoops)
     tor.host(2)
@@ -32,7 +34,9 @@ def shared(lab, *, snoops=False, version=0):
 
 def destinations(ear):
     """Where the host's IGMP went to."""
-    return {frame[30:34] for frame in ear.frames(outgoing=True) if frame[12:14] == b"\x08\x00" and frame[23] == 2}
+    return {
+        frame[30:34] for frame in ear.frames(outgoing=True) if frame[12:14] == b"\x08\x00" and frame[23] == 2
+    }
 
 
 @pytest.mark.parametrize("snoops", [False, True], ids=["repeater", "snooping"])
@@ -43,8 +47,8 @@ def test_w8_two_nves_behind_one_port_are_two_members_and_one_outlives_the_other(
     vms = {n: tor.nve(n) for n in (11, 12, 2)}
     expect_members(fastpath, X, Y, Z)
     assert len({row["mac"] for row in fastpath.show("members")}) == 3
-    for sender in vms:  # what comes from behind the bridge has been there, and is not sent back
-        vms[sender].send(*TEN)
+    for sender, vm in vms.items():  # what comes from behind the bridge has been there, and is not sent back
+        vm.send(*TEN)
         expect_once(vms, TEN, but=(sender,))
     ear = Ear(lab, tor.hosts[11])
     tor.hosts[11].set_link("vx100", state="down")
@@ -58,17 +62,27 @@ def test_w8_two_nves_behind_one_port_are_two_members_and_one_outlives_the_other(
 
 
 def test_w8_a_member_is_known_by_its_interface_and_not_by_the_address_of_its_tunnel(lab):
-    """W8: VXLAN's source is a loopback address, IGMP's is that of the interface."""
+    """W8: VXLAN's source is a loopback address, IGMP's is that of the interface. W6: it sends with TTL 1."""
     tor = Tor(lab)
     for number in (1, 2):
         tor.host(number).address("lo", f"10.77.0.{number}/32")
     fastpath = tor.run()
     vms = {number: tor.nve(number, local=f"10.77.0.{number}") for number in (1, 2)}
     expect_members(fastpath, *((f"p{n}", tor.of(n), GROUP) for n in vms))
-    ear = Ear(lab, tor.hosts[2])
+    ears = {n: Ear(lab, tor.hosts[n]) for n in vms}
     vms[1].send(*TEN)
     expect_once(vms, TEN, but=(1,))
-    assert {frame[26:30] for frame in ear.frames(outgoing=False) if frame[23] == 17} == {bytes((10, 77, 0, 1))}
+    assert outer(ears[1].frames(outgoing=True)) == {(1, "10.77.0.1")}
+    assert outer(ears[2].frames(outgoing=False)) == {(1, "10.77.0.1")}
+
+
+def outer(frames):
+    """TTL and source of the UDP packets."""
+    return {
+        (frame[22], str(ip_address(frame[26:30])))
+        for frame in frames
+        if frame[12:14] == b"\x08\x00" and frame[23] == 17
+    }
 
 
 def test_a_host_of_version_2_joins_answers_and_leaves(lab):
@@ -85,7 +99,10 @@ def test_a_host_of_version_2_joins_answers_and_leaves(lab):
     expect_members(fastpath, X)
     assert {report.version for report in ear.reports()} == {2}
     assert ALL_ROUTERS in destinations(ear)
-    assert {str(query.group) for query in ear.queries()} == {"0", str(int.from_bytes(bytes((239, 1, 1, 100)), "big"))}
+    assert {str(query.group) for query in ear.queries()} == {
+        "0",
+        str(int.from_bytes(bytes((239, 1, 1, 100)), "big")),
+    }
 
 
 def test_a_host_of_version_1_joins_and_is_served(lab):

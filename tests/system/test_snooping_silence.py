@@ -1,4 +1,4 @@
-"""Who is still there? Queries, what comes of silence, and what a restarted device finds out; among Linux NVEs."""
+"""Who is still there? Queries, what comes of silence, and what a restarted device finds out."""
 
 import signal
 import subprocess
@@ -6,13 +6,13 @@ import subprocess
 import pytest
 
 from ctrl.lab.namespaces import missing
-from tests.system.joins import GROUP, OTHER_GROUP, QUICK, Deaf, Ear, Tor, Watch, expect_members, members
+from tests.system.joins import GROUP, OTHER_GROUP, QUICK, Deaf, Ear, Tor, Watch, expect_members
 from tests.system.lab import COMMAND, Lab, expect_once, wait_for
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 TEN = list(range(1, 11))
 X, Y = ("p1", "10.1.1.2", GROUP), ("p2", "10.1.2.2", GROUP)
-SLOW = {"query_interval_s": 125, "last_member_query_interval_s": 0.3}
+SLOW = {"query_interval_s": 125, "last_member_query_interval_s": 0.4}
 """No general query comes to help within the test but those of the start."""
 
 
@@ -32,13 +32,16 @@ def tor(lab):
 
 def notify_moved(fastpath, *nves):
     done = subprocess.run(
-        [*COMMAND, "notify", "moved", *nves, "-s", str(fastpath.socket)], capture_output=True, text=True
+        [*COMMAND, "notify", "moved", *nves, "-s", str(fastpath.socket)],
+        capture_output=True,
+        check=False,
+        text=True,
     )
     return done.returncode, done.stdout.strip()
 
 
 def test_an_answer_to_a_specific_query_changes_nothing_and_silence_is_a_leave(lab, tor):
-    """D5 and N6, by `fastpath notify moved` (D19), which asks the host named for its groups, and nobody else."""
+    """D5 and N6, by `fastpath notify moved` (D19), which asks the host named, and nobody else."""
     fastpath = tor.run(**SLOW)
     ears = {n: Ear(lab, host) for n, host in tor.hosts.items()}
     vms = {n: tor.nve(n) for n in (1, 2)}
@@ -49,7 +52,9 @@ def test_an_answer_to_a_specific_query_changes_nothing_and_silence_is_a_leave(la
     assert notify_moved(fastpath, "10.1.1.2", "10.9.9.9") == (0, "1 of 2 NVEs known, and queried now")
     wait_for(lambda: ears[1].said(GROUP).count(("IS_EX", GROUP)) > before, "an answer")
     with_answers = fastpath.show("members", nve="10.1.1.2")[0]["expires_s"]
-    wait_for(lambda: fastpath.show("members", nve="10.1.1.2")[0]["expires_s"] < with_answers - 1, "the time is up")
+    wait_for(
+        lambda: fastpath.show("members", nve="10.1.1.2")[0]["expires_s"] < with_answers - 1, "the time is up"
+    )
     assert watch.rows() == []
     deaf = Deaf(tor.hosts[1])
     assert notify_moved(fastpath, "10.1.1.2")[0] == 0
@@ -73,8 +78,10 @@ def test_general_queries_are_answered_and_an_equal_answer_is_no_news(lab, tor):
 
 
 def test_a_general_query_finds_who_joined_and_who_left_unheard(lab, tor):
-    """D6: the answer is compared with what is known, and additions and removals are applied."""
-    fastpath = tor.run(**QUICK)
+    """D6: the answer is compared with what is known, and additions and removals are applied.
+
+    Timers alone would take fifteen seconds."""
+    fastpath = tor.run(robustness=7, **QUICK)
     tor.nve(1)
     tor.nve(2)
     expect_members(fastpath, X, Y)
@@ -83,7 +90,7 @@ def test_a_general_query_finds_who_joined_and_who_left_unheard(lab, tor):
     tor.hosts[1].delete_link("vx100")
     watch = Watch(lab, fastpath, "members")
     deaf.end()
-    expect_members(fastpath, Y, ("p1", "10.1.1.2", OTHER_GROUP), within_s=6)
+    expect_members(fastpath, Y, ("p1", "10.1.1.2", OTHER_GROUP), within_s=8)
     assert sorted(watch.told()) == [("joined", OTHER_GROUP), ("left", GROUP)]
 
 
@@ -114,7 +121,7 @@ def test_what_was_said_while_the_device_stood_still_is_heard_afterwards(lab, tor
 
 
 def test_d7_an_nve_that_dies_silently_is_gone_within_the_bound_and_no_other_is(lab):
-    """D7: its namespace is no more; the bridge between has the port's link stay up. At p3 it is the interface."""
+    """D7: its namespace is no more; a bridge keeps the port's link up. At p3 it is the interface."""
     tor = Tor(lab)
     tor.switch(1, 11, 12, snoops=False)
     tor.host(3)
@@ -129,7 +136,10 @@ def test_d7_an_nve_that_dies_silently_is_gone_within_the_bound_and_no_other_is(l
     tor.switches.delete_link("d11")
     bound_s = 2 * QUICK["query_interval_s"] + QUICK["query_response_interval_s"]
     expect_members(fastpath, y, within_s=bound_s + 1)
-    assert [(row["event"], row["nve"]) for row in watch.rows()] == [("left", "10.1.3.2"), ("left", "10.1.1.11")]
+    assert [(row["event"], row["nve"]) for row in watch.rows()] == [
+        ("left", "10.1.3.2"),
+        ("left", "10.1.1.11"),
+    ]
     assert fastpath.port("p1")["state"] == "up"
     assert vms[12].heard(0) == []
 

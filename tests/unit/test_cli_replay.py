@@ -27,6 +27,7 @@ from tests.command import (
     pcap_of,
     pcapng_of,
 )
+from tests.replaying import copies_in, is_query
 from tests.unit.test_config import LIVE
 
 
@@ -42,6 +43,7 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
 REPORT = """\
 in.pcap: 1 frames, 0.000 s of traffic
 received 1 = replicated 1 + punted 0 (IGMP, MLD) + dropped 0
+joined 0, left 0; 0 members in 0 groups at the end; 4 queries sent
 
 ROLE    GROUP        FRAMES
 device  239.1.1.100       1
@@ -92,7 +94,7 @@ OBJECT = [
     "copies_per_s",
 ]
 DROP = ["reason", "unit", "stage", "frames", "rate_pps", "last"]
-MEMBER = ["node", "port", "nve", "vni", "group", "mode", "sources", "blocked", "origin", "expires_s"]
+MEMBER = ["node", "port", "nve", "mac", "vni", "group", "mode", "sources", "blocked", "origin", "expires_s"]
 
 
 def test_json_is_one_object_with_the_keys_of_the_design(box: Box):
@@ -101,9 +103,9 @@ def test_json_is_one_object_with_the_keys_of_the_design(box: Box):
     told = json.loads(done.stdout)
     assert list(told) == OBJECT
     assert [list(row) for row in told["drops"]] == [DROP] * 5
-    assert [list(row) for row in told["members"]] == [MEMBER] * 8
+    assert [list(row) for row in told["members"]] == [MEMBER] * (8 + 7)
     counts = {name: told[name] for name in OBJECT[:5]}
-    assert counts == {"received": 280, "replicated": 256, "punted": 13, "dropped": 11, "copies_out": 739}
+    assert counts == {"received": 280, "replicated": 256, "punted": 13, "dropped": 11, "copies_out": 760}
     assert sum(row["frames"] for row in told["drops"] if row["unit"] == "frame") == told["dropped"]
     assert told["drops"][0] | {"rate_pps": 2.3} == {
         "reason": "not_ours",
@@ -113,11 +115,12 @@ def test_json_is_one_object_with_the_keys_of_the_design(box: Box):
         "rate_pps": 2.3,
         "last": None,
     }
-    served = next(row for row in told["members"] if row["nve"])
+    served = next(row for row in told["members"] if row["nve"] and row["origin"] == "static")
     assert served == {
         "node": "tor1",
         "port": "p2",
         "nve": "10.1.2.2",
+        "mac": None,
         "vni": ["300"],
         "group": "239.1.1.7",
         "mode": "exclude",
@@ -144,7 +147,7 @@ def test_copies_go_to_a_pcap_or_a_pcapng_by_the_name(box: Box):
     ):
         assert box.replay("in.pcap", "-c", "box.toml", "-o", name).returncode == 0
         assert (box.folder / name).read_bytes()[:4].hex() == magic
-        assert len(read_frames(box.folder / name)) == 2
+        assert len(copies_in(box.folder / name)) == 2
 
 
 def test_a_file_s_name_may_be_no_text(box: Box):
@@ -162,8 +165,10 @@ def test_a_file_s_name_may_be_no_text(box: Box):
 
 
 def expecting(box: Box, *frames: tuple[str, bytes]) -> Done:
-    """Replay with an expectation of (port, bytes)."""
-    pcapng_of(box.folder / "expect.pcapng", *frames)
+    """Replay with an expectation of (port, bytes), behind the two queries that p1 and p2 get."""
+    asked = [(str(name), data) for name, _, data in read_frames(box.folder / "out.pcapng") if is_query(data)]
+    assert [name for name, _ in asked] == ["p1", "p1", "p2", "p2"]
+    pcapng_of(box.folder / "expect.pcapng", *asked, *frames)
     return box.replay("in.pcap", "-c", "box.toml", "-o", "out.pcapng", "--expect", "expect.pcapng")
 
 
@@ -171,7 +176,7 @@ def expecting(box: Box, *frames: tuple[str, bytes]) -> Done:
 def made(box: Box) -> tuple[bytes, bytes]:
     """Give the copies that the box makes: to the member, to the peer."""
     box.replay()
-    (_, _, member), (_, _, peer) = read_frames(box.folder / "out.pcapng")
+    (_, _, member), (_, _, peer) = copies_in(box.folder / "out.pcapng")
     return member, peer
 
 
@@ -188,8 +193,8 @@ def test_the_copies_that_were_expected_are_exit_code_0(box: Box, made):
             "port up, copy 1: differs from byte 20 on:",
         ),
         (lambda p2, up: [("p2", p2), ("up", up), ("up", up)], "port up, copy 2: missing: 02fa"),
-        (lambda p2, up: [("up", up)], "port p2, copy 1: not expected: 0100"),
-        (lambda p2, up: [("p2", up), ("up", p2)], "port p2, copy 1: differs from byte 0 on:"),
+        (lambda p2, up: [("up", up)], "port p2, copy 3: not expected: 0100"),
+        (lambda p2, up: [("p2", up), ("up", p2)], "port p2, copy 3: differs from byte 0 on:"),
     ],
     ids=["changed", "missing", "extra", "swapped"],
 )
@@ -221,7 +226,7 @@ def test_a_capture_damaged_in_mid_file_is_exit_code_1_with_the_copies_of_the_fra
     assert done.returncode == 1
     assert done.stderr.startswith("fastpath replay: in.pcap: byte ")
     assert done.stderr.count("\n") == 1
-    assert len(read_frames(box.folder / "out.pcapng")) == 6
+    assert len(copies_in(box.folder / "out.pcapng")) == 6
     received = (
         json.loads(done.stdout)["received"] if as_json else int(done.stdout.split("received ")[1].split()[0])
     )

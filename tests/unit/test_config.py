@@ -66,7 +66,7 @@ addresses = ["10.0.0.2"]
 group = "239.1.1.100"
 port = "p1"
 nve = "10.1.1.2"
-[membership]  # warning: membership
+[membership]
 query_interval_s = 125
 [[network]]
 name = "blue"

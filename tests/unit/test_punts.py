@@ -217,6 +217,7 @@ def test_new_limits_hold_from_the_next_burst_on():
     forwarder.set_punt_limits(1, 2)
     port.receive(*[REPORT] * 5)
     forwarder.run()
+    assert forwarder.statistics().punted == 2
     forwarder.set_punt_limits(1_000_000_000, 3)
     deadline = time.monotonic() + 10
     while forwarder.statistics().punted < 2 + 3:

@@ -18,7 +18,7 @@ from tests import frames as f
 from tests import goldens
 from tests.captures_io import read_frames
 from tests.command import SMALL, TO_GROUP, cut, pcap_of, pcapng_of
-from tests.replaying import CAPTURES, EXAMPLES, Checked, checked, config_of
+from tests.replaying import CAPTURES, EXAMPLES, Checked, checked, config_of, copies_in
 from tests.wording import words
 
 DEMO = EXAMPLES / "demo.toml"
@@ -60,8 +60,8 @@ def test_a_check_of_a_replay_notices_a_copy_that_the_reference_does_not_make(tmp
     def tampered(path: Path) -> list[c.Frame]:
         found = real(path)
         if path.name == "out.pcapng":
-            name, time, data = found[5]
-            found[5] = (name, time, data[:-1] + bytes((data[-1] ^ 1,)))
+            name, time, data = found[11]
+            found[11] = (name, time, data[:-1] + bytes((data[-1] ^ 1,)))
         return found
 
     monkeypatch.setattr("tests.replaying.read_frames", tampered)
@@ -132,7 +132,8 @@ def test_a_pcap_of_nanoseconds_comes_to_one_of_nanoseconds(tmp_path, magic: int,
     (tmp_path / "in.pcap").write_bytes(c.pcap([(time, TO_GROUP)], magic=magic))
     replay(config_of(SMALL), tmp_path / "in.pcap", tmp_path / "out.pcap")
     assert (tmp_path / "out.pcap").read_bytes()[:4] == struct.pack("=I", magic)
-    assert [when for _, when, _ in read_frames(tmp_path / "out.pcap")] == [time, time]
+    assert {when for _, when, _ in read_frames(tmp_path / "out.pcap")} == {time}
+    assert len(copies_in(tmp_path / "out.pcap")) == 2
 
 
 WAYS = """
@@ -233,7 +234,7 @@ def test_of_a_capture_that_ends_in_the_middle_of_a_frame_all_frames_before_are_f
     assert done.damage is not None
     assert done.damage.startswith(f"{tmp_path}/cut.pcap: byte ")
     assert done.statistics.received == 6
-    assert [name for name, *_ in read_frames(tmp_path / "out.pcapng")] == ["p2", "up"] * 6
+    assert [name for name, *_ in copies_in(tmp_path / "out.pcapng")] == ["p2", "up"] * 6
 
 
 def test_progress_is_told_between_chunks_and_ends_with_all_frames(tmp_path):
@@ -264,7 +265,7 @@ def test_an_error_of_whoever_is_told_of_the_progress_is_not_taken_for_one_of_the
             config_of(SMALL), pcap_of(tmp_path / "in.pcap", TO_GROUP), tmp_path / "out.pcap", progress=fails
         )
     assert not isinstance(caught.value, CutShort)
-    assert len(read_frames(tmp_path / "out.pcap")) == 2
+    assert len(copies_in(tmp_path / "out.pcap")) == 2
 
 
 # --- the result ---------------------------------------------------------------------------------------------
@@ -367,9 +368,9 @@ def test_an_interrupted_replay_keeps_its_copies_and_says_how_many(tmp_path: Path
         raise KeyboardInterrupt
 
     config = load(DEMO)
-    said = r"interrupted; .*out\.pcapng holds the first 739 copies .*frame 280 of 280"
+    said = r"interrupted; .*out\.pcapng holds the first 760 copies .*frame 280 of 280"
     with pytest.raises(Interrupted, match=said):
         replay(config, CAPTURE, out, progress=interrupt)
     assert calls == [280]
     with open_any(out) as capture:
-        assert (capture.n_frames, capture.damage) == (739, None)
+        assert (capture.n_frames, capture.damage) == (760 + 7, None)  # 7 queries

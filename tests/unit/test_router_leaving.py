@@ -160,6 +160,16 @@ def test_sources_are_asked_for_together_and_only_while_their_timers_run() -> Non
     assert port.state() == ("INCLUDE", {2}, set())
 
 
+def test_what_is_wanted_no_more_is_asked_for_no_more() -> None:
+    """Law 2 of `inquiry`: the host wants all now, and names neither source."""
+    port = begun()
+    port.say(IS_IN, 1, 2)
+    port.say(BLOCK, 1)
+    port.say(TO_EX)
+    port.run(5.0)
+    assert port.asked(50.0) == [(0.0, (1,), False)]
+
+
 def test_a_host_that_turns_from_all_to_some_is_asked_for_the_group_and_what_it_left_out() -> None:
     port = begun()
     answer(port, A)
@@ -205,7 +215,8 @@ def test_an_older_host_is_asked_all_the_same_where_others_could_have_kept_silent
     port = begun(FAST)
     answer(port, A, version=2)
     answer(port, whose, group=group, version=version)
-    answer(port, A, version=2)
+    for _ in range(3):
+        answer(port, A, version=2)
     port.say(TO_IN, version=2)
     assert port.is_in()
     assert port.asked(50.0) == [(0.0, (), False)]
@@ -347,9 +358,10 @@ def test_a_port_that_goes_down_has_no_members_and_one_that_comes_up_asks_at_once
     port = begun()
     answer(port, A, B)
     port.say(IS_IN, 1, whose=C, group=H)
-    port.say(TO_IN, whose=A)
+    port.router.hear(Report(3, (Record(TO_IN, G),)), A, port.at_s)
     port.router.close()
     port.settle()
+    assert not port.asked(50.0)
     assert not port.wants
     assert (port.room.n_groups, port.router.n_groups, port.router.n_members) == (0, 0, 0)
     assert port.router.deadline_s is None

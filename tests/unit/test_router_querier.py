@@ -77,6 +77,8 @@ def test_a_specific_query_of_the_elected_querier_keeps_it_elected() -> None:
         port.run(100.0)
         port.hear(Query(3, G, response_s=1.0, robustness=7, interval_s=1.0), LOW)
     assert not port.router.is_querier
+    port.say(IS_EX)
+    assert port.member().expires_s == 130.0
 
 
 def test_timers_are_those_of_the_elected_querier() -> None:
@@ -91,6 +93,20 @@ def test_timers_are_those_of_the_elected_querier() -> None:
     port.run(1.9)
     assert port.is_in()
     port.run(0.1)
+    assert not port.is_in()
+
+
+def test_a_refresh_by_shorter_timers_than_before_holds() -> None:
+    port = begun()
+    port.hear(Query(3, robustness=7, interval_s=3000.0), LOW)
+    port.say(IS_EX)
+    for _ in range(2):
+        port.hear(Query(3, robustness=1, interval_s=10.0), LOW)
+        port.say(IS_EX)
+        port.run(10.0)
+    port.hear(Query(3, robustness=1, interval_s=10.0), LOW)
+    port.run(10.0)
+    assert not port.router.is_querier
     assert not port.is_in()
 
 
@@ -144,6 +160,19 @@ def test_a_foreign_query_never_lowers_timers_below_our_last_member_query_time(re
         port.hear(Query(3, G, response_s=response_s), LOW)
     port.run(1.999)
     assert port.is_in()
+
+
+def test_a_querier_that_asks_for_a_group_without_pause_is_heeded_now_and_then() -> None:
+    """Each time costs as much as the group has members."""
+    port = begun()
+    port.say(IS_EX)
+    port.hear(Query(3, G, response_s=10.0), LOW)
+    port.run(0.4)
+    port.hear(Query(3, G, response_s=1.0), LOW)
+    assert port.member().expires_s == pytest.approx(19.6)
+    port.run(0.2)
+    port.hear(Query(3, G, response_s=1.0), LOW)
+    assert port.member().expires_s == pytest.approx(2.0)
 
 
 def test_a_leave_that_another_querier_does_not_ask_about_changes_nothing() -> None:
@@ -213,6 +242,16 @@ def test_new_settings_hold_at_once_and_shorten_what_runs() -> None:
     assert port.member(A).expires_s == 44.5
     port.run(20.0)
     assert general(port)[-1] == (176.25, 5.0)
+
+
+def test_settings_that_held_for_a_moment_leave_no_long_timers() -> None:
+    port = begun()
+    port.configure(query_interval_s=3000.0)
+    port.say(IS_EX)
+    assert port.member().expires_s == 6010.0
+    port.configure(query_interval_s=125.0)
+    port.run(106.25 + 10.5 + 2.0)
+    assert not port.is_in()
 
 
 def test_settings_of_our_own_wait_until_we_are_the_querier_again() -> None:

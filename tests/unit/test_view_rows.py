@@ -117,7 +117,7 @@ def test_a_group_shows_who_gets_its_copies():
         "role": "device",
         "group": "239.1.1.100",
         "vni": ["100"],
-        "local": ["p1", "core/10.0.0.77"],
+        "local": ["core/10.0.0.77", "p1"],
         "remote": ["10.0.0.2", "10.0.0.3"],
         "via": "static",
         "revision": 42,

@@ -1,0 +1,214 @@
+"""Many ports, and behind each a wire on which tests put frames by hand; what comes out is counted by the kernel.
+
+    host n [v<n>] ---- [p<n>] box        n = 1, 2, ...
+
+Nobody there has an IP stack, so each frame is ours. Floods are sent by a program of their own:
+
+    python -m tests.system.crowd DEVICE FILE RATE SECONDS
+
+It sends the frames of the file in turn, again and again; at the end it says how many left.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import select
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+from pathlib import Path
+
+GROUP = IPv4Address("239.77.0.1")
+"""That of the data whose copies are counted."""
+FIRST_OWN, FIRST_OTHER = 0xEF400000, 0xEF800000
+"""From here on: the groups that quiet hosts join; those that a crowd joins."""
+ETH_P_IP, SO_ATTACH_FILTER, SOL_PACKET, PACKET_STATISTICS = 0x0800, 26, 263, 6
+_SIZE = struct.Struct(">I")
+
+
+def send(device: str, file: str, rate: float, seconds: float) -> None:
+    """Send, a millisecond's worth at a time; `seconds` 0: each frame once."""
+    data, frames, at = Path(file).read_bytes(), [], 0
+    while at < len(data):
+        (size,) = _SIZE.unpack_from(data, at)
+        frames.append(data[at + 4 : at + 4 + size])
+        at += 4 + size
+    packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    packet.bind((device, 0))
+    count = int(rate * seconds) if seconds else len(frames)
+    begin, number = time.monotonic(), 0
+    while number < count:
+        due = min(count, int((time.monotonic() - begin) * rate) + 1)
+        while number < due:
+            try:
+                packet.send(frames[number % len(frames)])
+            except OSError:  # the device is full: again
+                continue
+            number += 1
+        time.sleep(0.001)
+    print(json.dumps({"sent": number, "seconds": time.monotonic() - begin}))
+
+
+if __name__ == "__main__":
+    send(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4]))
+    sys.exit()
+
+from ctrl.lab.namespaces import connect  # noqa: E402  the program above is there at once
+from ctrl.protocols import igmp  # noqa: E402
+from ctrl.protocols.messages import Kind, Record, Report  # noqa: E402
+from tests import frames as f  # noqa: E402
+from tests.house.tree import ROOT  # noqa: E402
+from tests.system.lab import MTU, Fastpath, Lab, wait_for  # noqa: E402
+
+
+class Crowd:
+    """A device with `n` ports."""
+
+    def __init__(self, lab: Lab, n: int, **membership: int) -> None:
+        self.lab, self.n = lab, n
+        self.box, self.far = lab.box("tor"), lab.box("far")
+        for number in range(1, n + 1):
+            connect(self.box, f"p{number}", self.far, f"v{number}", mtu=MTU)
+        ports = "".join(f'[[port]]\nname = "p{number}"\nfaces = "nve"\n' for number in range(1, n + 1))
+        settings = "".join(f"{key} = {value}\n" for key, value in membership.items())
+        self.fastpath = Fastpath(
+            lab,
+            self.box,
+            f'[dataplane]\nring_frames = 1024\n{ports}[membership]\n{settings}[device]\naddress = "10.9.0.1"\n',
+        )
+        self.wires = {number: lab.packet_socket(self.far, f"v{number}") for number in range(1, n + 1)}
+
+    def join(self, number: int, group: int, kind: Kind = Kind.TO_EX) -> None:
+        """Have host `number` say that it joins a group."""
+        self.wires[number].send(report(number, [Record(kind, group)]))
+
+    def flood(
+        self, number: int, frames: Iterable[bytes], rate: float, seconds: float = 0
+    ) -> subprocess.Popen[str]:
+        """Have host `number` send frames; 0 seconds: each once."""
+        file = self.lab.directory / f"frames{number}-{time.monotonic_ns()}"
+        file.write_bytes(b"".join(_SIZE.pack(len(frame)) + frame for frame in frames))
+        words = ("-m", "tests.system.crowd", f"v{number}", str(file), str(rate), str(seconds))
+        return self.far.popen(sys.executable, *words, cwd=ROOT, stdout=subprocess.PIPE)
+
+    def ear(self, number: int, prefix: int, bits: int) -> Ear:
+        """Listen for the data that comes to host `number`, to groups with a prefix."""
+        return Ear(self.lab.packet_socket(self.far, f"v{number}", 1), prefix, bits)
+
+    def groups_of(self, number: int) -> int:
+        return len(self.fastpath.show("members", port=f"p{number}"))
+
+    def memory(self, key: str = "VmRSS") -> float:
+        """MiB of the process."""
+        text = Path(f"/proc/{self.fastpath.process.pid}/status").read_text()
+        found = re.search(rf"{key}:\s+(\d+) kB", text)
+        assert found
+        return int(found[1]) / 1024
+
+    def settled(self) -> None:
+        """Wait until control has nothing to do."""
+        before = None
+
+        def is_still() -> bool:
+            nonlocal before
+            now = self.fastpath.drops(), self.fastpath.status() | {"uptime_s": 0}
+            is_same, before = now == before, now
+            time.sleep(0.1)
+            return is_same
+
+        wait_for(is_still, "control has handled everything", 60)
+
+
+class Ear:
+    """What passes a filter of the kernel at a host's end of the wire: counted there, whoever is too slow to
+    read."""
+
+    def __init__(self, packet: socket.socket, prefix: int, bits: int) -> None:
+        mask = (1 << 32) - (1 << 32 - bits)
+        words = [  # UDP, and the destination: see <linux/bpf_common.h>
+            (0x30, 0, 0, 23), (0x15, 0, 4, 17),
+            (0x20, 0, 0, 30), (0x54, 0, 0, mask), (0x15, 0, 1, prefix & mask),
+            (0x06, 0, 0, 0xFFFF), (0x06, 0, 0, 0),
+        ]  # fmt: skip
+        code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *word) for word in words))
+        filtered = struct.pack("@HP", len(words), ctypes.addressof(code))
+        packet.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filtered)
+        device = packet.getsockname()[0]
+        packet.bind((device, ETH_P_IP))
+        self._packet, self._n = packet, 0
+
+    def count(self) -> int:
+        """How many came so far."""
+        self._n += struct.unpack("II", self._packet.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[0]
+        return self._n
+
+    def wait(self, seconds: float) -> bool:
+        """Whether something comes within this time; all that is there is taken."""
+        if not select.select([self._packet], [], [], seconds)[0]:
+            return False
+        while select.select([self._packet], [], [], 0)[0]:
+            self._packet.recv(65536)
+        return True
+
+
+def mac_of(number: int) -> bytes:
+    return bytes((2, 0xC0, 0, 0, number >> 8, number & 255))
+
+
+def address_of(number: int) -> IPv4Address:
+    return IPv4Address(0x0A020000 + number)
+
+
+def report(number: int, records: Iterable[Record]) -> bytes:
+    """What host `number` says, as a frame."""
+    return igmp.report_frame(Report(3, tuple(records)), mac_of(number), int(address_of(number)))
+
+
+def joins(number: int, count: int, per: int, kind: Kind = Kind.TO_EX) -> list[bytes]:
+    """Reports of a crowd's own groups, each once, so many a report."""
+    groups = range(FIRST_OTHER, FIRST_OTHER + count)
+    return [
+        report(number, (Record(kind, group) for group in groups[at : at + per]))
+        for at in range(0, count, per)
+    ]
+
+
+def data(number: int, group: int) -> bytes:
+    """A frame of a VM behind host `number`, to a group."""
+    packet = f.vxlan_packet(bytes(64), str(address_of(number)), str(IPv4Address(group)), 100)
+    to = b"\x01\x00\x5e" + (group & 0x7FFFFF).to_bytes(3, "big")
+    return f.ethernet(packet, f.IPV4, dst=to, src=mac_of(number))
+
+
+def sent(program: subprocess.Popen[str], within_s: float = 60.0) -> int:
+    """How many frames a flood came to, at its end."""
+    told = json.loads(program.communicate(timeout=within_s)[0])
+    return int(told["sent"])
+
+
+def first_copies(crowd: Crowd, sender: int, hosts: Iterable[int], first: int, count: int) -> list[float]:
+    """Have hosts join groups of their own, one after the other; ms from each report to the first copy."""
+    hosts, found = list(hosts), []
+    ears = {number: crowd.ear(number, FIRST_OWN, 10) for number in hosts}
+    for at in range(count):
+        number, group = hosts[at % len(hosts)], FIRST_OWN + first + at
+        frame = data(sender, group)
+        begin = time.perf_counter()
+        crowd.join(number, group)
+        while True:
+            crowd.wires[sender].send(frame)
+            if ears[number].wait(0.0005):
+                break
+            assert time.perf_counter() < begin + 10, f"no copy of {IPv4Address(group)} at {number}"
+        found.append(1e3 * (time.perf_counter() - begin))
+    return found
+
+
+def quantile(values: list[float], q: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(q * len(values)))]
