@@ -30,6 +30,7 @@ from ctrl.protocols import igmp
 from ctrl.protocols.messages import Kind, Record, Report
 from ctrl.publisher import Basis, Publisher
 from ctrl.refusals import Refused
+from ctrl.roles.attachment import Attachment
 from ctrl.roles.device import Device
 from fastpath import Forwarder, Punts
 from fastpath.model import Encap, Endpoint, Faces, Form, Layout, Port, Scope

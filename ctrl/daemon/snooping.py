@@ -20,6 +20,8 @@ from ctrl.roles.device import Device
 from fastpath import Forwarder
 
 TURN_S, LONG_TURN_S = 0.005, 0.05
+TURN_FRAMES = 64
+"""Queries sent in a turn: thousands of leaves keep nobody waiting."""
 LOOK_S, LOOK_FRAMES = 0.0005, 64
 """How often the ring is looked into, and what is taken then: it empties faster than that is handled."""
 
@@ -46,7 +48,8 @@ class Snooping:
         self._turn_s = TURN_S
         self._loop = asyncio.get_running_loop()
         self._alarm: asyncio.TimerHandle | None = None
-        self._at_work = False
+        self._next: asyncio.Handle | None = None
+        """The turn that comes next, where there is something to do already."""
 
     def start(self) -> None:
         """Listen from now on."""
@@ -59,17 +62,18 @@ class Snooping:
         """Listen no more."""
         for fd in self._forwarder.punt_fds:
             self._loop.remove_reader(fd)
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        for handle in (self._alarm, self._next):
+            if handle is not None:
+                handle.cancel()
+        self._alarm = self._next = None
 
     def _woken(self) -> None:
-        if not self._at_work:
+        if self._next is None:
             self._turn()
 
     def _turn(self) -> None:
         """Handle what came in, of every port one message after the other, for as long as a turn lasts."""
-        self._at_work = False
+        self._next = None
         now_s = time.monotonic()
         end_s = now_s + self._turn_s
         self._device.poll(now_s)
@@ -85,9 +89,6 @@ class Snooping:
             now_s = time.monotonic()
         self.settle()
         self._turn_s = min(max(TURN_S, 2 * (time.monotonic() - now_s)), LONG_TURN_S)
-        if self._waiting:
-            self._at_work = True
-            self._loop.call_soon(self._turn)
 
     def _look(self) -> None:
         for port, _, frame in self._forwarder.read_punted(LOOK_FRAMES):
@@ -106,8 +107,10 @@ class Snooping:
             self._forwarder.publish(step.lists, step.removed)
         for event in self._device.take_events():
             self._tell(event)
-        for port, frame in self._device.take_frames():
+        for port, frame in self._device.take_frames(TURN_FRAMES):
             self._send(port, frame)
+        if self._next is None and (self._waiting or self._device.has_frames):
+            self._next = self._loop.call_soon(self._turn)
         deadline_s = self._device.deadline_s
         if self._alarm is not None:
             self._alarm.cancel()

@@ -12,6 +12,7 @@ membership.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -81,7 +82,8 @@ class Device:
         self._room = Room(settings.max_groups)
         self._sides: dict[tuple[int, int], _Side] = {}
         """By port and address bits."""
-        self._frames: list[tuple[int, bytes]] = []
+        self._queries: deque[tuple[_Side, Query]] = deque()
+        """Those to be sent; made frames when they are taken."""
         self._events: list[Event] = []
 
     # --- what it is told ------------------------------------------------------------------------------------
@@ -198,10 +200,15 @@ class Device:
         due = (side.router.deadline_s for side in self._sides.values())
         return min((one for one in due if one is not None), default=None)
 
-    def take_frames(self) -> list[tuple[int, bytes]]:
-        """(place of the port, frame) of what is to be sent."""
-        frames, self._frames = self._frames, []
-        return frames
+    @property
+    def has_frames(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._queries)
+
+    def take_frames(self, most: int | None = None) -> list[tuple[int, bytes]]:
+        """(place of the port, frame) of what is to be sent, in order; at most so many, or all."""
+        n = len(self._queries) if most is None else min(most, len(self._queries))
+        return [self._frame(*self._queries.popleft()) for _ in range(n)]
 
     def take_events(self) -> list[Event]:
         """What became of the members since the last call, in order."""
@@ -231,11 +238,15 @@ class Device:
             self._ask(side, query)
 
     def _ask(self, side: _Side, query: Query) -> None:
+        for part in side.family.codec.split(query, side.attachment.mtu or DEFAULT_MTU):
+            self._queries.append((side, part))
+            side.queries_sent += 1
+
+    @staticmethod
+    def _frame(side: _Side, query: Query) -> tuple[int, bytes]:
         attachment, codec = side.attachment, side.family.codec
         source = attachment.address if side.family.bits == 32 else attachment.link_local
-        for part in codec.split(query, attachment.mtu or DEFAULT_MTU):
-            self._frames.append((side.port, codec.query_frame(part, attachment.mac, source)))
-            side.queries_sent += 1
+        return side.port, codec.query_frame(query, attachment.mac, source)
 
 
 @lru_cache(4096)

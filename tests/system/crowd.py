@@ -80,7 +80,7 @@ class Crowd:
         self.fastpath = Fastpath(
             lab,
             self.box,
-            f'[dataplane]\nring_frames = 1024\n{ports}[membership]\n{settings}[device]\naddress = "10.9.0.1"\n',
+            f'[dataplane]\nring_frames = 1024\ntrains = false\n{ports}[membership]\n{settings}[device]\naddress = "10.9.0.1"\n',
         )
         self.wires = {number: lab.packet_socket(self.far, f"v{number}") for number in range(1, n + 1)}
 

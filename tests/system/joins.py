@@ -249,19 +249,14 @@ def many_vnis(lab: Lab, host: Namespace, local: str, vnis: Iterable[tuple[int, s
     host.command("bridge", "-batch", str(batch))
 
 
-class Deaf:
-    """A host whose IGMP is lost on its way, from now on until `end`."""
-
-    def __init__(self, host: Namespace) -> None:
-        self._host = host
-        host.command(
-            "nft",
-            "add table ip lossy; add chain ip lossy out { type filter hook output priority 0; };"
-            "add rule ip lossy out ip protocol igmp drop",
-        )
-
-    def end(self) -> None:
-        self._host.command("nft", "delete table ip lossy")
+def lose_igmp(host: Namespace, *, but_answers: bool = False) -> None:
+    """Have the IGMP of a host lost on its way, from now on; or only what it says unasked, in version 3."""
+    news = "@th,64,8 3-6 " if but_answers else ""  # the type of the first record: a change of state
+    host.command(
+        "nft",
+        "add table ip lossy; add chain ip lossy out { type filter hook output priority 0; };"
+        f"add rule ip lossy out ip protocol igmp {news}drop",
+    )
 
 
 def member_socket(

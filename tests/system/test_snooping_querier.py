@@ -2,10 +2,13 @@
 
 import http.client
 import socket
+from ipaddress import ip_address
 
 import pytest
 
 from ctrl.lab.namespaces import missing
+from ctrl.protocols import igmp
+from ctrl.protocols.messages import Query
 from tests.system.joins import GROUP, QUICK, Ear, Tor, Watch, expect_members
 from tests.system.lab import Lab, expect_once, wait_for
 
@@ -83,6 +86,7 @@ def test_a_querier_with_a_lower_address_asks_instead_of_us_until_it_is_silent(la
 
 @pytest.mark.parametrize("version", [2, 3])
 def test_a_querier_with_a_higher_address_leaves_the_asking_to_us(lab, version):
+    """RFC 9776 section 6.6.2. Once the bridge has heard us it is silent; so there is one that has not."""
     tor = with_a_bridge_that_asks(lab, HIGHER, version)
     ear = Ear(lab, tor.hosts[11])
     wait_for(lambda: any(query.version == version for query in ear.queries()), "the bridge asks")
@@ -90,6 +94,10 @@ def test_a_querier_with_a_higher_address_leaves_the_asking_to_us(lab, version):
     vms = {11: tor.nve(11), 2: tor.nve(2)}
     expect_members(fastpath, X, Y)
     wait_for(lambda: sum(query.robustness == 2 for query in ear.queries()) >= 2, "our queries")
+    stubborn = igmp.query_frame(Query(version), bytes.fromhex("02d0000000fe"), int(ip_address(HIGHER)))
+    lab.packet_socket(tor.switches, "up1").send(stubborn)
+    n_asked = len(ear.queries())
+    wait_for(lambda: len(ear.queries()) > n_asked, "our next query")
     assert is_querier(fastpath)
     vms[2].send(*TEN)
     expect_once(vms, TEN, but=(2,))

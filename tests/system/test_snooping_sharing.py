@@ -7,7 +7,7 @@ import pytest
 from ctrl.lab.namespaces import missing
 from ctrl.protocols import igmp
 from ctrl.protocols.messages import Query
-from tests.system.joins import GROUP, QUICK, Ear, Tor, Watch, expect_members
+from tests.system.joins import GROUP, QUICK, Ear, Tor, Watch, expect_members, members
 from tests.system.lab import Lab, expect_once, wait_for
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -131,7 +131,29 @@ def test_a_host_that_heard_a_querier_of_version_2_stays_with_it_and_is_served(la
 
 
 @pytest.mark.parametrize("fast_leave", [False, True], ids=["asked", "fast"])
-def test_d18_who_keeps_silent_for_another_one_s_report_is_not_lost(lab, fast_leave):
+def test_d18_of_two_who_hear_each_other_the_one_who_never_spoke_is_served_when_the_other_leaves(
+    lab, fast_leave
+):
+    """D18: a device that was restarted hears only one of them, for the other one keeps silent."""
+    tor = shared(lab, version=2)
+    fastpath = tor.run(fast_leave=fast_leave, query_interval_s=125, last_member_query_interval_s=0.4)
+    vms = {n: tor.nve(n) for n in (11, 12, 2)}
+    expect_members(fastpath, X, Y, Z)
+    fastpath.end()
+    ears = {n: Ear(lab, tor.hosts[n]) for n in (11, 12)}
+    fastpath.start()
+    wait_for(lambda: {X, Y} & members(fastpath), "one of them is heard")
+    last = 11 if ears[11].last_reporter_is_here() else 12
+    tor.hosts[last].set_link("vx100", state="down")
+    wait_for(lambda: ("TO_IN", GROUP) in ears[last].said(GROUP), "the leave")
+    expect_members(fastpath, Y if last == 11 else X, Z)
+    stays = 23 - last
+    vms[2].send(*TEN)
+    expect_once({n: vms[n] for n in (stays, 2)}, TEN, but=(2,))
+
+
+@pytest.mark.parametrize("fast_leave", [False, True], ids=["asked", "fast"])
+def test_d18_who_keeps_who_keeps_silent_for_another_one_s_report_is_not_lost(lab, fast_leave):
     """D18: two hosts of version 2 hear each other behind a bridge that is not ours; of both, one answers."""
     tor = shared(lab, version=2)
     fastpath = tor.run(fast_leave=fast_leave, **QUICK)

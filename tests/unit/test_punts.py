@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastpath import Forwarder, MemoryPort, Punts
@@ -165,6 +165,7 @@ def test_the_rate_is_exact_to_the_nanosecond_of_the_frames_clock():
     assert drops(balanced(forwarder, len(times))) == {"punt_limit": 4}
 
 
+@example(1, 2, [(b.P0, 0), (b.P0, 1_900_000_000), (b.P0, 0), (b.P0, 200_000_000)])
 @settings(max_examples=200, deadline=None)
 @given(
     st.integers(1, 5),
