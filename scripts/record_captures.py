@@ -63,6 +63,16 @@ RECORDINGS = {
             "all: Linux VXLAN devices and the kernel's own MLD",
         ),
         Recording(
+            "joins.pcapng",
+            ("p1", "p2", "p3", "p4"),
+            "capture_joins",
+            (),
+            "NVEs that join, leave and come back while others send, before and after each: VNI 100 on "
+            "239.1.1.100 and VNI 600 on ff05::100; p3 in IGMPv2; p4 wants 239.1.1.100 of 10.1.1.2 alone, "
+            "then no more",
+            "all: Linux VXLAN devices, a socket, and the kernel's own IGMP and MLD",
+        ),
+        Recording(
             "nvgre_ovs.pcapng",
             ("core",),
             "capture_scenes",

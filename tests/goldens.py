@@ -72,6 +72,7 @@ GOLDENS = (
     Golden("nvgre_ovs.pcapng", "demo.toml"),
     Golden("noise.pcap", "demo.toml"),
     Golden("vxlan_igmp.pcapng", "device.toml"),
+    Golden("joins.pcapng", "joins.toml"),
     Golden("to_point.pcap", "point.toml"),
     Golden("to_vtep_point.pcap", "vtep-point.toml"),
 )

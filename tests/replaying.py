@@ -118,11 +118,21 @@ class Stepped:
 
     def take(self, in_port: int, frame: Frame) -> Outcome:
         """Take a frame in: what is due by its time comes first, and what it says comes last."""
+        self.pass_time(frame.time_ns)
+        self.n_frames += 1
+        outcome = self.reference.forward(in_port, frame)
+        if outcome.verdict is Verdict.PUNT:
+            self.device.hear(in_port, frame.data, self.now_s)
+            self._settle(self.clock_ns)
+        return outcome
+
+    def pass_time(self, time_ns: int) -> None:
+        """Do what is due by then; the first time begins it all, and a clock does not go back."""
         if not self.n_frames:
-            self.begin_ns = self.clock_ns = frame.time_ns
+            self.begin_ns = self.clock_ns = time_ns
             self.device.attach(self.attachments, 0.0)
-            self._settle(self.begin_ns)
-        time_ns = max(self.clock_ns, frame.time_ns)
+            self._settle(time_ns)
+        time_ns = max(self.clock_ns, time_ns)
         if (time_ns - self.clock_ns) / 1e9 > LONGEST_SILENCE_S:
             self.device.poll((time_ns - self.begin_ns) / 1e9)
             self._settle(time_ns)
@@ -133,12 +143,6 @@ class Stepped:
             self.device.poll(deadline_s)
             self._settle(due_ns)
         self.clock_ns = time_ns
-        self.n_frames += 1
-        outcome = self.reference.forward(in_port, frame)
-        if outcome.verdict is Verdict.PUNT:
-            self.device.hear(in_port, frame.data, self.now_s)
-            self._settle(time_ns)
-        return outcome
 
     def members(self) -> list[Row]:
         """The rows of `fastpath show members`."""

@@ -19,9 +19,9 @@ from ctrl.refusals import Refused
 from ctrl.roles.device import Device
 from fastpath import Forwarder
 
-TURN_S, LONG_TURN_S = 0.005, 0.05
+TURN_S, LONG_TURN_S = 0.005, 0.03
 TURN_FRAMES = 64
-"""Queries sent in a turn: thousands of leaves keep nobody waiting."""
+"""Queries sent in a turn, or a part of all that wait: thousands of leaves keep nobody waiting."""
 LOOK_S, LOOK_FRAMES = 0.0005, 64
 """How often the ring is looked into, and what is taken then: it empties faster than that is handled."""
 
@@ -107,9 +107,9 @@ class Snooping:
             self._forwarder.publish(step.lists, step.removed)
         for event in self._device.take_events():
             self._tell(event)
-        for port, frame in self._device.take_frames(TURN_FRAMES):
+        for port, frame in self._device.take_frames(max(TURN_FRAMES, self._device.n_frames // 16)):
             self._send(port, frame)
-        if self._next is None and (self._waiting or self._device.has_frames):
+        if self._next is None and (self._waiting or self._device.n_frames):
             self._next = self._loop.call_soon(self._turn)
         deadline_s = self._device.deadline_s
         if self._alarm is not None:

@@ -201,9 +201,9 @@ class Device:
         return min((one for one in due if one is not None), default=None)
 
     @property
-    def has_frames(self) -> bool:
-        """Whether there is something to send."""
-        return bool(self._queries)
+    def n_frames(self) -> int:
+        """How many are to be sent."""
+        return len(self._queries)
 
     def take_frames(self, most: int | None = None) -> list[tuple[int, bytes]]:
         """(place of the port, frame) of what is to be sent, in order; at most so many, or all."""

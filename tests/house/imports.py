@@ -150,6 +150,12 @@ def _normal(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
+def pure_tests(root: Path) -> list[Path]:
+    """The unit tests that reach no compiled code: they are the same in every build."""
+    tests = (path.relative_to(root) for path in sorted((root / "tests" / "unit").glob("test_*.py")))
+    return [path for path in tests if not compiled_behind(root, path)]
+
+
 def compiled_behind(root: Path, start: Path) -> list[str]:
     """Say by which way a file reaches compiled code, through whatever modules of ours it imports by name.
 
@@ -161,10 +167,14 @@ def compiled_behind(root: Path, start: Path) -> list[str]:
         path, way = ways.pop()
         for line, name in imported(root, path):
             inner = Path(name.replace(".", "/"))
-            if (root / "src_cython" / inner).with_suffix(".pyx").exists():
+            if any((root / place / inner).with_suffix(".pyx").exists() for place in ("src_cython", "")):
                 found.append(f"{way}:{line} -> {name}")
             for behind in (inner.with_suffix(".py"), inner / "__init__.py"):
                 if behind not in seen | {Path("fastpath/__init__.py")} and (root / behind).exists():
                     seen.add(behind)
                     ways.append((behind, f"{way}:{line} -> {behind}"))
     return found
+
+
+if __name__ == "__main__":  # for the Makefile: what the debug and the sanitizer build need not run again
+    print(*(f"--ignore={path}" for path in pure_tests(Path.cwd())))

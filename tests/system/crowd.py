@@ -1,4 +1,4 @@
-"""Many ports, and behind each a wire on which tests put frames by hand; what comes out is counted by the kernel.
+"""Many ports, and behind each a wire on which tests put frames by hand; the kernel counts what comes out.
 
     host n [v<n>] ---- [p<n>] box        n = 1, 2, ...
 
@@ -20,6 +20,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -64,24 +65,22 @@ from ctrl.protocols import igmp  # noqa: E402
 from ctrl.protocols.messages import Kind, Record, Report  # noqa: E402
 from tests import frames as f  # noqa: E402
 from tests.house.tree import ROOT  # noqa: E402
-from tests.system.lab import MTU, Fastpath, Lab, wait_for  # noqa: E402
+from tests.system.lab import MTU, Fastpath, Lab  # noqa: E402
 
 
 class Crowd:
     """A device with `n` ports."""
 
-    def __init__(self, lab: Lab, n: int, **membership: int) -> None:
+    def __init__(self, lab: Lab, n: int, **membership: float) -> None:
         self.lab, self.n = lab, n
         self.box, self.far = lab.box("tor"), lab.box("far")
         for number in range(1, n + 1):
             connect(self.box, f"p{number}", self.far, f"v{number}", mtu=MTU)
         ports = "".join(f'[[port]]\nname = "p{number}"\nfaces = "nve"\n' for number in range(1, n + 1))
-        settings = "".join(f"{key} = {value}\n" for key, value in membership.items())
-        self.fastpath = Fastpath(
-            lab,
-            self.box,
-            f'[dataplane]\nring_frames = 1024\ntrains = false\n{ports}[membership]\n{settings}[device]\naddress = "10.9.0.1"\n',
-        )
+        settings = "".join(f"{key} = {str(value).lower()}\n" for key, value in membership.items())
+        # without trains each copy is a frame to the kernel, which counts them
+        config = f"[dataplane]\nring_frames = 1024\ntrains = false\n{ports}[membership]\n{settings}"
+        self.fastpath = Fastpath(lab, self.box, f'{config}[device]\naddress = "10.9.0.1"\n')
         self.wires = {number: lab.packet_socket(self.far, f"v{number}") for number in range(1, n + 1)}
 
     def join(self, number: int, group: int, kind: Kind = Kind.TO_EX) -> None:
@@ -101,7 +100,8 @@ class Crowd:
         """Listen for the data that comes to host `number`, to groups with a prefix."""
         return Ear(self.lab.packet_socket(self.far, f"v{number}", 1), prefix, bits)
 
-    def groups_of(self, number: int) -> int:
+    def members(self, number: int) -> int:
+        """Groups that host `number` is in."""
         return len(self.fastpath.show("members", port=f"p{number}"))
 
     def memory(self, key: str = "VmRSS") -> float:
@@ -111,18 +111,15 @@ class Crowd:
         assert found
         return int(found[1]) / 1024
 
-    def settled(self) -> None:
-        """Wait until control has nothing to do."""
-        before = None
-
-        def is_still() -> bool:
-            nonlocal before
-            now = self.fastpath.drops(), self.fastpath.status() | {"uptime_s": 0}
-            is_same, before = now == before, now
-            time.sleep(0.1)
-            return is_same
-
-        wait_for(is_still, "control has handled everything", 60)
+    def settled(self) -> Counter[str]:
+        """Wait until nothing happens any more; how often each reason struck, and how many were punted."""
+        before: Counter[str] = Counter()
+        while True:
+            now = Counter(self.fastpath.drops() | {"punted": int(self.fastpath.status()["punted"])})
+            if now == before:
+                return now
+            before = now
+            time.sleep(0.15)
 
 
 class Ear:
@@ -170,9 +167,9 @@ def report(number: int, records: Iterable[Record]) -> bytes:
     return igmp.report_frame(Report(3, tuple(records)), mac_of(number), int(address_of(number)))
 
 
-def joins(number: int, count: int, per: int, kind: Kind = Kind.TO_EX) -> list[bytes]:
-    """Reports of a crowd's own groups, each once, so many a report."""
-    groups = range(FIRST_OTHER, FIRST_OTHER + count)
+def joins(number: int, count: int, per: int, kind: Kind = Kind.TO_EX, *, after: int = 0) -> list[bytes]:
+    """Reports of a crowd's own groups behind so many, each once, `per` of them a report."""
+    groups = range(FIRST_OTHER + after, FIRST_OTHER + after + count)
     return [
         report(number, (Record(kind, group) for group in groups[at : at + per]))
         for at in range(0, count, per)

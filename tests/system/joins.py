@@ -27,6 +27,7 @@ from tests.system.lab import (
     Vm,
     has_carrier,
     plug,
+    roomy,
     wait_for,
 )
 
@@ -178,7 +179,7 @@ class Ear:
 
     def __init__(self, lab: Lab, host: Namespace, device: str = "up") -> None:
         self._socket = lab.packet_socket(host, device, ETH_P_ALL)
-        self._socket.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
+        roomy(self._socket)
         self._frames: list[tuple[bool, bytes]] = []
 
     def frames(self, *, outgoing: bool) -> list[bytes]:

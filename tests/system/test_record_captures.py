@@ -19,6 +19,7 @@ CAPTURES = ROOT / "tests" / "captures"
 PORTS = {
     "vxlan_igmp.pcapng": ["p1", "p2", "p3"],
     "vxlan_v6_mld.pcapng": ["p1", "p2"],
+    "joins.pcapng": ["p1", "p2", "p3", "p4"],
     "nvgre_ovs.pcapng": ["core"],
     "noise.pcap": [],
     "mixed_demo.pcapng": ["p1", "p2", "core"],
