@@ -53,6 +53,9 @@ def replay(
     Any config serves, that of a live box too: captures stand in for its ports. The interfaces of a pcapng
     are matched to ports by name.
 
+    IGMP and MLD of the capture make members by its clock. What the NVEs are asked stands in OUT, among the
+    copies; they do not hear it, and who says nothing more in the capture is soon a member no longer.
+
     Exits with 1 if the copies are not those of --expect, if the capture is damaged, or if OUT could not be
     written to its end: OUT holds the copies up to there, as it does after Ctrl-C (130). Exits with 2 if
     something cannot be used; then nothing was forwarded.

@@ -19,7 +19,7 @@ from ctrl.refusals import Refused
 from ctrl.roles.device import Device
 from fastpath import Forwarder
 
-TURN_S, LONG_TURN_S = 0.005, 0.03
+TURN_S, LONG_TURN_S = 0.01, 0.05
 TURN_FRAMES = 64
 """Queries sent in a turn, or a part of all that wait: thousands of leaves keep nobody waiting."""
 LOOK_S, LOOK_FRAMES = 0.0005, 64

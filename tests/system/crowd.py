@@ -71,7 +71,7 @@ from tests.system.lab import MTU, Fastpath, Lab  # noqa: E402
 class Crowd:
     """A device with `n` ports."""
 
-    def __init__(self, lab: Lab, n: int, **membership: float) -> None:
+    def __init__(self, lab: Lab, n: int, *, ring_frames: int = 1024, **membership: float) -> None:
         self.lab, self.n = lab, n
         self.box, self.far = lab.box("tor"), lab.box("far")
         for number in range(1, n + 1):
@@ -79,7 +79,7 @@ class Crowd:
         ports = "".join(f'[[port]]\nname = "p{number}"\nfaces = "nve"\n' for number in range(1, n + 1))
         settings = "".join(f"{key} = {str(value).lower()}\n" for key, value in membership.items())
         # without trains each copy is a frame to the kernel, which counts them
-        config = f"[dataplane]\nring_frames = 1024\ntrains = false\n{ports}[membership]\n{settings}"
+        config = f"[dataplane]\nring_frames = {ring_frames}\ntrains = false\n{ports}[membership]\n{settings}"
         self.fastpath = Fastpath(lab, self.box, f'{config}[device]\naddress = "10.9.0.1"\n')
         self.wires = {number: lab.packet_socket(self.far, f"v{number}") for number in range(1, n + 1)}
 

@@ -189,12 +189,6 @@ class Ear:
             self._frames.append((address[2] == OUTGOING, frame))
         return [frame for left, frame in self._frames if left == outgoing]
 
-    def last_reporter_is_here(self) -> bool:
-        """Whether the last report on the wire was the host's own."""
-        self.frames(outgoing=True)
-        reports = [left for left, frame in self._frames if reports_in([frame])]
-        return reports[-1]
-
     def messages(self, *, outgoing: bool) -> list[Query | Report]:
         """IGMP and MLD, each with TTL 1, Router Alert and right sums."""
         return messages_in(self.frames(outgoing=outgoing))

@@ -187,9 +187,9 @@ def test_endless_churn_of_ever_new_groups_keeps_the_memory_flat(lab: Lab) -> Non
     crowd = Crowd(lab, 2, fast_leave=True)
     memory = []
     for turn in range(3):
-        n_frames = sent(crowd.flood(ROGUE, churn(100_000, turn * 100_000), 400))
+        n_frames = sent(crowd.flood(ROGUE, churn(100_000, turn * 100_000), 700))
         assert crowd.settled()["punted"] == (turn + 1) * n_frames
         wait_for(lambda: crowd.fastpath.show("groups") == [], "all are gone")
         memory.append(crowd.memory())
     print("MiB after each 100,000 groups:", *(f"{one:.1f}" for one in memory))
-    assert memory[2] - memory[0] < 4
+    assert memory[2] - memory[0] < 8, "more than the ring of punted frames, once it was used"

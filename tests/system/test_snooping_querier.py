@@ -9,7 +9,7 @@ import pytest
 from ctrl.lab.namespaces import missing
 from ctrl.protocols import igmp
 from ctrl.protocols.messages import Query
-from tests.system.joins import GROUP, QUICK, Ear, Tor, Watch, expect_members
+from tests.system.joins import GROUP, QUICK, Ear, Tor, Watch, expect_members, messages_in
 from tests.system.lab import Lab, expect_once, wait_for
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -58,9 +58,15 @@ def with_a_bridge_that_asks(lab, address, version):
     tor.switches.address("br1", f"{address}/24")
     tor.host(2)
     # it yields to whom it hears before it has asked under its own address
-    ear, source = Ear(lab, tor.hosts[11]), ip_address(address).packed
-    wait_for(lambda: any(frame[26:30] == source for frame in ear.frames(outgoing=False)), "the bridge asks")
+    ear = Ear(lab, tor.hosts[11])
+    wait_for(lambda: version in asked_by(ear, address), "the bridge asks")
     return tor, ear
+
+
+def asked_by(ear, address):
+    """The versions of the queries that came from an address."""
+    frames = [frame for frame in ear.frames(outgoing=False) if frame[26:30] == ip_address(address).packed]
+    return {one.version for one in messages_in(frames) if isinstance(one, Query)}
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -91,7 +97,6 @@ def test_a_querier_with_a_lower_address_asks_instead_of_us_until_it_is_silent(la
 def test_a_querier_with_a_higher_address_leaves_the_asking_to_us(lab, version):
     """RFC 9776 section 6.6.2. Once the bridge has heard us it is silent; so there is one that has not."""
     tor, ear = with_a_bridge_that_asks(lab, HIGHER, version)
-    assert {query.version for query in ear.queries()} == {version}
     fastpath = tor.run(**QUICK)
     vms = {11: tor.nve(11), 2: tor.nve(2)}
     expect_members(fastpath, X, Y)

@@ -18,6 +18,7 @@ from tests import frames as f
 from tests import goldens
 from tests.captures_io import read_frames
 from tests.command import SMALL, TO_GROUP, cut, pcap_of, pcapng_of
+from tests.igmp_vectors import IGMP, MLD
 from tests.replaying import CAPTURES, EXAMPLES, Checked, checked, config_of, copies_in
 from tests.wording import words
 
@@ -77,6 +78,16 @@ def test_words_for_a_frame_are_those_of_its_headers():
     )
     assert words(f.wire(f.mld("fe80::7", "ff02::16"))) == "fe80::7 > ff02::16 hlim 1 MLDv2 report"
     assert words(nested[:50]).startswith("... ")
+
+
+def test_words_for_a_report_or_a_query_name_groups_and_sources():
+    report = f.igmp("10.1.1.2", "224.0.0.22", 0x22, bytes(3) + IGMP["TO_EXC"][4:])
+    named = "{192.0.2.1, 192.0.2.20, 192.0.2.30}"
+    assert words(f.wire(report)).endswith(f" IGMP v3 report TO_EX 239.10.10.10 {named}")
+    query = f.mld("fe80::7", "ff02::1", 130, MLD["SMOLTCP_QUERY"][1:])
+    assert words(f.wire(query)).endswith(" MLD query ff02::1 {ff02::2} within 1.024 s")
+    leave = f.igmp("10.1.1.2", "224.0.0.2", 0x17, IGMP["V2_LEAVE"][1:])
+    assert words(f.wire(leave)).endswith(" IGMP v2 leave 224.0.6.150")
 
 
 # --- where frames come in, and copies go out ----------------------------------------------------------------

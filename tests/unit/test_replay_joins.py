@@ -396,6 +396,21 @@ def test_json_holds_members_and_refusals_as_a_running_box_tells_them(tmp_path, m
     }
 
 
+def test_frames_of_groups_that_are_left_by_the_end_are_told_too(tmp_path, monkeypatch):
+    """What is replicated is in the table of groups, whoever has left since."""
+    monkeypatch.chdir(tmp_path)
+    box = Box(tmp_path)
+    (box.folder / "box.toml").write_text(FAST)
+    stays, goes = "239.1.1.1", "239.1.1.2"
+    frames = [(0.0, "p2", says("p2", TO_EX, group=group)) for group in (stays, goes)]
+    frames += [(1.0, "p1", data(group=group)) for group in (stays, goes, goes)]
+    capture(box.folder / "in.pcapng", [*frames, (2.0, "p2", says("p2", TO_IN, group=goes))])
+    done = box.replay("in.pcapng", "-c", "box.toml", "-o", "out.pcapng")
+    assert "\njoined 2, left 1; 1 members in 1 groups at the end; 6 queries sent\n" in done.stdout
+    rows = ["ROLE    GROUP       FRAMES", "device  239.1.1.1        1", "-       left since       2"]
+    assert "\n".join(rows) in done.stdout
+
+
 def test_of_many_members_the_first_are_printed_and_how_many_more_there_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     box = Box(tmp_path)
