@@ -99,7 +99,7 @@ class Membership:
         is_first = not members
         if wants is None:
             del members[who]
-        if (was and wants) or not _has_twin(members, who, was or wants):
+        if not members or (was and wants) or not _has_twin(members, who, was or wants):
             self._changed[group] = None
         if wants is not None:
             members[who] = wants

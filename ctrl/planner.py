@@ -106,7 +106,10 @@ def plan_members(
         local = {(m.port, m.nve): _local_egress(m, encaps[m.port], group.version) for m in wanting}
         return ReplicationList(group_key(Scope.DEVICE, group, source), tuple(local.values()), remote)
 
-    named = dict.fromkeys(source for m in members for source in m.sources)
+    named: dict[IPAddress, None] = {}
+    for m in members:
+        if m.sources:
+            named |= dict.fromkeys(m.sources)
     if not named:
         return (planned(None, members),)
     behind = dict.fromkeys(egress.address for egress in remote)

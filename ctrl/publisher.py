@@ -123,7 +123,7 @@ def _members(found: Mapping[Who, Wants]) -> list[planner.Member]:
         sharing.setdefault((who.port, who.unicast), []).append(wants)
     members = []
     for (port, nve), several in sharing.items():
-        wants = _together(several)
+        wants = several[0] if len(several) == 1 else _together(several)
         members.append(planner.Member(port, nve, wants.is_exclude, wants.sources))
     return members
 

@@ -229,7 +229,7 @@ class MembershipTable(Table):
         "Between two queries after a leave; robustness times this long, a member can object.", 1.0, 0.1, 25.5
     )
     fast_leave: bool = switch(
-        "Believe a leave at once, without asking who objects; not where older hosts share a port.",
+        "Believe the leave of an IGMPv3 or MLDv2 host at once, without asking who objects.",
         False,
     )
     strict_headers: bool = switch(

@@ -4,9 +4,9 @@
 2. Tracking is explicit: each host, which is (MAC, report source) (CONFORMANCE W8), has its own state of each
    of its groups (see `group`). A `Change` says that a host's filter differs, never that it was refreshed.
    What a port wants is the union over its hosts, which others make.
-3. Nobody leaves unasked: a leave lowers that host's timers and asks (D5, see `inquiry`); unless there is
-   `fast_leave`. Even then we ask where a host of version 1 or 2 leaves and others could be there that kept
-   silent for its sake (D18).
+3. Nobody leaves unasked: a leave lowers that host's timers and asks (D5, see `inquiry`), unless `fast_leave`.
+   A host of version 1 or 2 is asked about even then: another one could have kept silent for its sake, and may
+   never have been heard (D18).
 4. Silence is asked about as well: who is not refreshed by the end of a general query's response time, and a
    margin for the wire, gets a specific query, one a group; only silence to that removes it (D6), long before
    its timer would (D7). Only the querier does so; else the timers stand. Of the startup queries only the
@@ -61,8 +61,6 @@ class Router:
         self._heap: list[tuple[float, Timed]] = []
         self._n_stale = 0
         self._n_members = 0
-        self._older: tuple[tuple[Host | None, float], ...] = ((None, -inf),) * 2
-        """The two hosts that reported in version 1 or 2 last, and until when each counts as present."""
         self._asked_s = -inf
         """When the general query went out that is being answered."""
         self._silence_s = inf
@@ -259,7 +257,6 @@ class Router:
         before = None if is_new else listener.wants()
         if version < 3 and kind is Kind.IS_EX:
             listener.speak(version, ends_s)
-            self._note_older(listener.host, ends_s)
         else:
             listener.speak(3, ends_s)
             if is_older and kind is Kind.BLOCK:
@@ -276,17 +273,9 @@ class Router:
             self._ask(group, [(listener, asked)], now_s)
         self._settle(listener, before)
 
-    def _note_older(self, host: Host, ends_s: float) -> None:
-        """Keep the two that reported last: enough to know of any host whether there is another."""
-        last = self._older[0]
-        self._older = ((host, ends_s), self._older[1] if last[0] == host else last)
-
     def _believes(self, listener: Listener, now_s: float) -> bool:
         """Say whether what a host leaves is gone unasked (law 3)."""
-        if not self.timers.fast_leave or listener.version(now_s) == 3:
-            return self.timers.fast_leave
-        others = (host for host, ends_s in self._older if ends_s > now_s and host != listener.host)
-        return len(listener.group.listeners) == 1 and next(others, None) is None
+        return self.timers.fast_leave and listener.version(now_s) == 3
 
     def _settle(self, listener: Listener, before: Filter | None) -> None:
         """Tell what became of a host's filter, and look at the host when its next timer runs out."""

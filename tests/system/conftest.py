@@ -13,6 +13,7 @@ NEEDS = {
     "test_packet_port_out": ("tc",),
     "test_process": ("ip", "nft"),
     "test_reload": ("nft",),
+    "test_replay_is_live": ("ethtool", "ip"),
     "test_snooping": ("bridge", "ip"),
     "test_snooping_querier": ("bridge", "ip"),
     "test_snooping_sharing": ("ip",),
