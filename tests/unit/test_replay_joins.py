@@ -119,10 +119,13 @@ def test_with_fast_leave_a_leave_is_believed_at_once(run):
 
 def test_of_two_nves_behind_a_port_the_last_that_leaves_ends_its_copies(run):
     """W8: they are told apart by MAC and address."""
-    second = {"nve": "10.1.2.3", "mac": 1}
-    frames = [(0, "p2", says("p2", TO_EX)), (1, "p2", says("p2", TO_EX, **second)), (2, "p1", data())]
+
+    def second(kind):
+        return says("p2", kind, nve="10.1.2.3", mac=1)
+
+    frames = [(0, "p2", says("p2", TO_EX)), (1, "p2", second(TO_EX)), (2, "p1", data())]
     frames += [(3, "p2", says("p2", TO_IN)), (4, "p1", data())]
-    frames += [(5, "p2", says("p2", TO_IN, **second)), (6, "p1", data())]
+    frames += [(5, "p2", second(TO_IN)), (6, "p1", data())]
     result = run(frames, FAST)
     assert ports(result) == ["p2", "p2"]
     assert (result.done.joined, result.done.left) == (2, 2)
