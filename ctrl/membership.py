@@ -2,7 +2,7 @@
 
 1. `apply` is the door. What it changes is collected by group, so that a burst of changes becomes one FIB. A
    group counts as changed where its copies may differ: not when an NVE joins or leaves behind a port where
-   another one wants the same.
+   another one wants the same, unless it had a copy of its own by the config.
 2. First information (US 9,838,462 claim 1) is the table itself; second information is the set of groups that
    have a member here, with a revision that moves on first join and last leave and never otherwise
    (CONFORMANCE D3).
@@ -71,6 +71,8 @@ class Event(NamedTuple):
     """The box is in the group from now on."""
     is_last: bool = False
     """The box is in the group no longer."""
+    revision: int = 0
+    """Of the second information, then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ class Membership:
         is_first = not members
         if wants is None:
             del members[who]
-        if not members or (was and wants) or not _has_twin(members, who, was or wants):
+        stands_in = who.mac and Who(who.port, Origin.STATIC, address=who.address) in members
+        if not members or (was and wants) or stands_in or not _has_twin(members, who, was or wants):
             self._changed[group] = None
         if wants is not None:
             members[who] = wants
@@ -109,7 +112,7 @@ class Membership:
         elif is_last:
             del self._members[group]
         self.revision += is_first or is_last
-        return Event(group, who, was, wants, is_first, is_last)
+        return Event(group, who, was, wants, is_first, is_last, self.revision)
 
     def take_changed(self) -> list[IPAddress]:
         """The groups whose copies may differ since the last call, each once, in order."""

@@ -59,4 +59,6 @@ def _tell(*assignments: str) -> None:
             manager.setblocking(False)
             manager.sendto("\n".join(assignments).encode(), address)
     except OSError as error:
-        LOG.warning("manager not told what=%s socket=%s why=%s", assignments[0], named, error.strerror)
+        LOG.warning(
+            "service manager not told what=%s socket=%s why=%s", assignments[0], named, error.strerror
+        )

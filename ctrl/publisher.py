@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -117,28 +117,38 @@ class Publisher:
 
 
 def _members(found: Mapping[Who, Wants]) -> list[planner.Member]:
-    """Those who share copies are one member to the planner."""
+    """Those who share copies are one member to the planner, in an order that does not tell who came first."""
     sharing: dict[tuple[int, IPAddress | None], list[Wants]] = {}
     for who, wants in found.items():
         sharing.setdefault((who.port, who.unicast), []).append(wants)
+    if len(sharing) > 1:
+        for who in found:  # an NVE that joins, although the config thinks it never does, gets one copy
+            if who.mac:
+                sharing.pop((who.port, who.address), None)
     members = []
-    for (port, nve), several in sharing.items():
-        wants = several[0] if len(several) == 1 else _together(several)
+    for port, nve in sorted(sharing, key=_order) if len(sharing) > 1 else sharing:
+        several = sharing[port, nve]
+        wants = _together(several)
         members.append(planner.Member(port, nve, wants.is_exclude, wants.sources))
     return members
 
 
+def _order(place: tuple[int, IPAddress | None]) -> tuple[int, int]:
+    port, nve = place
+    return port, 0 if nve is None else int(nve)
+
+
 def _together(several: Sequence[Wants]) -> Wants:
-    """What some members want together (RFC 9776 section 3.2)."""
+    """What some members want together (RFC 9776 section 3.2), or all where that is too many sources."""
     if ALL in several:
         return ALL
     blocked = [one.sources for one in several if one.is_exclude]
-    named: set[IPAddress] = set()
+    sources: Set[IPAddress] = frozenset()
     for one in several:
-        if not one.is_exclude:
-            named |= one.sources
-            if len(named) > SOURCES_MAX and not blocked:
-                return ALL
+        if not one.is_exclude and (blocked or len(sources) <= SOURCES_MAX):
+            sources |= one.sources
     if blocked:
-        return Wants(is_exclude=True, sources=frozenset.intersection(*blocked) - named)
-    return Wants(is_exclude=False, sources=frozenset(named))
+        sources = frozenset.intersection(*blocked) - sources
+    if len(sources) > SOURCES_MAX:
+        return ALL
+    return Wants(is_exclude=bool(blocked), sources=frozenset(sources))

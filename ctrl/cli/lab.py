@@ -42,6 +42,8 @@ def up(name: str) -> None:
                 click.echo(line)
             keeper.expect(running.BUILT)
             click.echo(built(file))
+            for warning in file.warnings:
+                click.echo(str(warning), err=True)
             for line in _advice(file, keeper.start()):
                 click.echo(line)
             keeper.stay()  # last: until then a Ctrl-C takes it all back
@@ -149,6 +151,8 @@ def _advice(file: LabFile, state: State) -> Iterator[str]:
     for box in others[:1]:
         yield f"  fastpath lab exec {file.name} {box} ip -d addr"
     yield f"  fastpath lab down {file.name}"
+    for socket in list(state.sockets.values())[:1]:
+        yield f"Logs and configs are in {Path(socket).parent}"
 
 
 def _read(name: str) -> tuple[LabFile, Path]:

@@ -45,7 +45,7 @@ def run(config_file: str) -> None:
     except StartError as error:
         _fail(f"{config_file}: {error}", MISUSED)
     except ControlError as error:
-        _fail(str(error), NOT_DONE)
+        _fail(str(error), NOT_DONE if error.is_allowed else NOT_ALLOWED)
     except OSError as error:
         _fail(str(error), NOT_ALLOWED if error.errno in {errno.EPERM, errno.EACCES} else NOT_DONE)
 

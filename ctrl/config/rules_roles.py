@@ -110,7 +110,7 @@ def _check_device(config: Config, report: Report, device: DeviceTable, found: Wa
             report.error(
                 ("device", "peer"), 'no port leads to peers; expected a [[port]] with faces = "core"'
             )
-        else:
+        elif device.manager:
             report.warning(
                 ("device",), 'no [[port]] has faces = "core", so nothing is tunnelled to other devices'
             )

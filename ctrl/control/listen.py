@@ -23,7 +23,14 @@ _ASK_S = 1.0
 
 
 class ControlError(Exception):
-    """The control socket, or the address of the metrics, cannot be had; the text says which and why."""
+    """The control socket, or the address of the metrics, cannot be had; the text says which and why.
+
+    `is_allowed`: it is not a matter of permissions.
+    """
+
+    def __init__(self, sentence: str, *, is_allowed: bool = True) -> None:
+        super().__init__(sentence)
+        self.is_allowed = is_allowed
 
 
 class SocketFile:
@@ -67,7 +74,9 @@ def socket_file(path: Path) -> Iterator[SocketFile]:
         _refuse_taken(path)
         file = SocketFile(path)
     except OSError as error:
-        raise ControlError(f"{path}: the control socket cannot be made: {_why(error)}") from None
+        is_allowed = not isinstance(error, PermissionError)
+        sentence = f"{path}: the control socket cannot be made: {_why(error)}"
+        raise ControlError(sentence, is_allowed=is_allowed) from None
     try:
         yield file
     finally:

@@ -181,9 +181,8 @@ class Daemon:
         for finding in reading.findings:
             LOG.warning("%s", finding)
         if reading.config is None:
-            raise StartError(
-                f"{sum(f.severity.value == 'error' for f in reading.findings)} errors, see above"
-            )
+            n_errors = sum(f.severity.value == "error" for f in reading.findings)
+            raise StartError(f"errors={n_errors}, see above")
         new = r.placed(reading.config, [port.name for port in self._config.ports])
         refuse_what_is_not_live(new)
         refuse_what_takes_a_restart(self._config, new)

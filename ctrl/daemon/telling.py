@@ -33,7 +33,7 @@ class Teller:
             self._bus.publish("members", member_event(event, self._name_of(event.who.port)))
         if not event.is_first and not event.is_last:
             return
-        revision = self._membership.revision
+        revision = event.revision
         if self._bus.wanted("groups"):
             self._bus.publish("groups", group_event(event.group, revision, joined=event.is_first))
         if self._lines < LINES_A_SECOND:

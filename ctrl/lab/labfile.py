@@ -108,6 +108,8 @@ class LabFile:
 
     name: str
     table: LabTable
+    warnings: tuple[Finding, ...] = ()
+    """What `fastpath check` warns of in the configs of its boxes."""
 
     @cached_property
     def fastpaths(self) -> dict[str, str]:
@@ -168,7 +170,7 @@ def read(path: FilePath) -> LabFile:
     else:
         check.all(table)
         if not check.findings:
-            return LabFile(path.stem, table)
+            return LabFile(path.stem, table, tuple(check.warnings))
     raise ConfigError(sorted(check.findings, key=lambda finding: finding.line))
 
 
@@ -219,6 +221,7 @@ class _Check:
         self.file = file
         self.lines = lines
         self.findings: list[Finding] = []
+        self.warnings: list[Finding] = []
 
     def error(self, place: Path, message: str) -> None:
         line = line_of(self.lines, place)
@@ -288,8 +291,6 @@ class _Check:
         head = config_of(name, "", FilePath("/run/fastpath"))
         blank = "\n" * max(0, line - head.count("\n"))
         for finding in parse(head + blank + text, self.file).findings:
-            if finding.severity is Severity.ERROR:
-                inner = f"{key_name(place)}: {finding.key}" if finding.key else key_name(place)
-                self.findings.append(
-                    Finding(Severity.ERROR, self.file, max(line, finding.line), inner, finding.message)
-                )
+            inner = f"{key_name(place)}: {finding.key}" if finding.key else key_name(place)
+            told = Finding(finding.severity, self.file, max(line, finding.line), inner, finding.message)
+            (self.findings if finding.severity is Severity.ERROR else self.warnings).append(told)

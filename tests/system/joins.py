@@ -33,7 +33,7 @@ from tests.system.lab import (
 
 GROUP, OTHER_GROUP, THIRD_GROUP = "239.1.1.100", "239.1.1.200", "239.1.2.50"
 GROUP6 = "ff05::100"
-QUICK = {
+QUICK: dict[str, Any] = {
     "query_interval_s": 2,
     "query_response_interval_s": 0.4,
     "startup_response_interval_s": 0.4,

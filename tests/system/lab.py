@@ -141,6 +141,12 @@ class Fastpath:
         """How often each reason struck."""
         return {str(row["reason"]): int(str(row["frames"])) for row in self.show("drops")}
 
+    def lost(self) -> dict[str, int]:
+        """How often each reason struck a frame or a copy; not what control refused of IGMP and MLD, which
+        IPv6 hosts keep saying."""
+        rows = [row for row in self.show("drops") if row["stage"] != "membership"]
+        return {str(row["reason"]): int(str(row["frames"])) for row in rows}
+
     def status(self) -> dict[str, Any]:
         return dict(self.show("status")[0])
 

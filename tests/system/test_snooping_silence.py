@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.system.lab import COMMAND, Lab, expect_once, wait_for
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 TEN = list(range(1, 11))
 X, Y = ("p1", "10.1.1.2", GROUP), ("p2", "10.1.2.2", GROUP)
-SLOW = {"query_interval_s": 125, "last_member_query_interval_s": 0.4}
+SLOW: dict[str, Any] = {"query_interval_s": 125, "last_member_query_interval_s": 0.4}
 """No general query comes to help within the test but those of the start."""
 
 

@@ -105,7 +105,7 @@ def test_what_one_nve_sends_to_the_group_every_other_one_gets_once_and_no_other_
     expect_once(vms, [], but=())
     now = fastpath.settled()
     assert now["copies_out"] == 4 * 2 * len(MANY)
-    assert fastpath.drops() == {}
+    assert fastpath.lost() == {}
 
 
 @REST
@@ -141,7 +141,7 @@ def test_two_devices_and_four_nves_all_the_way_and_vms_speak_tcp_over_them(lab, 
         vms[sender].send(*MANY)
         expect_once(vms, MANY, but=(sender,))
     for fastpath in running:
-        assert fastpath.drops() == {}
+        assert fastpath.lost() == {}
         (row,) = fastpath.show("tunnels")
         assert (row["state"], row["copies"], row["dropped"]) == ("up", 2 * len(MANY), 0)
     for n, box in far.items():  # ARP is flooded by us, what follows goes by the kernel's routes
@@ -168,7 +168,7 @@ def test_a_linux_vtep_is_the_peer_of_a_rewriting_device(lab, six):
         expect_once(vms, MANY, but=(sender, 4))
     vms[4].send(*MANY)
     expect_once(vms, [])
-    assert fastpath.drops() == {"unknown_vni": len(MANY)}
+    assert fastpath.lost() == {"unknown_vni": len(MANY)}
 
 
 def fabric(lab, names):

@@ -53,8 +53,10 @@ def test_a_device_needs_a_way_to_its_peers():
     port = '[[port]]\nname = "p1"\nfaces = "nve"\n'
     peer = '[[device.peer]]{}\ngroup = "239.1.1.1"\naddresses = ["10.0.0.2"]\n'
     device = '[device]{}\naddress = "10.0.0.1"\n'
+    check_marked(port + device.format(""))  # a ToR without others has nowhere to send to, and is fine
     warned = '  # warning: device: no [[port]] has faces = "core", so nothing is tunnelled to other devices'
-    check_marked(port + device.format(warned))
+    managed = '[device]{}\naddress = "10.0.0.1"\nmanager = ["10.0.0.9:9470"]  # warning: device.manager\n'
+    check_marked(port + managed.format(warned))
     missing = '  # error: device.peer: no port leads to peers; expected a [[port]] with faces = "core"'
     check_marked(port + device.format("") + peer.format(missing))
     damaged = '[[port]]\nname = "core"\nfaces = "cor"  # error: port[1].faces\n'

@@ -227,6 +227,16 @@ def test_what_cannot_be_read_is_refused_and_counted(box):
     assert list(box.membership.groups()) == []
 
 
+def test_queries_may_be_taken_a_few_at_a_time_and_stay_in_order(box):
+    groups = [ip_address(f"239.1.1.{n}") for n in range(5)]
+    box.hear4(*map(join, groups))
+    box.hear4(*map(leave, groups))
+    assert box.device.n_frames == 5
+    taken = box.device.take_frames(2) + box.device.take_frames(2) + box.device.take_frames()
+    assert [heard(frame).message.group for _, frame in taken] == [int(group) for group in groups]
+    assert box.device.n_frames == 0
+
+
 def test_members_are_shown_with_what_is_left_of_their_time(box):
     box.hear4(Record(Kind.IS_IN, int(G4), (int(SOURCE),)))
     box.wait(10)

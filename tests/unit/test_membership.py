@@ -16,7 +16,7 @@ ONE = Wants(is_exclude=False, sources=frozenset({S1}))
 
 def test_d1_a_join_adds_the_nve_to_the_group_and_the_same_join_again_changes_nothing():
     table = Membership()
-    assert table.apply(G, X, ALL) == Event(G, X, None, ALL, is_first=True)
+    assert table.apply(G, X, ALL) == Event(G, X, None, ALL, is_first=True, revision=1)
     assert table.of(G) == {X: ALL}
     assert table.apply(G, X, ALL) is None
     assert table.take_changed() == [G]
@@ -47,9 +47,37 @@ def test_d4_the_last_leave_takes_the_group_out_of_the_second_information():
     table.apply(H, X, ALL)
     assert table.second_information() == SecondInformation(2, frozenset({G, H}))
     event = table.apply(G, X, None)
-    assert event == Event(G, X, ALL, None, is_last=True)
+    assert event == Event(G, X, ALL, None, is_last=True, revision=3)
     assert table.second_information() == SecondInformation(3, frozenset({H}))
     assert table.apply(G, X, None) is None
+
+
+def test_copies_differ_only_where_nobody_at_the_port_wants_the_same():
+    table = Membership()
+    twin = X._replace(mac=b"\2\0\0\0\0\3")
+    told = []
+    for who, wants in (
+        (X, ALL),
+        (twin, ALL),
+        (X, None),
+        (X, ONE),
+        (X, ALL),
+        (Y, ALL),
+        (X, None),
+        (twin, None),
+    ):
+        table.apply(G, who, wants)
+        told.append(bool(table.take_changed()))
+    assert told == [True, False, False, True, True, True, False, True]
+
+
+def test_an_nve_that_is_served_by_unicast_shares_no_copies():
+    table = Membership()
+    for who in (Who(1, Origin.STATIC), Who(1, Origin.STATIC, address=S1), Who(1, Origin.STATIC, address=S2)):
+        table.apply(G, who, ALL)
+        assert table.take_changed() == [G]
+    table.apply(G, X, ALL)
+    assert table.take_changed() == [], "the copy to the port's group is there already"
 
 
 def test_an_nve_s_leave_does_not_remove_what_the_config_says():

@@ -71,7 +71,7 @@ def test_a_manager_that_is_gone_is_logged_and_stops_nobody(tmp_path, monkeypatch
     monkeypatch.setenv("NOTIFY_SOCKET", path)
     notify.ready("forwarding")
     assert [record.message for record in caplog.records] == [
-        f"manager not told what=READY=1 socket={path} why=No such file or directory"
+        f"service manager not told what=READY=1 socket={path} why=No such file or directory"
     ]
 
 
