@@ -25,13 +25,14 @@ import pytest
 from bench.conftest import Race, now_ns
 from bench.figures import Sample, Target
 from bench.test_fib import resident_bytes
+from ctrl import punt
 from ctrl.config.schema import MembershipTable
 from ctrl.daemon.snooping import Snooping
 from ctrl.lab.namespaces import missing
 from ctrl.membership import Event, Membership
 from ctrl.planner import Tunnel
 from ctrl.protocols import igmp
-from ctrl.protocols.messages import Kind, Record, Report
+from ctrl.protocols.messages import Kind, Query, Record, Report
 from ctrl.publisher import Basis, Publisher
 from ctrl.refusals import Refused
 from ctrl.roles.attachment import Attachment
@@ -168,11 +169,14 @@ def test_two_hours_of_a_thousand_nves(race: Race) -> None:
             continue
         box.device.poll(now_s)
         n_events += box.publish()
-        for port, query in box.device.take_frames():
-            if query[12:14] == b"\x08\x00":
-                for at in range(port, N_NVES, N_PORTS):
-                    if has_joined[at]:
-                        heappush(events, (now_s + chance.uniform(0.0, 10.0), at))
+        for port, frame in box.device.take_frames():
+            heard = punt.read(frame, strict_headers=True)
+            assert not isinstance(heard, str)
+            assert isinstance(heard.message, Query)
+            assert heard.message.group == 0
+            for at in range(port, N_NVES, N_PORTS):
+                if has_joined[at] and heard.bits == 32:
+                    heappush(events, (now_s + chance.uniform(0.0, heard.message.response_s), at))
         deadline_s = box.device.deadline_s
         assert deadline_s is not None
         heappush(events, (max(deadline_s, now_s), -1))

@@ -101,8 +101,7 @@ class Membership:
         is_first = not members
         if wants is None:
             del members[who]
-        stands_in = who.mac and Who(who.port, Origin.STATIC, address=who.address) in members
-        if not members or (was and wants) or stands_in or not _has_twin(members, who, was or wants):
+        if not members or (was and wants) or not _has_twin(members, who, was or wants):
             self._changed[group] = None
         if wants is not None:
             members[who] = wants
@@ -142,7 +141,12 @@ class Membership:
 
 
 def _has_twin(members: Mapping[Who, Wants], who: Who, wants: Wants | None) -> bool:
-    """Say whether one of these wants the same and shares its copies with `who`, who is not among them."""
+    """Say whether one of these wants the same and shares its copies with `who`, who is not among them.
+
+    Not where the config has it served by unicast besides, which ends when it joins.
+    """
+    if who.mac and Who(who.port, Origin.STATIC, address=who.address) in members:
+        return False
     port, unicast = who.port, who.unicast
     for other, theirs in members.items():
         if other.port == port and (theirs is wants or theirs == wants) and other.unicast == unicast:

@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -143,7 +144,7 @@ def _together(several: Sequence[Wants]) -> Wants:
     if ALL in several:
         return ALL
     blocked = [one.sources for one in several if one.is_exclude]
-    sources: Set[IPAddress] = frozenset()
+    sources: AbstractSet[IPAddress] = frozenset()
     for one in several:
         if not one.is_exclude and (blocked or len(sources) <= SOURCES_MAX):
             sources |= one.sources

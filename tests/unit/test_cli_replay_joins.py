@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ctrl.refusals import REFUSALS
 from tests.command import Box, pcap_of
 from tests.joining import ALLOW, BOX, GROUP, GROUP6, TO_EX, TO_IN, capture, data, says
 
@@ -41,7 +42,7 @@ def test_it_prints_who_joined_what_and_what_control_refused(tmp_path, monkeypatc
     done = report_box(tmp_path).replay("in.pcapng", "-c", "box.toml", "-o", "out.pcapng")
     assert (done.returncode, done.stderr) == (0, "")
     assert REPORT in done.stdout
-    row = "link_local_group  record      1  A report of a link-local group, which every port gets anyway."
+    row = f"link_local_group  record      1  {REFUSALS['link_local_group'].sentence}"
     assert f"\nDROP              UNIT    COUNT  WHY\n{row}\n" in done.stdout
 
 

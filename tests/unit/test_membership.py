@@ -80,6 +80,13 @@ def test_an_nve_that_is_served_by_unicast_shares_no_copies():
     assert table.take_changed() == [], "the copy to the port's group is there already"
 
 
+def test_copies_differ_where_an_nve_joins_that_is_served_by_unicast():
+    table = Membership()
+    for who in (Who(1, Origin.STATIC, address=Y.address), X, Y._replace(port=1)):
+        table.apply(G, who, ALL)
+        assert table.take_changed() == [G]
+
+
 def test_an_nve_s_leave_does_not_remove_what_the_config_says():
     table = Membership()
     static = Who(1, Origin.STATIC)

@@ -212,7 +212,7 @@ def indexed() -> dict[str, dict[str, int]]:
 
 @pytest.mark.parametrize(("name", "counts"), indexed().items())
 def test_our_captures_come_in_as_their_index_counts_them(name, counts):
-    ports = {"p1": 0, "p2": 1, "p3": 2, "core": 3}
+    ports = {"p1": 0, "p2": 1, "p3": 2, "core": 3, "p4": 4}
     with PcapSource(ROOT / "tests/captures" / name, ports, 0 if name.endswith(".pcap") else None) as source:
         frames = received(source)
         assert source.damage is None
