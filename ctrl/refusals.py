@@ -47,7 +47,7 @@ REFUSALS: dict[str, Refusal] = {
         _message(
             "not_from_the_link",
             "MLD without a link-local source, hop limit 1 and Router Alert (RFC 9777 section 5); with "
-            "strict_headers, IGMP without TTL 1 and Router Alert.",
+            "strict_headers, IGMP without TTL 1 and Router Alert, and MLD from ::.",
         ),
         _message("not_an_nve_port", "IGMP or MLD on a port where nobody may join."),
         _message("control_busy", "A port sent more messages than control had handled of it."),
