@@ -103,7 +103,7 @@ def test_two_hours_of_a_thousand_nves(race: Race, given: str) -> None:
 
 def filled(n_nves: int, n_groups: int) -> Router:
     """A port with all of them in all groups, after some answers."""
-    one = router(Room(), bounds=Bounds(max_groups_per_port=n_groups))
+    one = router(Room(), bounds=Bounds(max_groups_per_port=n_groups, max_members_per_port=n_nves * n_groups))
     one.poll(0.0)
     for at, kind in enumerate((Kind.TO_EX, Kind.IS_EX, Kind.IS_EX)):
         for n in range(n_nves):

@@ -53,12 +53,11 @@ REFUSALS: dict[str, Refusal] = {
         _message("control_busy", "A port sent more messages than control had handled of it."),
         _record("unknown_record", "A group record of a type that RFC 9776 does not know.", "punt"),
         _record("not_a_group", "A report of an address that is not multicast."),
-        _record(
-            "link_local_group", "A report of a link-local group, as Linux keeps sending: every port gets those."
-        ),
+        _record("link_local_group", "A report of a link-local group, as Linux sends: every port gets those."),
         _record("groups_full", "max_groups: the box has as many groups as it may."),
         _record("port_groups_full", "max_groups_per_port: the port has as many groups as it may."),
         _record("members_full", "max_members_per_group: the group has as many members there as it may."),
+        _record("port_members_full", "max_members_per_port: the port has as many memberships as it may."),
         Refusal(
             "sources_full",
             "source",

@@ -238,6 +238,9 @@ class MembershipTable(Table):
     max_groups: int = _bound("Groups that NVEs may join on all ports together.", 100_000, 1_000_000)
     max_groups_per_port: int = _bound("Groups that they may join on one port.", 4096, 1_000_000)
     max_members_per_group: int = _bound("NVEs that may join one group on one port.", 4096, 1_000_000)
+    max_members_per_port: int = _bound(
+        "Memberships on one port: an NVE counts once for each of its groups.", 65_536, 10_000_000
+    )
     max_sources_per_group: int = _bound("Sources that one NVE may name of one group.", 64, 65_536)
     punt_rate_pps: int = _bound(
         "IGMP and MLD messages a second that a port may send to control.", 10_000, 1_000_000

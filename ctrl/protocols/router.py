@@ -109,9 +109,11 @@ class Router:
         return None if self._is_closed else self._next_s()
 
     def members(self, now_s: float) -> Iterator[Member]:
-        """Who is in which group; not to be kept across other calls."""
-        for group in self._groups.values():
-            for host, listener in group.listeners.items():
+        """Who is in which group. Members may come and go while it is walked; such may be in it or not."""
+        for group in list(self._groups.values()):
+            for host, listener in list(group.listeners.items()):
+                if not listener.is_exclude and not listener.sources:
+                    continue  # gone meanwhile
                 included = {s: timer_s for s, timer_s in listener.sources.items() if timer_s != BLOCKED}
                 ends_s = listener.ends_s if listener.is_exclude else max(included.values())
                 yield Member(
@@ -222,6 +224,8 @@ class Router:
         kind = record.kind
         if kind not in (Kind.IS_EX, Kind.TO_EX) and (kind is Kind.BLOCK or not record.sources):
             return None
+        if self._n_members >= self.bounds.max_members_per_port:
+            return self._refuse("port_members_full", host, record.group)
         if group is None:
             if len(self._groups) >= self.bounds.max_groups_per_port:
                 return self._refuse("port_groups_full", host, record.group)

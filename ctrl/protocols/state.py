@@ -68,6 +68,7 @@ class Bounds:
 
     max_groups_per_port: int = 4096
     max_members_per_group: int = 4096
+    max_members_per_port: int = 65_536
     max_sources_per_group: int = 64
 
 

@@ -277,5 +277,8 @@ def _timers(settings: MembershipTable) -> Timers:
 
 def _bounds(settings: MembershipTable) -> Bounds:
     return Bounds(
-        settings.max_groups_per_port, settings.max_members_per_group, settings.max_sources_per_group
+        max_groups_per_port=settings.max_groups_per_port,
+        max_members_per_group=settings.max_members_per_group,
+        max_members_per_port=settings.max_members_per_port,
+        max_sources_per_group=settings.max_sources_per_group,
     )

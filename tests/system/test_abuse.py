@@ -163,7 +163,7 @@ def churn(count: int, after: int) -> list[bytes]:
 
 
 def test_who_watches_and_does_not_read_is_told_what_was_missed_and_costs_no_memory(lab: Lab) -> None:
-    crowd = Crowd(lab, 4, max_groups_per_port=100_000)
+    crowd = Crowd(lab, 4, max_groups_per_port=100_000, max_members_per_port=100_000)
     with socket.socket(socket.AF_UNIX) as idle:
         idle.settimeout(10)
         idle.connect(str(crowd.fastpath.socket))

@@ -20,6 +20,7 @@ NUMBERS = {
     "max_groups": 1_000_000,
     "max_groups_per_port": 1_000_000,
     "max_members_per_group": 1_000_000,
+    "max_members_per_port": 10_000_000,
     "max_sources_per_group": 65_536,
     "punt_rate_pps": 1_000_000,
     "punt_burst": 1_000_000,

@@ -50,6 +50,20 @@ def test_ports_and_families_share_the_groups_of_the_box() -> None:
     assert set(six.wants) == {(A, G), (A, H)}
 
 
+def test_whoever_forges_many_hosts_ends_at_the_memberships_of_the_port() -> None:
+    port = Port(bounds=Bounds(max_members_per_port=3), timers=Timers(fast_leave=True))
+    for whose in (A, B, C):
+        join(port, G, H, whose=whose)
+        join(port, G, H, whose=whose)
+    assert set(port.wants) == {(A, G), (A, H), (B, G)}
+    assert port.refused == [("port_members_full", whose, group) for whose, group in ((B, H), (B, H))] + [
+        ("port_members_full", C, group) for group in (G, H, G, H)
+    ]
+    port.say(TO_IN)
+    join(port, H, whose=C)
+    assert (C, H) in port.wants
+
+
 def test_members_of_one_group_end_at_their_bound() -> None:
     port = Port(bounds=Bounds(max_members_per_group=2))
     for whose in (A, B, C):
