@@ -192,7 +192,7 @@ def test_two_hours_of_a_thousand_nves(race: Race) -> None:
 def grown(n_nves: int, n_groups: int, by: str) -> float:
     """Bytes a member, of RSS with all that the FIB has besides Python; in a process that is fresh."""
     groups = range(FIRST_GROUP, FIRST_GROUP + n_groups)
-    most = n_groups + 1
+    most = n_nves * n_groups + 1
     box = Box(max_groups_per_port=most, max_members_per_port=most, max_groups=most)
     box.hear(0, report(0, Kind.TO_EX, range(FIRST_GROUP - 1, FIRST_GROUP)), 0.0)
     if by == "tracemalloc":

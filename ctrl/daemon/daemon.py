@@ -77,9 +77,8 @@ class Daemon:
             stack.callback(self._hear_signals())
             config = self._config
             stack.callback(self._ports.close)
-            self._ports.open_all(
-                config
-            )  # first: TAP interfaces exist only now, and another instance shows here
+            # first: TAP interfaces exist only now, and another instance shows here
+            self._ports.open_all(config)
             self._watch = await stack.enter_async_context(Watch(*self._wanted(config), owns=False))
             await self._neighbours_known()
             self._reach = r.work_out(config, self._watch.view)
