@@ -144,15 +144,14 @@ def built(file: LabFile) -> str:
 
 
 def _advice(file: LabFile, state: State) -> Iterator[str]:
-    yield f"\n{file.name} is up. To look around, and to take it down:"
+    where = "".join(f"; logs and configs are in {Path(s).parent}" for s in list(state.sockets.values())[:1])
+    yield f"\n{file.name} is up{where}. To look around, and to take it down:"
     for box in state.sockets:
         yield f"  fastpath lab exec {file.name} {box} fastpath show groups"
     others = [box for box in file.table.boxes if box not in state.sockets]
     for box in others[:1]:
         yield f"  fastpath lab exec {file.name} {box} ip -d addr"
     yield f"  fastpath lab down {file.name}"
-    for socket in list(state.sockets.values())[:1]:
-        yield f"Logs and configs are in {Path(socket).parent}"
 
 
 def _read(name: str) -> tuple[LabFile, Path]:

@@ -162,7 +162,7 @@ def test_a_port_that_a_reload_adds_forwards_and_one_that_it_removes_is_left_to_t
     assert rules()
     assert fastpath.port("extra")["state"] == "up"
     sent(track.sender(1_000, 10))
-    assert len(listener.recv(65536)) >= 50 + SIZE
+    wait_for(lambda: len(listener.recv(65536)) >= 50 + SIZE, "a copy, among our queries")
     assert "ports=2" in fastpath.reload(track.config())
     assert not rules()
     assert fastpath.show("ports", name="extra") == []

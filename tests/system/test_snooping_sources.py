@@ -97,7 +97,8 @@ def test_a_source_more_or_less_is_a_change_of_the_member_and_of_what_it_gets(lab
     ]
     assert groups.rows() == []
     asked = [query.sources for query in ear.queries() if query.group]
-    assert asked == [(int(ip_address(ONE)),)] * 2  # robustness
+    assert len(asked) >= 2, "robustness; the host says it twice, too"
+    assert set(asked) == {(int(ip_address(ONE)),)}
 
 
 @pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark missing: PEERS=1 scripts/setup-system.sh")
