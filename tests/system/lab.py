@@ -144,7 +144,7 @@ class Fastpath:
     def lost(self) -> dict[str, int]:
         """How often each reason struck a frame or a copy; not what control refused of IGMP and MLD, which
         IPv6 hosts keep saying."""
-        rows = [row for row in self.show("drops") if row["stage"] != "membership"]
+        rows = [row for row in self.show("drops") if row["unit"] in {"frame", "copy", "ring"}]
         return {str(row["reason"]): int(str(row["frames"])) for row in rows}
 
     def status(self) -> dict[str, Any]:

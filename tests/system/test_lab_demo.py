@@ -37,7 +37,7 @@ def test_vms_reach_each_other_with_fastpath_alone_and_who_leaves_gets_no_more(fo
     assert re.search(r"^tor2 +p2 +host4 +0$", left, re.MULTILINE)
     assert re.search(r"^tor2 +p1 +host3 +10$", left, re.MULTILINE)
     assert len(re.findall(r"host4 \(10\.2\.2\.2\) left 239\.1\.1\.[12]00$", left, re.MULTILINE)) == 2
-    assert re.search(r"^tor2 +no_receiver +frame +lookup +10$", left, re.MULTILINE)
+    assert re.search(r"^tor2 +no_receiver +frame +lookup +1\d$", left, re.MULTILINE)
     assert left.endswith("The lab is down; nothing of it is left.\n")
     labs.expect_nothing_left()
 
