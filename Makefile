@@ -27,11 +27,12 @@ SANITIZED = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc \
 
 # Tests share the processors: those that need nothing one by one, those among real neighbours file by file, two at a
 # time. What looks at the tree (tests/house), and what reaches no compiled code (NO_C), is the same in every build. The
-# sanitizer, which costs three times the time, also leaves out what imports compiled code and has next to none run.
+# sanitizer, which costs three times the time, also leaves out what imports compiled code and has next to none run, and
+# the tests of the fuzzing that `make fuzz` does on that very build.
 FAST = -n $(shell nproc) -p no:benchmark
 FILES = -n 2 --dist loadfile -p no:benchmark
 NO_C = $$($(PY) -m tests.house.imports)
-MERE_IMPORT = $(foreach part,control* metrics view* cli_* explain daemon_reach,--ignore-glob='*/test_$(part).py')
+MERE_IMPORT = $(foreach part,control* metrics view* cli_* explain daemon_reach fuzz,--ignore-glob='*/test_$(part).py')
 # Live tests of control's own work, in which the data path has nothing to do that others do not have it do.
 OF_CONTROL = $(foreach part,lab* netlink consume* privileges systemd record_captures snooping*,\
 	--ignore-glob='*/system/test_$(part).py')
@@ -75,7 +76,7 @@ debug: debug-build  ## run the tests on a build with Cython's own checks
 
 sanitize: sanitize-build  ## run the tests that reach C under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(FAST) $(NO_C) $(MERE_IMPORT) tests/unit tests/contract $(ARGS) $(SOME)
-	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(wildcard tests/system/test_*port*.py) $(ARGS) $(SOME)
+	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(FILES) $(wildcard tests/system/test_*port*.py) $(ARGS) $(SOME)
 
 fuzz: sanitize-build  ## put a million mutated frames through the sanitizer build, in two processes
 	@for seed in 1 2; do \
