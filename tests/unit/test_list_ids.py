@@ -140,7 +140,7 @@ def sizes(compiler: Compiler) -> list[int]:
 
 
 def test_groups_may_come_and_go_for_ever():
-    few, many = churn(3_000, 1_000), churn(60_000, 1_000)
+    few, many = churn(3_000, 1_000), churn(20_000, 1_000)
     assert sizes(many) == sizes(few)
     assert many.n_places == few.n_places == 2_000
     assert many.fib.n_groups == 1_000
