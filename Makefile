@@ -34,7 +34,7 @@ FILES = -n 2 --dist loadfile -p no:benchmark
 NO_C = $$($(PY) -m tests.house.imports) -k "not [reference"
 MERE_IMPORT = $(foreach part,control* metrics view* cli_* explain daemon_reach fuzz,--ignore-glob='*/test_$(part).py')
 # Live tests of control's own work, in which the data path has nothing to do that others do not have it do.
-OF_CONTROL = $(foreach part,lab* netlink consume* privileges systemd record_captures snooping*,\
+OF_CONTROL = $(foreach part,lab* netlink consume* privileges systemd record_captures snooping* reload process abuse,\
 	--ignore-glob='*/system/test_$(part).py')
 SOME = $(if $(ARGS),|| [ $$? = 5 ])# that ARGS leave no test in one part is no fault
 
