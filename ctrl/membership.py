@@ -52,10 +52,6 @@ class Wants:
     is_exclude: bool = True
     sources: frozenset[IPAddress] = frozenset()
 
-    def takes(self, source: IPAddress) -> bool:
-        """Say whether packets from this source are wanted."""
-        return (source in self.sources) != self.is_exclude
-
 
 ALL = Wants()
 

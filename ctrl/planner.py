@@ -73,23 +73,6 @@ class Receiver:
     """The outer source of its copies; None keeps the sender's."""
 
 
-def plan_device_group(
-    group: IPAddress,
-    members: Sequence[Member],
-    peers: Sequence[Remote],
-    tunnel: Tunnel,
-    encaps: Sequence[Encap],
-) -> tuple[ReplicationList, ...]:
-    """Plan a group of a device: copies to its members (CONFORMANCE D9, NI) and through its tunnels (TI).
-    `encaps`: what the NVEs of each port speak.
-
-    The first list is that of the group. Each source that a member named has one of its own behind it: to
-    those who want it. A peer that rewrites sends as itself, so who is behind it is not known: what has a peer
-    for its source goes to every member.
-    """
-    return plan_members(group, members, plan_tunnels(peers, tunnel), encaps)
-
-
 def plan_tunnels(peers: Iterable[Remote], tunnel: Tunnel) -> tuple[Egress, ...]:
     """Plan the copies to peers (CONFORMANCE TI): those of every list of a group."""
     return _once(
@@ -97,10 +80,16 @@ def plan_tunnels(peers: Iterable[Remote], tunnel: Tunnel) -> tuple[Egress, ...]:
     )
 
 
-def plan_members(
+def plan_device_group(
     group: IPAddress, members: Sequence[Member], remote: tuple[Egress, ...], encaps: Sequence[Encap]
 ) -> tuple[ReplicationList, ...]:
-    """Plan as `plan_device_group` does; the copies to peers are planned already."""
+    """Plan a group of a device: copies to its members (CONFORMANCE D9, NI), and those to its peers, which
+    `plan_tunnels` gives. `encaps`: what the NVEs of each port speak.
+
+    The first list is that of the group. Each source that a member named has one of its own behind it: to
+    those who want it. A peer that rewrites sends as itself, so who is behind it is not known: what has a peer
+    for its source goes to every member.
+    """
 
     def planned(source: IPAddress | None, wanting: Iterable[Member]) -> ReplicationList:
         local = {(m.port, m.nve): _local_egress(m, encaps[m.port], group.version) for m in wanting}

@@ -97,7 +97,7 @@ class Publisher:
         members = _members(self._membership.of(group))
         planned: Sequence[ReplicationList] = ()
         if members or remote:
-            planned = planner.plan_members(group, members, remote, self._basis.encaps)
+            planned = planner.plan_device_group(group, members, remote, self._basis.encaps)
         for one in planned:
             before = self.lists.setdefault(one.key, one)
             if before is one:

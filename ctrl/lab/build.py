@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from ctrl.lab.labfile import BoxTable, LabFile, gateway_device
 from ctrl.lab.namespaces import Lab, Namespace, connect
@@ -45,7 +46,7 @@ def _furnish(box: Namespace, table: BoxTable) -> None:
         box.route(prefix, way, str(gateway))
     for device, vxlan in table.vxlan.items():
         local = next(a for a in table.addresses[vxlan.under] if a.version == vxlan.group.version)
-        with _named("VXLAN devices (CONFIG_VXLAN, modprobe vxlan)"):
+        with _needing("VXLAN devices (CONFIG_VXLAN, modprobe vxlan)"):
             # as `ip link add type vxlan` makes them: learning the senders of what comes in
             box.vxlan(
                 device,
@@ -56,7 +57,7 @@ def _furnish(box: Namespace, table: BoxTable) -> None:
                 vxlan_learning=1,
             )
     for bridge, ports in table.bridges.items():
-        with _named("bridges (CONFIG_BRIDGE, modprobe bridge)"):
+        with _needing("bridges (CONFIG_BRIDGE, modprobe bridge)"):
             box.add_link(bridge, "bridge")
         index = box.index(bridge)
         for port in ports:
@@ -65,18 +66,15 @@ def _furnish(box: Namespace, table: BoxTable) -> None:
             box.address(bridge, str(address))
 
 
-class _named:  # noqa: N801  reads as a word
+@contextmanager
+def _needing(what: str) -> Iterator[None]:
     """Say what the kernel lacks, where it does not know a kind of device."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and error.errno in {errno.EOPNOTSUPP, errno.ENODEV}:
-            raise RuntimeError(f"this kernel has no {self._what}") from None
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.EOPNOTSUPP, errno.ENODEV}:
+            raise RuntimeError(f"this kernel has no {what}") from None
+        raise
 
 
 def _wait_for_carrier(box: Namespace, device: str) -> None:

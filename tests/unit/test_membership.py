@@ -97,11 +97,6 @@ def test_an_nve_s_leave_does_not_remove_what_the_config_says():
     assert table.of_origin(Origin.STATIC) == [(G, static)]
 
 
-def test_what_a_member_wants_of_a_source():
-    assert [ALL.takes(S1), ONE.takes(S1), ONE.takes(S2)] == [True, True, False]
-    assert [Wants(True, frozenset({S1})).takes(s) for s in (S1, S2)] == [False, True]
-
-
 CHANGES = st.lists(
     st.tuples(st.sampled_from([G, H]), st.sampled_from([X, Y]), st.sampled_from([None, ALL, ONE])),
     max_size=30,

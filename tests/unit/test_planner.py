@@ -18,6 +18,7 @@ from ctrl.planner import (
     plan_device_group,
     plan_point_group,
     plan_point_number,
+    plan_tunnels,
 )
 from ctrl.static import plan, ways
 from fastpath.model import (
@@ -54,10 +55,14 @@ def config_of(text: str) -> Config:
     return reading.config
 
 
+def planned(group, members, peers, tunnel=NESTED):
+    """The list of a group of which no member names a source."""
+    (made,) = plan_device_group(group, members, plan_tunnels(peers, tunnel), ENCAPS)
+    return made
+
+
 def test_d9_a_group_goes_to_its_members_in_its_own_form_and_through_its_tunnels():
-    (made,) = plan_device_group(
-        GROUP, [Member(2), Member(1), Member(1, NVE)], [Remote(B, 0), Remote(C, 2)], NESTED, ENCAPS
-    )
+    made = planned(GROUP, [Member(2), Member(1), Member(1, NVE)], [Remote(B, 0), Remote(C, 2)])
     assert made.key == group_key(Scope.DEVICE, GROUP)
     assert made.local == (
         Egress(2, Form.GROUP, Owner(port=2), encap=Encap.VXLAN),
@@ -71,18 +76,27 @@ def test_d9_a_group_goes_to_its_members_in_its_own_form_and_through_its_tunnels(
 
 
 def test_a_copy_to_the_group_knows_the_ip_version_of_the_group():
-    (made,) = plan_device_group(GROUP6, [Member(1)], [], NESTED, ENCAPS)
+    made = planned(GROUP6, [Member(1)], [])
     assert [egress.version for egress in made.local] == [6]
 
 
 @pytest.mark.parametrize("source", [A, None])
 def test_rewritten_tunnels_carry_our_source_or_keep_the_nves(source):
-    (made,) = plan_device_group(GROUP, [], [Remote(B, 0)], Tunnel(Form.REWRITE, source), ENCAPS)
+    made = planned(GROUP, [], [Remote(B, 0)], Tunnel(Form.REWRITE, source))
     assert made.remote == (Egress(0, Form.REWRITE, Owner(address=B), address=B, source=source),)
 
 
+def test_what_a_member_wants_of_a_source():
+    some, but = Member(1, None, False, frozenset({A})), Member(1, None, True, frozenset({A}))
+    assert [[one.wants(s) for s in (A, B, None)] for one in (Member(1), some, but)] == [
+        [True, True, True],
+        [True, False, False],
+        [False, True, True],
+    ]
+
+
 def test_d10_either_part_of_a_list_may_be_empty():
-    (made,) = plan_device_group(GROUP, [], [], NESTED, ENCAPS)
+    made = planned(GROUP, [], [])
     assert (made.local, made.remote) == ((), ())
 
 
@@ -91,7 +105,7 @@ def test_d10_either_part_of_a_list_may_be_empty():
     st.lists(st.builds(Remote, st.sampled_from([A, B, C]), st.integers(0, 2)), max_size=8),
 )
 def test_an_owner_stands_in_a_list_once_whatever_comes_in(members, peers):
-    (made,) = plan_device_group(GROUP, [Member(*one) for one in members], peers, NESTED, ENCAPS)
+    made = planned(GROUP, [Member(*one) for one in members], peers)
     owners = [egress.owner for egress in (*made.local, *made.remote)]
     assert len(owners) == len(set(owners))
     assert {o.address for o in owners if o.port is None} == {p.address for p in peers}
