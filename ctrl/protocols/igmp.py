@@ -41,17 +41,12 @@ class V2(Igmp):
     __hdr__ = (("type", "B", QUERY), ("code", "B", 0), ("sum", "H", 0), ("group", "4s", bytes(4)))
 
 
-class V3Query(Igmp, wire.SourcesPacket):
-    """A query of version 3. `code` and `qqic` are codes (`wire.value_of`), of tenths of a second and of
-    seconds."""
+class V3Query(Igmp, wire.QueryPacket):
+    """A query of version 3. `code` is a code (`wire.value_of`) of tenths of a second."""
 
-    __hdr__ = (
-        *V2.__hdr__,
-        ("_flags_s_qrv", "B", 0),
-        ("qqic", "B", 0),
-        ("n_sources", "H", 0),
-    )
-    __bit_fields__ = {"_flags_s_qrv": (("flags", 4), ("s", 1), ("qrv", 3))}  # noqa: RUF012  # dpkt's own form
+    BITS, UNITS = 8, 10
+    __hdr__ = (*V2.__hdr__, *wire.QueryPacket.TAIL)
+    __bit_fields__ = wire.QueryPacket.FLAGS
 
 
 class GroupRecord(wire.RecordPacket):
@@ -101,37 +96,17 @@ def _read_query(payload: bytes) -> Query:
         return Query(2, int.from_bytes(short.group, "big"), response_s=short.code / 10)
     if len(payload) < 12:
         raise MalformedError(f"an IGMP query of {len(payload)} bytes is of no version: 8, or 12 at least")
-    long = V3Query(payload)
-    return Query(
-        version=3,
-        group=int.from_bytes(long.group, "big"),
-        sources=long.sources,
-        response_s=wire.value_of(long.code) / 10,
-        suppress=bool(long.s),
-        robustness=long.qrv,
-        interval_s=float(wire.value_of(long.qqic)),
-    )
+    return V3Query(payload).message
 
 
 def query(message: Query) -> bytes:
     """Write a query. What it cannot say in its version becomes the nearest time below, robustness 0."""
-    tenths = round(message.response_s * 10)
     if message.version == 1:
         return bytes(V2())
-    group = message.group.to_bytes(4, "big")
     if message.version == 2:
-        return bytes(V2(code=min(max(tenths, 1), 255), group=group))
-    return bytes(
-        V3Query(
-            code=wire.code_of(tenths),
-            group=group,
-            s=int(message.suppress),
-            qrv=message.robustness if message.robustness < 8 else 0,
-            qqic=wire.code_of(round(message.interval_s)),
-            n_sources=len(message.sources),
-            data=wire.packed(message.sources, wire.IPV4),
-        )
-    )
+        tenths = round(message.response_s * 10)
+        return bytes(V2(code=min(max(tenths, 1), 255), group=message.group.to_bytes(4, "big")))
+    return bytes(V3Query.of(message))
 
 
 def report(message: Report) -> bytes:
@@ -150,11 +125,7 @@ def query_frame(message: Query, mac: bytes, source: int) -> bytes:
 
 def report_frame(message: Report, mac: bytes, source: int) -> bytes:
     """Write a report as a frame from (`mac`, `source`), to those who are to hear it in its version."""
-    payload = report(message)
-    if message.version == 3:
-        return _frame(payload, mac, source, ALL_V3_ROUTERS)
-    record = message.records[0]
-    return _frame(payload, mac, source, ALL_ROUTERS if record.kind is Kind.TO_IN else record.group)
+    return _frame(report(message), mac, source, wire.who_hears(message, ALL_V3_ROUTERS, ALL_ROUTERS))
 
 
 def split(message: Query, mtu: int) -> Iterator[Query]:

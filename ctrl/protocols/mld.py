@@ -49,17 +49,12 @@ class V1(wire.Packet):
     )
 
 
-class V2Query(wire.SourcesPacket):
-    """A query of version 2. `code` and `qqic` are codes (`wire.value_of`), of milliseconds and of seconds."""
+class V2Query(wire.QueryPacket):
+    """A query of version 2. `code` is a code (`wire.value_of`) of milliseconds."""
 
-    SIZE = wire.IPV6
-    __hdr__ = (
-        *V1.__hdr__,
-        ("_flags_s_qrv", "B", 0),
-        ("qqic", "B", 0),
-        ("n_sources", "H", 0),
-    )
-    __bit_fields__ = {"_flags_s_qrv": (("flags", 4), ("s", 1), ("qrv", 3))}  # noqa: RUF012  # dpkt's own form
+    SIZE, BITS, UNITS = wire.IPV6, 16, 1000
+    __hdr__ = (*V1.__hdr__, *wire.QueryPacket.TAIL)
+    __bit_fields__ = wire.QueryPacket.FLAGS
 
 
 class GroupRecord(wire.RecordPacket):
@@ -108,35 +103,15 @@ def _read_query(payload: bytes) -> Query:
         raise MalformedError(
             f"an MLD query of {len(payload)} bytes is of no version: {V1_SIZE}, or {V2_QUERY_SIZE} at least"
         )
-    long = V2Query(payload)
-    return Query(
-        version=3,
-        group=int.from_bytes(long.group, "big"),
-        sources=long.sources,
-        response_s=wire.value_of(long.code, 16) / 1000,
-        suppress=bool(long.s),
-        robustness=long.qrv,
-        interval_s=float(wire.value_of(long.qqic)),
-    )
+    return V2Query(payload).message
 
 
 def query(message: Query) -> bytes:
     """Write a query, its checksum 0. What it cannot say becomes the nearest time below, robustness 0."""
+    if message.version == 3:
+        return bytes(V2Query.of(message))
     milliseconds = round(message.response_s * 1000)
-    group = message.group.to_bytes(16, "big")
-    if message.version < 3:
-        return bytes(V1(code=min(milliseconds, 0xFFFF), group=group))
-    return bytes(
-        V2Query(
-            code=wire.code_of(milliseconds, 16),
-            group=group,
-            s=int(message.suppress),
-            qrv=message.robustness if message.robustness < 8 else 0,
-            qqic=wire.code_of(round(message.interval_s)),
-            n_sources=len(message.sources),
-            data=wire.packed(message.sources, wire.IPV6),
-        )
-    )
+    return bytes(V1(code=min(milliseconds, 0xFFFF), group=message.group.to_bytes(16, "big")))
 
 
 def report(message: Report) -> bytes:
@@ -155,11 +130,7 @@ def query_frame(message: Query, mac: bytes, source: int) -> bytes:
 
 def report_frame(message: Report, mac: bytes, source: int) -> bytes:
     """Write a report as a frame from (`mac`, `source`), to those who are to hear it in its version."""
-    payload = report(message)
-    if message.version == 3:
-        return _frame(payload, mac, source, ALL_V2_ROUTERS)
-    record = message.records[0]
-    return _frame(payload, mac, source, ALL_ROUTERS if record.kind is Kind.TO_IN else record.group)
+    return _frame(report(message), mac, source, wire.who_hears(message, ALL_V2_ROUTERS, ALL_ROUTERS))
 
 
 def split(message: Query, mtu: int) -> Iterator[Query]:

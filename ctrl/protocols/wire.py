@@ -124,6 +124,14 @@ def only_record(report: Report) -> Record:
     )
 
 
+def who_hears(report: Report, v3_routers: int, all_routers: int) -> int:
+    """To whom a report goes: routers that read version 3, all routers for a leave, or else its group."""
+    if report.version == 3:
+        return v3_routers
+    record = report.records[0]
+    return all_routers if record.kind is Kind.TO_IN else record.group
+
+
 def split_sources(query: Query, room: int, size: int) -> Iterator[Query]:
     """Ask in as many queries as are needed for each to hold at most `room` bytes of sources."""
     n = room // size
@@ -149,6 +157,44 @@ class SourcesPacket(Packet):
     def sources(self) -> tuple[int, ...]:
         """Source addresses; MalformedError if there are fewer than announced."""
         return addresses(self.data, 0, self.n_sources, self.SIZE)
+
+
+class QueryPacket(SourcesPacket):
+    """A version 3 query. `code` is a code of BITS bits, of 1 / UNITS s; `qqic` one of 8 bits, of seconds.
+
+    Behind the head that it shares with older versions, each header ends with TAIL, whose flags are FLAGS.
+    """
+
+    BITS: ClassVar[int]
+    UNITS: ClassVar[int]
+    TAIL = (("_flags_s_qrv", "B", 0), ("qqic", "B", 0), ("n_sources", "H", 0))
+    FLAGS: ClassVar = {"_flags_s_qrv": (("flags", 4), ("s", 1), ("qrv", 3))}
+
+    @property
+    def message(self) -> Query:
+        """What it asks; MalformedError if there are fewer sources than announced."""
+        return Query(
+            version=3,
+            group=int.from_bytes(self.group, "big"),
+            sources=self.sources,
+            response_s=value_of(self.code, self.BITS) / self.UNITS,
+            suppress=bool(self.s),
+            robustness=self.qrv,
+            interval_s=float(value_of(self.qqic)),
+        )
+
+    @classmethod
+    def of(cls, message: Query) -> QueryPacket:
+        """Make the query that asks this; what it cannot say becomes the nearest time below, robustness 0."""
+        return cls(
+            code=code_of(round(message.response_s * cls.UNITS), cls.BITS),
+            group=message.group.to_bytes(cls.SIZE, "big"),
+            s=int(message.suppress),
+            qrv=message.robustness if message.robustness < 8 else 0,
+            qqic=code_of(round(message.interval_s)),
+            n_sources=len(message.sources),
+            data=packed(message.sources, cls.SIZE),
+        )
 
 
 class RecordPacket(SourcesPacket):
