@@ -62,7 +62,7 @@ class Timers:
     fast_leave: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """How much one port may hold. Sources count per host and group, so that nobody uses up another's."""
 
