@@ -70,7 +70,7 @@ lint: $(READY) types  ## check style, format and types
 types: $(READY)  ## check types alone (mypy --strict)
 	$(VENV)/bin/mypy
 
-debug: debug-build  ## run the tests on a build with Cython's own checks
+debug: debug-build  ## run the tests that reach compiled code on a build with Cython's own checks
 	$(call UNDER,debug) $(PY) -m pytest -m "not slow" $(FAST) $(NO_C) tests/unit tests/contract $(ARGS) $(SOME)
 	$(call UNDER,debug) $(PY) -m pytest -m "not slow" $(FILES) $(OF_CONTROL) tests/system $(ARGS) $(SOME)
 
