@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from fastpath.reasons import Unit
+from fastpath.reasons import Reason, Unit
 from fastpath.statistics import Statistics
 
 LOG = logging.getLogger("fastpath")
@@ -17,7 +17,8 @@ REPEAT = 60
 
 
 class Losses:
-    """Compares one look with the next; to be called once a second. Dropped frames are traffic, not losses."""
+    """Compares one look with the next; to be called once a second. Dropped frames are traffic, not losses, but
+    for those that control did not get."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -25,7 +26,7 @@ class Losses:
 
     def log(self, now: Statistics, refused: Mapping[str, int]) -> None:
         """Look, and log what has to be said; every number is the total since the start."""
-        counts = {row.reason.name: row.count for row in now.drops if row.reason.unit is not Unit.FRAME}
+        counts = {row.reason.name: row.count for row in now.drops if _is_loss(row.reason)}
         counts |= {name: n for name, n in refused.items() if name not in TRAFFIC}
         said, over = [], []
         for name, count in counts.items():
@@ -41,3 +42,7 @@ class Losses:
             LOG.warning("drops %s", " ".join(said))
         if over:
             LOG.info("drops over %s", " ".join(over))
+
+
+def _is_loss(reason: Reason) -> bool:
+    return reason.unit is not Unit.FRAME or reason.stage == "punt"
