@@ -17,8 +17,8 @@ REPEAT = 60
 
 
 class Losses:
-    """Compares one look with the next; to be called once a second. Dropped frames are traffic, not losses, but
-    for those that control did not get."""
+    """Compares one look with the next; to be called once a second. Dropped frames are traffic, not losses,
+    but for those that control did not get."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
