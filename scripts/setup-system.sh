@@ -38,6 +38,9 @@ missing_useful() {
     [ -n "${PEERS:-}" ] || return 0
     command -v tshark >/dev/null || useful="$useful tshark"
     command -v ovs-vswitchd >/dev/null || useful="$useful openvswitch-switch"
+    command -v etcd >/dev/null || useful="$useful etcd-server"
+    command -v openssl >/dev/null || useful="$useful openssl"
+    [ -e /usr/lib/frr/bfdd ] || useful="$useful frr"
 }
 
 missing_essential

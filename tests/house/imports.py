@@ -48,8 +48,8 @@ LAWS = (
     Law(
         r"ctrl/(membership|topology|planner)(\.py|/.*)",
         r"(fastpath|ctrl)(\..*)?",
-        "the heart of control depends on fastpath.model only",
-        but=r"fastpath|fastpath\.model(\..*)?",
+        "the heart of control depends on fastpath.model and plain values only",
+        but=r"fastpath|fastpath\.model(\..*)?|ctrl|ctrl\.(topology|store\.model)(\..*)?|ctrl\.store",
     ),
     Law(
         r"src_cython/fastpath/_engine\.(pyx|pxd)",
