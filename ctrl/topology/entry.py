@@ -17,8 +17,8 @@ MESH, POINT = "mesh", "point"
 class Entry(NamedTuple):
     """The tunnels of a key at one node.
 
-    Of a device: copies go to each of `peers` (CONFORMANCE TI), or to each of `backup` while one of `peers` is a
-    point that its probes do not reach; packets are taken from all of these and from `accept`. Of a point:
+    Of a device: copies go to each of `peers` (CONFORMANCE TI), or to each of `backup` while one of `peers` is
+    a point that its probes do not reach; packets are taken from all of these and from `accept`. Of a point:
     copies go to each of `peers` but the sender; `onward` are the points that get one besides (RFC 9574,
     IR-IP), never of what came from a point. `vnis` and `vsids`: the networks of the group, by which a point
     finds the list of a packet that was rewritten.
