@@ -8,8 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from fastpath.model import (
     Egress,
     Encap,
     Form,
+    GroupKey,
     IPAddress,
     IPNetwork,
     Owner,
@@ -73,6 +74,31 @@ class Receiver:
     """The outer source of its copies; None keeps the sender's."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """By which port an address is reached."""
+
+    prefixes: tuple[tuple[int, IPNetwork], ...]
+    core_ports: tuple[int, ...]
+    routes: Mapping[IPAddress, int] = field(default_factory=dict)
+    """What the kernel says, where it was asked: address -> place of the port."""
+
+    def out_port(self, address: IPAddress) -> int | None:
+        if address in self.routes:
+            return self.routes[address]
+        return choose_out_port(address, self.prefixes, self.core_ports)
+
+    def remote(self, address: IPAddress) -> Remote:
+        """The peer and its port; a checked config has a way to each of its peers."""
+        out_port = self.out_port(address)
+        if out_port is None:
+            raise ValueError(f"no port reaches {address}: check the config first")
+        return Remote(address, out_port)
+
+
+NOWHERE = Ways((), ())
+
+
 def plan_tunnels(peers: Iterable[Remote], tunnel: Tunnel) -> tuple[Egress, ...]:
     """Plan the copies to peers (CONFORMANCE TI): those of every list of a group."""
     return _once(
@@ -121,36 +147,54 @@ def _local_egress(member: Member, encap: Encap, version: int) -> Egress:
     return Egress(member.port, Form.REWRITE, Owner(member.port, member.nve), member.nve, encap=encap)
 
 
-def plan_point_group(group: IPAddress, receivers: Iterable[Remote], source: IPAddress) -> ReplicationList:
-    """Plan a group of a replication point: nested copies from `source` to all its devices (CONFORMANCE
-    R3)."""
-    remote = [Egress(r.out_port, Form.NESTED, Owner(address=r.address), r.address, source) for r in receivers]
-    return ReplicationList(group_key(Scope.REPLICATOR, group), (), _once(remote))
+def plan_point_group(
+    group: IPAddress, receivers: Iterable[Remote], source: IPAddress, onward: Sequence[Remote] = ()
+) -> ReplicationList:
+    """Plan a group of a replication point: nested copies from `source` to all its devices (CONFORMANCE R3).
+
+    In a tree, `onward` are the points that get one besides: what they send in their turn goes to devices
+    alone, which is why these are the list's local segment then (R11; IR-IP of RFC 9574).
+    """
+
+    def nested(remotes: Iterable[Remote]) -> tuple[Egress, ...]:
+        return _once(
+            Egress(r.out_port, Form.NESTED, Owner(address=r.address), r.address, source) for r in remotes
+        )
+
+    return _point_list(group_key(Scope.REPLICATOR, group), nested(receivers), nested(onward))
+
+
+def _point_list(key: GroupKey, devices: tuple[Egress, ...], onward: tuple[Egress, ...]) -> ReplicationList:
+    return ReplicationList(key, devices, onward) if onward else ReplicationList(key, (), devices)
 
 
 def plan_point_number(
-    encap: Encap, number: int, receivers: Sequence[Receiver]
+    encap: Encap, number: int, receivers: Sequence[Receiver], onward: Sequence[Receiver] = ()
 ) -> tuple[ReplicationList, ...]:
-    """Plan a network of a replication point for VTEPs that know no nesting (RFC 9574).
+    """Plan a network of a replication point for VTEPs that know no nesting (RFC 9574); `onward` as above.
 
     A VTEP that speaks another encapsulation, or has another number, sends with that one as well: so the same
     list stands under each (encap, number) of the receivers, and under the network's own.
     """
     names = dict.fromkeys([(encap, number), *((r.encap, r.number) for r in receivers)])
     is_mixed = len(names) > 1
-    remote = _once(
-        Egress(
-            r.out_port,
-            Form.REWRITE,
-            Owner(address=r.address),
-            r.address,
-            r.source,
-            r.encap if is_mixed else None,
-            r.number if is_mixed else None,
+
+    def rewritten(several: Iterable[Receiver]) -> tuple[Egress, ...]:
+        return _once(
+            Egress(
+                r.out_port,
+                Form.REWRITE,
+                Owner(address=r.address),
+                r.address,
+                r.source,
+                r.encap if is_mixed else None,
+                r.number if is_mixed else None,
+            )
+            for r in several
         )
-        for r in receivers
-    )
-    return tuple(ReplicationList(vni_key(Scope.REPLICATOR, *name), (), remote) for name in names)
+
+    devices, points = rewritten(receivers), rewritten(onward)
+    return tuple(_point_list(vni_key(Scope.REPLICATOR, *name), devices, points) for name in names)
 
 
 def choose_out_port(

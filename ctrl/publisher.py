@@ -1,7 +1,8 @@
 """From the membership table to the replication lists of a box: a burst of changes becomes one step.
 
 1. What a config and a kernel say beside the members is a `Basis`; while it stands, a change of membership
-   plans its own group anew and no other.
+   plans its own group anew and no other. So does a word of a manager (`instruct`), and a route that changes
+   the groups that have a peer behind it (`reroute`).
 2. What a step gives is the difference.
 3. Members that share copies are one to the planner, which wants what they want together. Each source that it
    names has a list of its own; one that would have more than SOURCES_MAX gets all sources.
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 from ctrl import planner
 from ctrl.membership import ALL, Membership, Wants, Who
+from ctrl.point_lists import Point, PointLists, Receivers
 from fastpath.model import (
     Egress,
     Encap,
@@ -43,6 +45,10 @@ class Basis:
     fixed: tuple[ReplicationList, ...] = ()
     networks: tuple[Network, ...] = ()
     """The data path keeps the networks of a group with its list."""
+    point: Point | None = None
+    """None: the box is no replication point."""
+    ways: planner.Ways = field(default=planner.NOWHERE, compare=False)
+    """To peers that a manager names; another one takes no more than `reroute`."""
 
 
 class Step(NamedTuple):
@@ -58,6 +64,11 @@ class Publisher:
     def __init__(self, membership: Membership, basis: Basis = Basis()) -> None:
         self._membership = membership
         self._basis = basis
+        self._told: dict[IPAddress, tuple[IPAddress, ...]] = {}
+        """The peers that a manager named, by group."""
+        self._retunnelled: dict[IPAddress, None] = {}
+        """Groups whose peers may differ since the last step."""
+        self._points = PointLists()
         self._tunnels: dict[IPAddress, tuple[Egress, ...]] = {}
         """The copies to peers, by group."""
         self._named: dict[IPAddress, list[GroupKey]] = {}
@@ -65,31 +76,93 @@ class Publisher:
         self.lists: dict[GroupKey, ReplicationList] = {}
         self.rebase(basis)
 
+    def instruct(self, group: IPAddress, peers: tuple[IPAddress, ...]) -> None:
+        """A manager says who gets copies of a group besides the peers of the config (CONFORMANCE D8)."""
+        if peers:
+            self._told[group] = peers
+        else:
+            self._told.pop(group, None)
+        self._retunnelled[group] = None
+
+    def instruct_point(self, group: IPAddress, receivers: Receivers | None) -> None:
+        """A manager says whom a replication point serves (CONFORMANCE R1)."""
+        self._points.instruct(group, receivers)
+
+    @property
+    def told(self) -> Mapping[IPAddress, tuple[IPAddress, ...]]:
+        """What a manager said last, by group."""
+        return self._told
+
     def rebase(self, basis: Basis) -> Step:
         """Plan everything anew; what the table has collected by now is in it."""
         self._membership.take_changed()
+        self._retunnelled.clear()
         old, before = self.lists, self._basis
         self._basis, self._tunnels, self._named, self.lists = basis, {}, {}, {}
         if basis.tunnel is not None:
-            for group, peers in basis.peers.items():
-                self._tunnels[group] = planner.plan_tunnels(peers, basis.tunnel)
-            for group in dict.fromkeys([*basis.peers, *self._membership.groups()]):
+            for group in dict.fromkeys([*basis.peers, *self._told]):
+                self._retunnel(group)
+            for group in dict.fromkeys([*self._tunnels, *self._membership.groups()]):
                 self._replan(group, Step([], []))
         self.lists |= {one.key: one for one in basis.fixed}
+        self._points.rebase(basis.point, basis.ways)
+        self._take_points(Step([], []))
         fresh = basis.networks != before.networks
         return Step(
             [one for key, one in self.lists.items() if fresh or old.get(key) != one],
             [key for key in old if key not in self.lists],
         )
 
+    def reroute(self, basis: Basis) -> Step:
+        """Plan anew for the peers that are reached otherwise from now on, by a basis that differs in nothing
+        else; `update` besides."""
+        old, ways = self._basis.ways, basis.ways
+        self._basis = basis
+        routes = {*old.routes, *ways.routes}
+        moved = {address for address in routes if old.out_port(address) != ways.out_port(address)}
+        if moved:
+            self._retunnelled |= dict.fromkeys(g for g, p in self._told.items() if not moved.isdisjoint(p))
+        self._points.reroute(ways, moved)
+        return self.update()
+
     def update(self) -> Step:
-        """Plan the groups whose members changed since the last step."""
+        """Plan the groups whose members, or whose peers, changed since the last step."""
         step = Step([], [])
         changed = self._membership.take_changed()
         if self._basis.tunnel is not None:
+            if self._retunnelled:
+                changed = list(dict.fromkeys([*changed, *self._retunnelled]))
+                for group in self._retunnelled:
+                    self._retunnel(group)
             for group in changed:
                 self._replan(group, step)
+        self._retunnelled.clear()
+        self._take_points(step)
         return step
+
+    def _retunnel(self, group: IPAddress) -> None:
+        """Work out the copies to peers of a group anew."""
+        tunnel = self._basis.tunnel
+        if tunnel is None:
+            return
+        told = (self._basis.ways.remote(address) for address in self._told.get(group, ()))
+        tunnels = planner.plan_tunnels([*self._basis.peers.get(group, ()), *told], tunnel)
+        if tunnels:
+            self._tunnels[group] = tunnels
+        else:
+            self._tunnels.pop(group, None)
+
+    def _take_points(self, step: Step) -> None:
+        fixed = {one.key for one in self._basis.fixed}
+        for key, planned in self._points.update():
+            if key in fixed:
+                continue
+            if planned is None:
+                if self.lists.pop(key, None) is not None:
+                    step.removed.append(key)
+            elif self.lists.get(key) != planned:
+                self.lists[key] = planned
+                step.lists.append(planned)
 
     def _replan(self, group: IPAddress, step: Step) -> None:
         """Plan a group anew, and add to a step what is different."""

@@ -13,13 +13,14 @@ Decisions:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from ctrl import planner
 from ctrl.config.numbers import list_key, receiver_key, vsid_of
 from ctrl.config.schema import Config, DeviceTable, ListTable, PortTable, ReplicatorTable
 from ctrl.membership import ALL, Event, Membership, Origin, Who
+from ctrl.point_lists import Point
 from ctrl.publisher import Basis, Publisher
 from ctrl.roles.attachment import Attachment
 from fastpath.model import (
@@ -30,7 +31,6 @@ from fastpath.model import (
     Form,
     GroupMap,
     IPAddress,
-    IPNetwork,
     Layout,
     LocalNve,
     Network,
@@ -50,28 +50,6 @@ class StaticPlan:
 
     layout: Layout
     lists: tuple[ReplicationList, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Ways:
-    """By which port an address is reached."""
-
-    prefixes: tuple[tuple[int, IPNetwork], ...]
-    core_ports: tuple[int, ...]
-    routes: Mapping[IPAddress, int] = field(default_factory=dict)
-    """What the kernel says, where it was asked: address -> place of the port."""
-
-    def out_port(self, address: IPAddress) -> int | None:
-        if address in self.routes:
-            return self.routes[address]
-        return planner.choose_out_port(address, self.prefixes, self.core_ports)
-
-    def remote(self, address: IPAddress) -> planner.Remote:
-        """The peer and its port; a checked config has a way to each of its peers."""
-        out_port = self.out_port(address)
-        if out_port is None:
-            raise ValueError(f"no port reaches {address}: check the config first")
-        return planner.Remote(address, out_port)
 
 
 def plan(config: Config) -> StaticPlan:
@@ -95,7 +73,7 @@ def enroll(membership: Membership, config: Config) -> list[Event]:
     return [event for event in events if event is not None]
 
 
-def basis(config: Config, ports: tuple[Port, ...], found: Ways) -> Basis:
+def basis(config: Config, ports: tuple[Port, ...], found: planner.Ways) -> Basis:
     """What the lists of a config are made of, beside the members."""
     device = config.device
     peers: dict[IPAddress, list[planner.Remote]] = {}
@@ -107,6 +85,10 @@ def basis(config: Config, ports: tuple[Port, ...], found: Ways) -> Basis:
         peers=peers,
         fixed=tuple(_point_lists(config, config.replicator, found)) if config.replicator else (),
         networks=tuple(_networks(config)),
+        point=Point(config.replicator.address, config.replicator.source == "own")
+        if config.replicator
+        else None,
+        ways=found,
     )
 
 
@@ -149,10 +131,10 @@ def plan_ports(tables: tuple[PortTable, ...]) -> tuple[Port, ...]:
     )
 
 
-def ways(config: Config) -> Ways:
+def ways(config: Config) -> planner.Ways:
     """Learn from the ports' addresses who is reached where."""
     outward = [(i, port) for i, port in enumerate(config.ports) if "vm" not in port.faces]
-    return Ways(
+    return planner.Ways(
         tuple((i, address.network) for i, port in outward for address in port.addresses),
         tuple(i for i, port in outward if "core" in port.faces),
     )
@@ -184,13 +166,13 @@ def tunnel_of(device: DeviceTable) -> planner.Tunnel:
     return planner.Tunnel(Form.REWRITE, device.address if device.source == "own" else None)
 
 
-def _point_lists(config: Config, point: ReplicatorTable, found: Ways) -> Iterator[ReplicationList]:
+def _point_lists(config: Config, point: ReplicatorTable, found: planner.Ways) -> Iterator[ReplicationList]:
     for table in point.lists:
         yield from _point_list(config, point, table, found)
 
 
 def _point_list(
-    config: Config, replicator: ReplicatorTable, table: ListTable, found: Ways
+    config: Config, replicator: ReplicatorTable, table: ListTable, found: planner.Ways
 ) -> tuple[ReplicationList, ...]:
     key = list_key(table)
     if key is None:

@@ -9,7 +9,8 @@ from ctrl.config.numbers import is_vsid, list_key, receiver_key
 from ctrl.config.report import Report
 from ctrl.config.rules_layout import repeats, unknown
 from ctrl.config.schema import Config, DeviceTable, ListTable, ReplicatorTable
-from ctrl.static import Ways, ways
+from ctrl.planner import Ways
+from ctrl.static import ways
 from fastpath.model import IPAddress, IPNetwork
 
 NESTING_SIZE = {4: 32, 6: 52}
