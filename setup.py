@@ -1,5 +1,8 @@
 """Build the compiled data path: every src_cython/fastpath/**/_x.pyx becomes fastpath.**._x.
 
+Every ctrl/**/x.proto becomes x_pb2.py beside it, whatever is built or installed, and in place: as all of
+Python here it is seen as it lies in the tree.
+
 All directives and C flags of the project stand here, once; pyproject.toml holds the rest. The environment
 chooses:
 
@@ -23,6 +26,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 # Relative on purpose: setuptools refuses absolute source paths, and the generated C carries no path of ours.
 os.chdir(Path(__file__).parent)
@@ -135,10 +139,35 @@ def translate(modules: list[Module]) -> list[str]:
     return sorted(faults)
 
 
+def generate() -> None:
+    """Make the Python of each .proto that is newer than it. Whoever imports it meanwhile finds it whole."""
+    for proto in Path("ctrl").rglob("*.proto"):
+        made = proto.with_name(f"{proto.stem}_pb2.py")
+        since = max(path.stat().st_mtime_ns for path in (proto, Path("setup.py")))
+        if made.exists() and made.stat().st_mtime_ns > since:
+            continue
+        from grpc_tools import protoc  # noqa: PLC0415  only a build needs it
+
+        with tempfile.TemporaryDirectory(dir=proto.parent, prefix=".") as out:
+            if protoc.main(["protoc", "-I.", f"--python_out={out}", f"--pyi_out={out}", str(proto)]):
+                sys.exit(f"The build failed: {proto} is no interface, see above")
+            for name in (f"{made.name}i", made.name):
+                Path(out, proto.parent, name).replace(proto.with_name(name))
+
+
+class BuildPy(build_py):
+    """Generate first: what is generated is copied, or seen in place, as any other module."""
+
+    def run(self) -> None:
+        generate()
+        super().run()
+
+
 class BuildExt(build_ext):
     """Translate, compile on all cores, then fail if anything was at fault."""
 
     def run(self) -> None:
+        generate()  # `build_ext --inplace` is what `make build` runs
         self.parallel = self.parallel or os.cpu_count()
         before = c_files()
         faults = translate(self.extensions) if self.extensions else []
@@ -153,4 +182,4 @@ class BuildExt(build_ext):
             sys.exit("\n".join(["", "The build failed:", *faults]))
 
 
-setup(ext_modules=[] if PURE else extensions(), cmdclass={"build_ext": BuildExt})
+setup(ext_modules=[] if PURE else extensions(), cmdclass={"build_ext": BuildExt, "build_py": BuildPy})

@@ -12,11 +12,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import cast
 
 from ctrl.membership import Event, Wants
 from ctrl.objects import EVENTS
+from ctrl.rpc.messages import Instructions
 from ctrl.table import Row
+from ctrl.topology.entry import Entry, Key
 from fastpath.model import IPAddress
 
 QUEUE_SIZE = 1024
@@ -126,6 +129,40 @@ def member_event(event: Event, port: str) -> Row:
 def group_event(group: IPAddress, revision: int, *, joined: bool) -> Row:
     """The row of topic groups for a change of the second information, and its revision from then on."""
     return {"event": "joined" if joined else "left", "group": str(group), "revision": revision}
+
+
+def told_events(node: str, message: Instructions) -> Iterator[Row]:
+    """The rows of topic instructions for what a manager tells a node."""
+    for entry in message.entries:
+        yield _instruction("told", node, entry.key, entry, message.revision, None)
+    for key in message.removed:
+        yield _instruction("withdrawn", node, key, None, message.revision, None)
+
+
+def applied_event(node: str, key: Key, entry: Entry | None, revision: int, refused: str | None = None) -> Row:
+    """The row of topic instructions for what became of a group's tunnels at their node: `entry` is in force
+    from now on, None: they ended. `refused`: why the last word is not in force, by its name."""
+    event = "refused" if refused else "ended" if entry is None else "applied"
+    return _instruction(event, node, key, entry, revision, refused)
+
+
+def _instruction(event: str, node: str, key: Key, entry: Entry | None, revision: int, why: str | None) -> Row:
+    return {
+        "event": event,
+        "node": node,
+        "group": str(ip_address(key)),
+        "via": None if entry is None else entry.via,
+        "peers": [] if entry is None else [str(ip_address(peer)) for peer in entry.peers],
+        "revision": revision,
+        "why": why,
+    }
+
+
+def session_event(
+    event: str, node: str | None, role: str | None, manager: str | None, why: str | None = None
+) -> Row:
+    """The row of topic sessions: `event` is came, went or refused."""
+    return {"event": event, "node": node, "role": role, "manager": manager, "why": why}
 
 
 def tunnel_event(peer: IPAddress, state: str) -> Row:

@@ -46,7 +46,7 @@ OBJECTS: dict[str, Shown] = {
         "The box as a whole: received = replicated + punted + dropped.",
         (
             Column("node", "text", "How the box is called."),
-            Column("roles", "list", "device, replicator: the tables of the config."),
+            Column("roles", "list", "device, replicator, manager: the tables of the config."),
             Column("uptime_s", "number", "Since the process began to forward."),
             Column("received", "count", "Frames."),
             Column("replicated", "count", "Frames of which copies were made."),
@@ -54,7 +54,7 @@ OBJECTS: dict[str, Shown] = {
             Column("dropped", "count", "Frames; drops says why."),
             Column("copies_out", "count", "Copies that left."),
             Column("fib", "count", "The revision of the replication lists."),
-            Column("manager", "text", "The manager in charge; null: none.", nullable=True),
+            Column("manager", "text", "The manager in charge of its tunnels; null: none.", nullable=True),
         ),
     ),
     "ports": Shown(
@@ -125,12 +125,81 @@ OBJECTS: dict[str, Shown] = {
         (
             Column("peer", "text", "Its address."),
             Column("groups", "count", "Replication lists that it stands in."),
+            Column("told", "count", "Groups for which a manager named it."),
             Column("tunnel", "text", "nested or rewrite."),
-            Column("state", "text", "up, no_neighbour, no_route or down."),
+            Column(
+                "state", "text", "up, no_neighbour, no_route, down, or unreached: a point without answers."
+            ),
             Column("copies", "count", "Copies sent to it."),
             Column("bytes", "count", "Their bytes, Ethernet headers included."),
             Column("dropped", "count", "Copies for it that could not be sent."),
             Column("last_s", "number", "Seconds since the last copy; null: there was none.", nullable=True),
+        ),
+    ),
+    "devices": Shown(
+        "At a manager: a device or a replication point that it knows.",
+        (
+            Column("node", "text", "How it is called."),
+            Column("role", "text", "device or replicator."),
+            Column("address", "text", "Its tunnel address."),
+            Column(
+                "state",
+                "text",
+                "live; held: it is gone, its tunnels stay for hold_s; dead: a point that gets no copies.",
+            ),
+            Column("manager", "text", "Who serves it; null: nobody, as of now.", nullable=True),
+            Column(
+                "revision_told",
+                "count",
+                "The store's revision that it was told of; null: not by this manager.",
+                nullable=True,
+            ),
+            Column(
+                "revision_acked",
+                "count",
+                "That up to which all is in force there; null: as above.",
+                nullable=True,
+            ),
+            Column("groups", "count", "Groups that it is in, by what it said."),
+            Column(
+                "last_s", "number", "Seconds since it was heard; null: not by this manager.", nullable=True
+            ),
+        ),
+    ),
+    "sessions": Shown(
+        "A session of a node with a manager: at a manager one a node, at a node one a role.",
+        (
+            Column("node", "text", "The device or point."),
+            Column("role", "text", "device or replicator."),
+            Column("manager", "text", "Who serves it; null: nobody, as of now.", nullable=True),
+            Column("state", "text", "up; or away: no manager answers."),
+            Column("since_s", "number", "Seconds that it is so."),
+            Column("last_s", "number", "Seconds since the other side was heard; null: never.", nullable=True),
+            Column(
+                "revision",
+                "count",
+                "The store's revision of the last instructions: told, or at a node in force.",
+            ),
+            Column(
+                "revision_acked", "count", "That up to which all is in force; null: never any.", nullable=True
+            ),
+            Column(
+                "pending",
+                "count",
+                "Groups whose last word is not in force: untold, unacknowledged, held down.",
+            ),
+            Column(
+                "unwritten",
+                "count",
+                "Groups that it said and that are not in the store; null: at a node.",
+                nullable=True,
+            ),
+            Column(
+                "refused",
+                "count",
+                "Groups that one side refused the other; null: at a manager.",
+                nullable=True,
+            ),
         ),
     ),
     "drops": Shown(
@@ -138,7 +207,10 @@ OBJECTS: dict[str, Shown] = {
         (
             Column("reason", "text", "Its name; the README has a sentence for each."),
             Column(
-                "unit", "text", "What it counts: frame, copy, ring; message, record, source (IGMP and MLD)."
+                "unit",
+                "text",
+                "What it counts: frame, copy, ring; message, record, source (IGMP and MLD); session, group, "
+                "instruction, probe (managers and points).",
             ),
             Column("stage", "text", "Where it strikes."),
             Column("frames", "count", "How often it struck."),
@@ -173,7 +245,7 @@ OBJECTS: dict[str, Shown] = {
 
 _TIME = (
     Column("time", "text", "When, UTC: ISO 8601, to the millisecond."),
-    Column("topic", "text", "members, groups or tunnels."),
+    Column("topic", "text", "members, groups, tunnels, instructions or sessions."),
 )
 
 EVENTS: dict[str, Shown] = {
@@ -205,8 +277,34 @@ EVENTS: dict[str, Shown] = {
         "A peer whose tunnel is in another state.",
         (
             *_TIME,
-            Column("event", "text", "The state: up, no_neighbour, no_route or down."),
+            Column("event", "text", "The state: up, no_neighbour, no_route, down or unreached."),
             Column("peer", "text", "Its address."),
+        ),
+    ),
+    "instructions": Shown(
+        "The tunnels of a group at a node: at a manager what was told to whom, at a node what became of it.",
+        (
+            *_TIME,
+            Column("event", "text", "told or withdrawn; at the node applied, ended or refused."),
+            Column("node", "text", "Which device or point."),
+            Column("group", "text", "Which."),
+            Column("via", "text", "mesh or point; null: there are none any more.", nullable=True),
+            Column("peers", "list", "Where copies are to go."),
+            Column("revision", "count", "The store's revision that it was made from."),
+            Column(
+                "why", "text", "The reason of a refusal, by its name; null: none.", nullable=True
+            ),
+        ),
+    ),
+    "sessions": Shown(
+        "A session of a node with a manager, told by either side.",
+        (
+            *_TIME,
+            Column("event", "text", "came, went or refused."),
+            Column("node", "text", "Which; null: it did not come so far as to say.", nullable=True),
+            Column("role", "text", "device or replicator; null: as above.", nullable=True),
+            Column("manager", "text", "Who serves it, or refused it; null: none is known.", nullable=True),
+            Column("why", "text", "Why it went or was refused; null: nobody said.", nullable=True),
         ),
     ),
 }

@@ -1,18 +1,24 @@
-"""What control refuses of the IGMP and MLD that was punted to it, by name: the other half of the drop table.
+"""What control refuses, by name: the other half of the drop table.
 
-A punted frame is a message that was taken or, by one of these reasons, refused; so is each record of a report
-that was taken, and each source of a record. The reasons of frames and copies are in `fastpath.reasons`.
+A punted frame is a message of IGMP or MLD that was taken or, by one of these reasons, refused; so is each
+record of a report that was taken, and each source of a record. Managers refuse sessions and groups, nodes
+refuse instructions and probes: these names begin with who did. A box without a manager does not import one,
+so what those refuse stands here too. The reasons of frames and copies are in `fastpath.reasons`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+
+from ctrl.protocols import bfd_table
+from ctrl.roles import tunnels
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One row of the table. `unit`: message, record or source."""
+    """One row of the table. `unit`: message, record, source, session, group, instruction or probe."""
 
     name: str
     unit: str
@@ -26,6 +32,61 @@ def _message(name: str, sentence: str) -> Refusal:
 
 def _record(name: str, sentence: str, stage: str = "membership") -> Refusal:
     return Refusal(name, "record", stage, sentence)
+
+
+_MANAGER = {
+    "session": {
+        "wrong_identity": "A node spoke for another one: its certificate has another name.",
+        "unknown_role": "A node that is neither a device nor a replication point.",
+        "bad_node": "A node whose name, addresses or networks no node can have.",
+        "address_claimed": "A node claimed an address that another node has.",
+        "old_generation": "A node came that had been started before the one that is known.",
+        "nodes_full": "max_nodes: there are as many nodes as may be.",
+        "unknown_point": "The state of a point that no point has the address of.",
+        "late": "A message or a result for a session that had ended.",
+        "second_hello": "A node said hello twice in one session.",
+    },
+    "group": {
+        "groups_full": "max_groups: there are as many groups as may be.",
+        "node_groups_full": "max_groups_per_node: a node is in as many groups as it may.",
+        "group_devices_full": "max_devices_per_group: a group has as many devices as it may.",
+        "not_a_group": "A key that is no multicast group.",
+        "bad_networks": "Networks of a group that no networks can be, or too many.",
+        "not_a_device": "Second information of a replication point.",
+    },
+    "instruction": {
+        "refused_by_node": "A node refused an entry that it was told: its own bounds forbid it.",
+    },
+}
+_PROBES = {
+    **bfd_table.REFUSALS,
+    "overrun": "It came while the socket's buffer was full.",
+    "not_sent": "The kernel would not send it: no route, or no room.",
+}
+
+
+def _of_fabric() -> Iterator[Refusal]:
+    for unit, sentences in _MANAGER.items():
+        for name, sentence in sentences.items():
+            yield Refusal(f"manager_{name}", unit, "manager", sentence)
+    for name, sentence in tunnels.REFUSALS.items():
+        yield Refusal(f"instruction_{name}", "instruction", "instructions", sentence)
+    for name, sentence in _PROBES.items():
+        yield Refusal(f"probe_{name}", "probe", "probes", sentence)
+
+
+def fabric_counts(
+    manager: Mapping[str, int], instructions: Iterable[Mapping[str, int]], probes: Iterable[Mapping[str, int]]
+) -> dict[str, int]:
+    """What a manager, the roles that are told by one and the probes refused, by the names of the table."""
+    counts: Counter[str] = Counter()
+    several = (("manager", [manager]), ("instruction", instructions), ("probe", probes))
+    for who, refused in several:
+        for one in refused:
+            for name, n in one.items():
+                if f"{who}_{name}" in REFUSALS:
+                    counts[f"{who}_{name}"] += n
+    return dict(counts)
 
 
 REFUSALS: dict[str, Refusal] = {
@@ -65,6 +126,7 @@ REFUSALS: dict[str, Refusal] = {
             "max_sources_per_group: an NVE named more sources of a group than it may.",
         ),
         Refusal("not_a_source", "source", "membership", "A source of a report is not a unicast address."),
+        *_of_fabric(),
     )
 }  # fmt: skip
 

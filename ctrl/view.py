@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ctrl.config import Config
+from ctrl.topology.entry import Entry, Key
 from fastpath.compiler import NextHops
-from fastpath.model import GroupKey, IPAddress, Layout, ReplicationList
+from fastpath.model import GroupKey, IPAddress, Layout, ReplicationList, Scope
 from fastpath.statistics import Statistics
 
 
@@ -69,6 +70,77 @@ class SnoopingView:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceView:
+    """A node that a manager knows. What another manager serves is None where only that one knows it."""
+
+    node: str
+    role: str
+    """device or replicator"""
+    address: IPAddress
+    state: str
+    """live; held: it is gone, its tunnels stay for the hold time; dead: a point that gets no copies."""
+    manager: str | None = None
+    revision_told: int | None = None
+    revision_acked: int | None = None
+    n_groups: int = 0
+    last_s: float | None = None
+    """How long ago it was heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """A session of a node with a manager, seen from either side. Times are ages, in seconds."""
+
+    node: str
+    role: str
+    """device or replicator"""
+    manager: str | None
+    """Who serves it; None: nobody, as of now."""
+    is_up: bool
+    since_s: float
+    """How long it is up, or away."""
+    last_s: float | None = None
+    """How long ago the other side was heard."""
+    revision: int = 0
+    """Of the last instructions: those told, or at a node those in force."""
+    revision_acked: int | None = None
+    n_pending: int = 0
+    """Keys whose last word is not in force at the node."""
+    n_unwritten: int | None = None
+    """At a manager: groups that the node said and that are not in the store yet."""
+    n_refused: int | None = None
+    """At a node: entries that it refused, and groups that the manager did."""
+    told_s: float | None = None
+    """At a node: the age of the instructions in force, those from the disk included; None: there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointStateView:
+    """A replication point that the device probes (BFD), and whether it answers."""
+
+    address: IPAddress
+    is_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerView:
+    """The manager role as a whole."""
+
+    revision: int = 0
+    """Of its store, as far as it followed it."""
+    n_groups: int = 0
+    is_settling: bool = False
+    """It does not know yet who is there, and removes nothing (CONFORMANCE M10)."""
+    is_store_reachable: bool = True
+    n_batches: int = 0
+    """Batches of instructions that it sent."""
+    convergence: tuple[tuple[float, int], ...] = ()
+    """From hearing second information to its last acknowledgement: (upper bound in seconds, how many took up
+    to that and longer than the one before), inf last."""
+    convergence_sum_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Recent:
     """How the counters moved of late: what a snapshot alone does not tell."""
 
@@ -105,8 +177,24 @@ class View:
     """Groups that the device is in: the size of the second information."""
     second_revision: int = 0
     """The revision of the second information."""
+    told: Mapping[Scope, Mapping[Key, Entry]] = field(default_factory=dict)
+    """What managers said of groups and is in force, by the role that it was said to; a copy."""
+    points: tuple[PointStateView, ...] = ()
+    """Those that the device probes."""
+    own_sessions: tuple[SessionView, ...] = ()
+    """Those of this box's roles with their managers."""
+    manager: ManagerView | None = None
+    """The manager role of this box."""
     members: Sequence[MemberView] = ()
     """Filled in for who shows them alone: there may be a hundred thousand."""
+    devices: Sequence[DeviceView] = ()
+    """The same: at a manager there may be ten thousand."""
+    served: Sequence[SessionView] = ()
+    """The same: the sessions that the manager of this box serves."""
+
+
+NOTHING_COUNTED = Statistics(*(0,) * 8, *((),) * 6)
+"""The statistics of a box that forwards nothing, as it is a manager alone."""
 
 
 class Rates:

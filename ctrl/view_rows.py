@@ -15,10 +15,8 @@ from ctrl.config.schema import Config
 from ctrl.rows import drop_counts, each_member, key_name, vnis_by_group
 from ctrl.table import Row
 from ctrl.view import View
-from fastpath.model import Egress, Encap, Form, GroupKey, IPAddress, Layout, ReplicationList
-
-Tunnel = tuple[IPAddress, Form]
-"""A peer, and in what form its copies are sent."""
+from ctrl.view_fabric import Planners, Tunnel, device_rows, session_rows, tunnels_told
+from fastpath.model import Egress, Encap, GroupKey, IPAddress, Layout, ReplicationList
 
 
 def status_rows(view: View) -> list[Row]:
@@ -34,14 +32,14 @@ def status_rows(view: View) -> list[Row]:
             "dropped": counted.dropped,
             "copies_out": counted.copies_out,
             "fib": view.revision,
-            "manager": None,
+            "manager": next((one.manager for one in view.own_sessions if one.is_up), None),
         }
     ]
 
 
 def roles(config: Config) -> list[str]:
     """The roles that a config gives a box."""
-    return [name for name in ("device", "replicator") if getattr(config, name) is not None]
+    return list(config.roles)
 
 
 def port_rows(view: View) -> list[Row]:
@@ -81,6 +79,7 @@ def list_rows(view: View) -> Iterator[Row]:
     """One row a replication list, in the order in which they were published."""
     frames = {row.key: row.frames for row in view.statistics.lists}
     by_group = vnis_by_group(view.config)
+    planners = Planners(view.told)
     for key, wanted in view.lists.items():
         yield {
             "role": key.scope.name.lower(),
@@ -88,16 +87,18 @@ def list_rows(view: View) -> Iterator[Row]:
             "vni": _vnis(key, view.config) if key.vni else by_group.get(key.group, []),
             "local": sorted(_member(egress, view.layout) for egress in wanted.local),
             "remote": _words(egress.owner.address for egress in wanted.remote),
-            "via": "static",
+            "via": planners.of(key),
             "revision": view.revision,
             "frames": frames.get(key),
         }
 
 
 def tunnel_rows(view: View) -> list[Row]:
-    """One row a peer and form, in the order in which lists name them."""
-    groups = _tunnels(view.lists)
-    sent: dict[Tunnel, list[int]] = {tunnel: [0, 0, 0] for tunnel in groups}
+    """One row a peer and form, in the order in which lists name them; then those that no list uses, though a
+    manager named them."""
+    groups, told = _tunnels(view.lists), tunnels_told(view)
+    unreached = {point.address for point in view.points if not point.is_up}
+    sent: dict[Tunnel, list[int]] = {tunnel: [0, 0, 0] for tunnel in (*groups, *told)}
     for row in view.statistics.egresses:
         tunnel = _tunnel(row.egress)
         if tunnel in sent:
@@ -106,15 +107,18 @@ def tunnel_rows(view: View) -> list[Row]:
     return [
         {
             "peer": str(peer),
-            "groups": len(keys),
+            "groups": len(groups[peer, form][0]) if (peer, form) in groups else 0,
+            "told": told.get((peer, form), 0),
             "tunnel": form.name.lower(),
-            "state": _state(view, peer, out_port),
+            "state": "unreached"
+            if peer in unreached
+            else _state(view, peer, groups[peer, form][1] if (peer, form) in groups else None),
             "copies": sent[peer, form][0],
             "bytes": sent[peer, form][1],
             "dropped": sent[peer, form][2],
             "last_s": _age(view, peer),
         }
-        for (peer, form), (keys, out_port) in groups.items()
+        for peer, form in sent
     ]
 
 
@@ -149,6 +153,8 @@ ROWS: Mapping[str, Callable[[View], Iterable[Row]]] = {
     "groups": list_rows,
     "members": lambda view: each_member(view.config, view.members),
     "tunnels": tunnel_rows,
+    "devices": device_rows,
+    "sessions": session_rows,
     "drops": drop_rows,
     "runtime": runtime_rows,
     "config": lambda view: config_rows(view.config),
@@ -206,9 +212,11 @@ def _tunnels(
     return found
 
 
-def _state(view: View, peer: IPAddress, out_port: int) -> str:
+def _state(view: View, peer: IPAddress, out_port: int | None) -> str:
     if peer in view.hops:
         return view.hops[peer]
+    if out_port is None:
+        return "no_route"
     name = view.layout.ports[out_port].name
     return "up" if any(port.name == name and port.state == "up" for port in view.ports) else "down"
 

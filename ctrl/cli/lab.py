@@ -108,11 +108,11 @@ def exec_(name: str, box: str, command: tuple[str, ...]) -> None:
 
 @lab.command("demo")
 def demo() -> None:
-    """Build the lab demo, show that VMs reach each other only with fastpath, and take it down again."""
-    from ctrl.lab.demo import play  # noqa: PLC0415  takes pyroute2
+    """Build the lab fabric, have its parts killed while VMs hear each other, and take it down again."""
+    from ctrl.lab.demo import LAB, play  # noqa: PLC0415  takes pyroute2
 
     with _told("demo"):
-        file, path = _read("demo")
+        file, path = _read(LAB)
         with Keeper(file, path) as keeper:
             for line in introduction(file):
                 click.echo(line)

@@ -21,11 +21,13 @@ def notify() -> None:
 @click.argument("nves", metavar="NVE...", nargs=-1, required=True)
 @socket_option
 def moved(nves: tuple[str, ...], path: Path | None) -> None:
-    """Say that a VM moved: the box asks these NVEs at once, and nobody else, which groups they want.
+    """Say that a VM moved: the box asks these NVEs at once, and nobody else, which groups they want. A
+    manager has its devices ask those of them that are theirs.
 
     An NVE is named by the address that its IGMP or MLD reports come from: NVE in `fastpath show members`.
 
-    Exits with 1 if the box knows none of them, with 3 if no daemon answers, with 4 if it may not be asked.
+    Exits with 1 if the box knows none of them and no device is told, with 3 if no daemon answers, with 4 if
+    it may not be asked.
     """
     for nve in nves:
         try:
@@ -35,7 +37,10 @@ def moved(nves: tuple[str, ...], path: Path | None) -> None:
     wanted = list(dict.fromkeys(nves))
     with ending("notify"):
         answer = post(socket_of(path), "/v1/notify", json.dumps({"moved": wanted}).encode())
-    n_known = answer["queried"]
-    click.echo(f"{n_known} of {len(wanted)} NVEs known, and queried now")
-    if not n_known:
+    n_known, n_told = answer["queried"], answer["told"]
+    if n_known or n_told is None:
+        click.echo(f"{n_known} of {len(wanted)} NVEs known, and queried now")
+    if n_told is not None:
+        click.echo(f"{n_told} {'device' if n_told == 1 else 'devices'} told")
+    if not (n_known or n_told):
         raise SystemExit(NO)

@@ -1,7 +1,7 @@
 """The config file: read, checked as a whole, and told about with file, line and key.
 
-`load` is for whoever needs a config, `check` for whoever wants to know what is wrong with one, `read` for
-both.
+`read` is for who lives by a config on this box, `check` for who wants to know what is wrong with one. `load`
+is for who looks at a config that may be another box's: what other files it names is no matter then.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from ctrl.config.finding import ConfigError, Finding, Severity
 from ctrl.config.positions import scan
 from ctrl.config.report import Report
 from ctrl.config.rules_layout import check_layout
+from ctrl.config.rules_manager import check_manager
 from ctrl.config.rules_roles import check_roles
-from ctrl.config.schema import Config
+from ctrl.config.schema import Config, TlsTable
 from ctrl.config.shape import shape
 
 __all__ = ["Config", "ConfigError", "Finding", "Reading", "Severity", "check", "load", "parse", "read"]
@@ -35,8 +36,8 @@ class Reading:
 
 
 def load(path: str | os.PathLike[str]) -> Config:
-    """Read a config file, or raise ConfigError with everything that is wrong with it."""
-    reading = read(path)
+    """Read a config file by itself, or raise ConfigError with everything that is wrong with it."""
+    reading = _read(path, is_here=False)
     if reading.config is None:
         raise ConfigError(reading.findings)
     return reading.config
@@ -49,7 +50,11 @@ def check(path: str | os.PathLike[str]) -> list[Finding]:
 
 def read(path: str | os.PathLike[str]) -> Reading:
     """Read a config file with all that there is to say about it; never raises for what the file is or
-    holds."""
+    holds. The files that it names are looked for, and their paths are those from here."""
+    return _read(path, is_here=True)
+
+
+def _read(path: str | os.PathLike[str], *, is_here: bool) -> Reading:
     file = os.fspath(path)
     shown = file.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     try:
@@ -65,11 +70,12 @@ def read(path: str | os.PathLike[str]) -> Reading:
     except UnicodeDecodeError as problem:
         line = raw.count(b"\n", 0, problem.start) + 1
         return _unread(shown, line, f"byte 0x{raw[problem.start]:02x} given; expected UTF-8 text")
-    return parse(text, shown)
+    return parse(text, shown, FilePath(file).parent if is_here else None)
 
 
-def parse(text: str, file: str = "<config>") -> Reading:
-    """Read a config from its text; `file` is how findings call it."""
+def parse(text: str, file: str = "<config>", folder: FilePath | None = None) -> Reading:
+    """Read a config from its text; `file` is how findings call it, `folder` where the files are that it
+    names: None if they are not to be looked for."""
     try:
         data = tomllib.loads(text)
     except RecursionError:
@@ -81,7 +87,16 @@ def parse(text: str, file: str = "<config>") -> Reading:
     if config is not None:
         check_layout(config, report)
         check_roles(config, report, frozenset(data))
+        check_manager(config, report, folder)
+        if folder and config.tls:
+            config = config.model_copy(update={"tls": _placed(config.tls, folder)})
     return Reading(None if report.has_errors() else config, tuple(report.sorted()))
+
+
+def _placed(tls: TlsTable, folder: FilePath) -> TlsTable:
+    """The same files, by paths that hold wherever the process is."""
+    paths = {name: str((folder / getattr(tls, name)).absolute()) for name in type(tls).model_fields}
+    return tls.model_copy(update=paths)
 
 
 def _unread(file: str, line: int, message: str) -> Reading:

@@ -55,7 +55,7 @@ def repeats(places: Iterable[tuple[Path, _K]]) -> Iterator[tuple[Path, Path, _K]
 
 def _check_control(config: Config, report: Report) -> None:
     http = config.control.http
-    if http and not http.host.is_loopback:
+    if http and not http.is_loopback:
         report.warning(
             ("control", "http"),
             f"{http} is not of this box alone: whoever reaches it can read the metrics, as nobody is asked "

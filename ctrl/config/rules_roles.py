@@ -8,7 +8,7 @@ from ctrl.config.finding import Path, given
 from ctrl.config.numbers import is_vsid, list_key, receiver_key
 from ctrl.config.report import Report
 from ctrl.config.rules_layout import repeats, unknown
-from ctrl.config.schema import Config, DeviceTable, ListTable, ReplicatorTable
+from ctrl.config.schema import Config, DeviceTable, ListTable, NodeTable, ReplicatorTable
 from ctrl.planner import Ways
 from ctrl.static import ways
 from fastpath.model import IPAddress, IPNetwork
@@ -22,7 +22,7 @@ _FULL_SIZE_VXLAN = 1550
 def check_roles(config: Config, report: Report, tables: frozenset[str]) -> None:
     """Check the roles; `tables` are the names of all tables in the file, those of later versions included."""
     if not tables & {"device", "replicator", "manager", "nve"}:
-        report.warning((), "neither [device] nor [replicator] is given, so every frame is dropped")
+        report.warning((), "no [device], [replicator] or [manager] is given, so every frame is dropped")
     if (config.device or config.replicator) and not config.ports and not report.is_damaged(("port",)):
         report.error((), "no [[port]] is given; expected one at least for a device or a replicator")
     _check_addresses(config, report)
@@ -87,15 +87,6 @@ def own_addresses(config: Config) -> dict[IPAddress, str]:
     return own
 
 
-def _check_later(role: DeviceTable | ReplicatorTable, report: Report, at: str) -> None:
-    if role.manager:
-        report.warning(
-            (at, "manager"), "this version does not use a manager yet; only what the file lists is sent"
-        )
-    if role.plaintext:
-        report.warning((at, "plaintext"), "this version does not use it yet; nothing is sent to a manager")
-
-
 def _check_senders(prefixes: tuple[IPNetwork, ...], report: Report, at: Path) -> None:
     for i, prefix in enumerate(prefixes):
         if prefix.prefixlen == 0:
@@ -103,18 +94,10 @@ def _check_senders(prefixes: tuple[IPNetwork, ...], report: Report, at: Path) ->
 
 
 def _check_device(config: Config, report: Report, device: DeviceTable, found: Ways) -> None:
-    _check_later(device, report, "device")
     _check_senders(device.allow_from, report, ("device", "allow_from"))
     is_sound = not report.is_damaged(("port",))
-    if not found.core_ports and is_sound and config.ports:
-        if device.peers:
-            report.error(
-                ("device", "peer"), 'no port leads to peers; expected a [[port]] with faces = "core"'
-            )
-        elif device.manager:
-            report.warning(
-                ("device",), 'no [[port]] has faces = "core", so nothing is tunnelled to other devices'
-            )
+    if device.peers and not found.core_ports and is_sound and config.ports:
+        report.error(("device", "peer"), 'no port leads to peers; expected a [[port]] with faces = "core"')
     own = own_addresses(config)
     needs_ours = device.tunnel == "nested" or device.source == "own"
     needs_ours = needs_ours and not report.is_damaged(("device", "address"))
@@ -242,6 +225,7 @@ def _check_rewriting(config: Config, report: Report, device: DeviceTable) -> Non
             "to it, and a replication point cannot tell who sent them; right for plain VTEPs, which "
             "learn from it",
         )
+        _check_kept(report, device, "device")
     else:
         report.warning(
             ("device", "source") if "source" in device.model_fields_set else ("device", "tunnel"),
@@ -251,6 +235,12 @@ def _check_rewriting(config: Config, report: Report, device: DeviceTable) -> Non
         )
     if report.is_damaged(("network",)):
         return
+    if device.manager and not config.networks:
+        report.warning(
+            ("device", "tunnel"),
+            "no [[network]] is given: what other devices send rewritten does not carry its group, and is "
+            "dropped (unknown_vni)",
+        )
     known = {g for n in config.networks for g in (n.group, *(m.group for m in n.maps)) if g is not None}
     groups = {peer.group: i for i, peer in reversed(list(enumerate(device.peers)))}
     for group, i in groups.items():
@@ -263,9 +253,21 @@ def _check_rewriting(config: Config, report: Report, device: DeviceTable) -> Non
             )
 
 
+def _check_kept(report: Report, role: NodeTable, at: str) -> None:
+    """Devices and points that a manager tells of each other know each other's addresses, and no NVE's."""
+    if role.manager:
+        report.warning(
+            (at, "source"),
+            "those that a manager leads to take packets from each other's addresses alone: rewritten copies "
+            'with another source are dropped there (unknown_peer); expected source = "own", or allow_from '
+            "with the NVEs there",
+        )
+
+
 def _check_replicator(config: Config, report: Report, point: ReplicatorTable, found: Ways) -> None:
-    _check_later(point, report, "replicator")
     _check_senders(point.allow_from, report, ("replicator", "allow_from"))
+    if point.source == "keep":
+        _check_kept(report, point, "replicator")
     if point.lists and not found.core_ports and config.ports and not report.is_damaged(("port",)):
         report.error(
             ("replicator", "list"), 'no port leads to receivers; expected a [[port]] with faces = "core"'

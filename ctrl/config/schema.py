@@ -1,87 +1,92 @@
-"""The tables and keys of the config file, their defaults and what they take: the one place that names them.
+"""The tables and keys of the config file, their defaults and what they take: the one place that names them,
+with `schema_roles`.
 
-Only what concerns a single value is checked here; whatever takes two keys to judge is in `rules_layout` and
-`rules_roles`. `key` keeps, beside pydantic's constraints, the words that errors and the README's table show.
+Only what concerns a single value is checked there; whatever takes two keys to judge is in `rules_layout`,
+`rules_roles` and `rules_manager`.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator
 
 from ctrl.config import values
-from ctrl.config.finding import Path, any_of
-from ctrl.config.values import HostPort, IPInterface
-from fastpath.model import IPAddress, IPNetwork
+from ctrl.config.finding import Path
+from ctrl.config.schema_roles import (
+    DeviceTable,
+    ListTable,
+    ManagerTable,
+    MemberTable,
+    NodeTable,
+    PeerTable,
+    PointTable,
+    ReceiverTable,
+    ReplicatorTable,
+    TlsTable,
+)
+from ctrl.config.table import (
+    ENCAPS,
+    GROUP,
+    VNI,
+    VSID,
+    Address,
+    EncapName,
+    Group,
+    InnerPrefix,
+    Interface,
+    Items,
+    Mac,
+    Name,
+    Number,
+    Table,
+    Tables,
+    Vsid,
+    bound,
+    key,
+    seconds,
+    switch,
+    word,
+)
+from ctrl.config.values import HostPort
 
-EncapName = Literal["vxlan", "nvgre"]
-SourceName = Literal["own", "keep"]
+__all__ = [
+    "LATER",
+    "TABLES",
+    "Address",
+    "Config",
+    "ControlTable",
+    "Dataplane",
+    "DeviceTable",
+    "Group",
+    "Interface",
+    "Items",
+    "Key",
+    "ListTable",
+    "ManagerTable",
+    "MemberTable",
+    "MembershipTable",
+    "NetworkTable",
+    "NodeTable",
+    "Number",
+    "PeerTable",
+    "PointTable",
+    "PortTable",
+    "ReceiverTable",
+    "ReplicatorTable",
+    "Table",
+    "Tables",
+    "TlsTable",
+    "find_key",
+    "key",
+    "keys_of",
+]
 
-Address = Annotated[IPAddress, PlainValidator(values.unicast)]
-Group = Annotated[IPAddress, PlainValidator(values.group)]
-Prefix = Annotated[IPNetwork, PlainValidator(values.sender_prefix)]
-InnerPrefix = Annotated[IPNetwork, PlainValidator(values.inner_prefix)]
-Interface = Annotated[IPInterface, PlainValidator(values.interface)]
-Mac = Annotated[bytes, PlainValidator(values.mac)]
-Name = Annotated[str, PlainValidator(values.name)]
-VniRange = Annotated[tuple[int, int], PlainValidator(values.vni_range)]
-Number = Annotated[int, Field(ge=1, le=values.MAX_NUMBER)]
-Vsid = Annotated[int, Field(ge=values.MIN_VSID, le=values.MAX_VSID)]
-Items = BeforeValidator(values.as_items)
-Tables = BeforeValidator(values.as_tables)
-
-LATER = ("manager", "nve", "tls")
+LATER = ("nve",)
 """Tables of the schema that belong to later versions: accepted unread, so that replay can take a live
 config."""
-
-_VNI = f"a number from 1 to {values.MAX_NUMBER}"
-_VSID = f"a number from {values.MIN_VSID} to {values.MAX_VSID} (RFC 7637 reserves the others)"
-_ADDRESS = "the unicast address of a host"
-_GROUP = "a multicast group above the link-local range"
-_PREFIXES = "a list of prefixes or addresses"
-_ENCAPS = ("vxlan", "nvgre")
-_SOURCES = ("own", "keep")
-
-
-class Table(BaseModel):
-    """A TOML table: unknown keys are errors, types are not converted, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
-
-
-def key(
-    meaning: str,
-    legal: str,
-    default: Any = ...,
-    *,
-    alias: str | None = None,
-    words: tuple[str, ...] = (),
-    shown: str | None = None,
-    make: Callable[[], Any] | None = None,
-    **limits: Any,
-) -> Any:
-    """Declare a key: what it means and what it takes, in words; `words` are the literals for suggestions,
-    `shown` is the default as the README shows it where the plain value would mislead."""
-    extra: dict[str, Any] = {"legal": legal, "words": list(words), "shown": shown}
-    if make is not None:
-        return Field(
-            default_factory=make, alias=alias, description=meaning, json_schema_extra=extra, **limits
-        )
-    return Field(default, alias=alias, description=meaning, json_schema_extra=extra, **limits)
-
-
-def word(meaning: str, words: tuple[str, ...], default: Any, shown: str | None = None) -> Any:
-    """Declare a key that takes one of a few words."""
-    return key(meaning, any_of([f'"{w}"' for w in words]), default, words=words, shown=shown)
-
-
-def switch(meaning: str, default: bool) -> Any:
-    """Declare a key that is true or false."""
-    return key(meaning, "true or false", default)
 
 
 class ControlTable(Table):
@@ -90,7 +95,7 @@ class ControlTable(Table):
         f'the path of a socket from /, up to {values.SOCKET_PATH_MAX} bytes, or "" for none',
         None, shown="/run/fastpath/NODE.sock",
     )  # fmt: skip
-    http: Annotated[HostPort | None, PlainValidator(values.listen_on)] = key(
+    http: Annotated[HostPort | None, PlainValidator(values.listen_on_or_not)] = key(
         "Where /metrics and /healthz are served, to whoever asks.",
         'an address and a port like "127.0.0.1:9473" or "[::1]:9473", or "" for none',
         "127.0.0.1:9473", validate_default=True,
@@ -131,7 +136,7 @@ class PortTable(Table):
         "What is behind the port; decides whether a frame counts as local or remote.",
         '"nve", "core", "vm" or ["nve", "core"]', words=("nve", "core", "vm"),
     )  # fmt: skip
-    encap: EncapName = word("What the NVEs there speak; copies are translated to it.", _ENCAPS, "vxlan")
+    encap: EncapName = word("What the NVEs there speak; copies are translated to it.", ENCAPS, "vxlan")
     network: str | None = key("The [[network]] of the VMs there.", "the name of a [[network]]", None)
     mac: Mac | None = key(
         "Source MAC of copies. Live ports ask netlink.", "a MAC address like 02:00:00:00:00:01", None,
@@ -154,78 +159,34 @@ class PortTable(Table):
 
 class MapTable(Table):
     inner: InnerPrefix = key("Inner destinations of these frames.", "a multicast prefix like 239.0.0.0/8")
-    group: Group = key("The outer group that carries them.", _GROUP)
+    group: Group = key("The outer group that carries them.", GROUP)
 
 
 class NetworkTable(Table):
     name: Name = key("How ports call the network.", "a name without spaces and slashes")
-    vni: Number = key("Its number on VXLAN.", _VNI)
-    vsid: Vsid | None = key("Its number on NVGRE.", _VSID, None, shown="the vni, where NVGRE allows it")
-    encap: EncapName = word("The encapsulation of its own frames.", _ENCAPS, "vxlan")
-    group: Group | None = key("The outer group of its frames.", _GROUP, None)
+    vni: Number = key("Its number on VXLAN.", VNI)
+    vsid: Vsid | None = key("Its number on NVGRE.", VSID, None, shown="the vni, where NVGRE allows it")
+    encap: EncapName = word("The encapsulation of its own frames.", ENCAPS, "vxlan")
+    group: Group | None = key("The outer group of its frames.", GROUP, None)
     clear_reserved: bool = switch("Zero the reserved VXLAN bits of forwarded frames.", False)
     maps: Annotated[tuple[MapTable, ...], Tables] = key(
         "Other groups for some inner destinations.", "[[network.map]] tables", (), alias="map"
     )
 
 
-class PeerTable(Table):
-    group: Group = key("The group that is tunnelled.", _GROUP)
-    addresses: Annotated[tuple[Address, ...], Items] = key(
-        "The devices, points or VTEPs that get a copy.",
-        "a list of unicast addresses, one at least",
-        min_length=1,
-    )
-
-
-class MemberTable(Table):
-    group: Group = key("The group that is wanted.", _GROUP)
-    port: str = key("The port where it is wanted.", "the name of a [[port]]")
-    nve: Address | None = key("Deliver to this NVE by unicast: for those that never join.", _ADDRESS, None)
-
-
-class DeviceTable(Table):
-    address: Address = key("Our tunnel address.", _ADDRESS)
-    manager: Annotated[tuple[str, ...], Items] = key("Managers, tried in order.", 'a list of "host:port"', ())
-    tunnel: Literal["nested", "rewrite"] = word(
-        "How copies travel to peers: the whole packet in GRE-in-UDP, or with a new destination.",
-        ("nested", "rewrite"), "nested",
-    )  # fmt: skip
-    source: SourceName = word("Whose outer source rewritten copies carry.", _SOURCES, "own")
-    allow_from: Annotated[tuple[Prefix, ...], Items] = key(
-        "Senders accepted beside the peers.", _PREFIXES, ()
-    )
-    strict_members: bool = switch("Drop frames from NVEs that are no member of their group.", False)
-    plaintext: bool = switch("Speak to the manager without TLS.", False)
-    peers: Annotated[tuple[PeerTable, ...], Tables] = key(
-        "Static tunnels.", "[[device.peer]] tables", (), alias="peer"
-    )
-    members: Annotated[tuple[MemberTable, ...], Tables] = key(
-        "Static members.", "[[device.member]] tables", (), alias="member"
-    )
-
-
-def _seconds(meaning: str, default: float, least: float, most: float) -> Any:
-    return key(meaning, f"seconds, from {least:g} to {most:g}", default, ge=least, le=most)
-
-
-def _bound(meaning: str, default: int, most: int) -> Any:
-    return key(meaning, f"a number from 1 to {most}", default, ge=1, le=most)
-
-
 class MembershipTable(Table):
     """Names and defaults of the timers are those of RFC 9776 section 8 and RFC 9777 section 9."""
 
-    query_interval_s: float = _seconds("Between two general queries.", 125.0, 1, 31744)
-    query_response_interval_s: float = _seconds(
+    query_interval_s: float = seconds("Between two general queries.", 125.0, 1, 31744)
+    query_response_interval_s: float = seconds(
         "Within which NVEs answer a general query; less than the query interval.", 10.0, 0.1, 3174.4
     )
-    startup_response_interval_s: float = _seconds(
+    startup_response_interval_s: float = seconds(
         "The same for the first queries after a start: so long does a restarted device take to relearn.",
         1.0, 0.1, 3174.4,
     )  # fmt: skip
     robustness: int = key("How often what may be lost is sent.", "a number from 1 to 7", 2, ge=1, le=7)
-    last_member_query_interval_s: float = _seconds(
+    last_member_query_interval_s: float = seconds(
         "Between two queries after a leave; robustness times this long, a member can object.", 1.0, 0.1, 25.5
     )
     fast_leave: bool = switch(
@@ -235,65 +196,17 @@ class MembershipTable(Table):
     strict_headers: bool = switch(
         "Refuse IGMP without TTL 1 and Router Alert, and MLD reports from ::.", False
     )
-    max_groups: int = _bound("Groups that NVEs may join on all ports together.", 100_000, 1_000_000)
-    max_groups_per_port: int = _bound("Groups that they may join on one port.", 4096, 1_000_000)
-    max_members_per_group: int = _bound("NVEs that may join one group on one port.", 4096, 1_000_000)
-    max_members_per_port: int = _bound(
+    max_groups: int = bound("Groups that NVEs may join on all ports together.", 100_000, 1_000_000)
+    max_groups_per_port: int = bound("Groups that they may join on one port.", 4096, 1_000_000)
+    max_members_per_group: int = bound("NVEs that may join one group on one port.", 4096, 1_000_000)
+    max_members_per_port: int = bound(
         "Memberships on one port: an NVE counts once for each of its groups.", 65_536, 10_000_000
     )
-    max_sources_per_group: int = _bound("Sources that one NVE may name of one group.", 64, 65_536)
-    punt_rate_pps: int = _bound(
+    max_sources_per_group: int = bound("Sources that one NVE may name of one group.", 64, 65_536)
+    punt_rate_pps: int = bound(
         "IGMP and MLD messages a second that a port may send to control.", 10_000, 1_000_000
     )
-    punt_burst: int = _bound("How many of them may come at once.", 20_000, 1_000_000)
-
-
-class ReceiverTable(Table):
-    """An item of `addresses` in a replicator's list: a plain address, or one with what differs from the
-    list."""
-
-    address: Address = key("The VTEP or device.", _ADDRESS)
-    encap: EncapName | None = word("What it speaks.", _ENCAPS, None, shown="the list's")
-    vni: Number | None = key("Its VNI or VSID for this network.", _VNI, None, shown="the network's")
-    source: SourceName | None = word(
-        "Whose outer source its copies carry.", _SOURCES, None, shown="the list's"
-    )
-
-
-class ListTable(Table):
-    group: Group | None = key("The group of nested packets; or give vni or vsid.", _GROUP, None)
-    vni: Number | None = key("The number of packets from plain VTEPs, in encap.", _VNI, None)
-    vsid: Vsid | None = key("The same for NVGRE.", _VSID, None)
-    encap: EncapName | None = word("What the VTEPs speak.", _ENCAPS, None, shown='"vxlan", with vsid "nvgre"')
-    source: SourceName | None = word("Whose outer source the copies carry.", _SOURCES, None, shown='"keep"')
-    receivers: Annotated[tuple[ReceiverTable, ...], BeforeValidator(values.as_receivers)] = key(
-        "Who gets a copy; the sender of a frame gets none.",
-        "a list of unicast addresses or tables like { address = ..., encap = ..., vni = ..., source = ... }",
-        alias="addresses", min_length=1,
-    )  # fmt: skip
-
-
-class ReplicatorTable(Table):
-    address: Address = key("Our own tunnel address (IR-IP), and the source of nested copies.", _ADDRESS)
-    replicate: Address | None = key(
-        "What is sent to this address is copied on (AR-IP).", _ADDRESS, None, shown="the address"
-    )
-    manager: Annotated[tuple[str, ...], Items] = key("Managers, tried in order.", 'a list of "host:port"', ())
-    source: SourceName = word(
-        "Whose outer source rewritten copies of a manager's lists carry.", _SOURCES, "own"
-    )
-    vnis: Annotated[tuple[VniRange, ...], Items] = key(
-        "The VNIs that this point serves; none means all.",
-        'a list of VNIs and ranges like ["100-199", 300]',
-        (),
-    )
-    allow_from: Annotated[tuple[Prefix, ...], Items] = key(
-        "Senders accepted beside the lists'.", _PREFIXES, ()
-    )
-    plaintext: bool = switch("Speak to the manager without TLS.", False)
-    lists: Annotated[tuple[ListTable, ...], Tables] = key(
-        "Static replication lists.", "[[replicator.list]] tables", (), alias="list"
-    )
+    punt_burst: int = bound("How many of them may come at once.", 20_000, 1_000_000)
 
 
 class Config(Table):
@@ -315,6 +228,18 @@ class Config(Table):
     device: DeviceTable | None = key("The device role.", "a [device] table", None)
     replicator: ReplicatorTable | None = key("The role of a replication point.", "a [replicator] table", None)
 
+    manager: ManagerTable | None = key("The manager role.", "a [manager] table", None)
+    tls: TlsTable | None = key("Who we are to managers, and they to us.", "a [tls] table", None)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of this box, by the names of their tables."""
+        return tuple(name for name in ("device", "replicator", "manager") if getattr(self, name) is not None)
+
+    def tls_of(self, role: NodeTable | ManagerTable) -> TlsTable | None:
+        """What the sessions of a role are secured with; None: they are plain text."""
+        return None if role.plaintext else self.tls
+
     @property
     def control_socket(self) -> str:
         """Where `fastpath show` asks this box; empty for nowhere."""
@@ -335,6 +260,9 @@ TABLES: dict[tuple[str, ...], type[Table]] = {
     ("replicator",): ReplicatorTable,
     ("replicator", "list"): ListTable,
     ("replicator", "list", "addresses"): ReceiverTable,
+    ("manager",): ManagerTable,
+    ("manager", "point"): PointTable,
+    ("tls",): TlsTable,
 }
 """Every table by its path in the file."""
 

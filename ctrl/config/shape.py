@@ -14,9 +14,16 @@ from pydantic import ValidationError
 from ctrl.config.finding import Path, any_of, given, nearest
 from ctrl.config.report import Report
 from ctrl.config.schema import LATER, TABLES, Config, find_key, keys_of
+from ctrl.config.values import without_password
 
-_ARRAYS = {("port",), ("network",), ("network", "map"), ("device", "peer"), ("device", "member")} | {
-    ("replicator", "list")
+_ARRAYS = {
+    ("port",),
+    ("network",),
+    ("network", "map"),
+    ("device", "peer"),
+    ("device", "member"),
+    ("replicator", "list"),
+    ("manager", "point"),
 }
 
 # With a tunnel address missing, the rest of its role can still be judged: RFC 7600's dummy address stands in.
@@ -135,7 +142,7 @@ def _refused(place: Path, error: Any) -> str:
     value = error["input"]
     if isinstance(value, dict) and set(value) == {"address"}:
         value = value["address"]
-    message = given(value)
+    message = given(without_password(value) if isinstance(value, str) else value)
     why = context.get("why", "")
     message += f" {why}" if why else " given"
     found = find_key(place)

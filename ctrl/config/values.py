@@ -7,7 +7,7 @@ enough.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -22,6 +22,7 @@ from ipaddress import (
 
 from pydantic_core import PydanticCustomError
 
+from ctrl.store.opening import parse_store
 from fastpath.model import IPAddress, IPNetwork
 
 IPInterface = IPv4Interface | IPv6Interface
@@ -38,18 +39,47 @@ _MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
 _NAME = re.compile(r"[!-.0-~]{1,64}")
 _RANGE = re.compile(r"(\d{1,8})(?:-(\d{1,8}))?", re.ASCII)
 _HOST_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+)):(\d{1,5})", re.ASCII)
+_HOST_NAME = re.compile(r"(?=.{1,253}$)(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
+_PASSWORD = re.compile(r":(?!//).*@")
 _FACES = (("nve",), ("core",), ("vm",), ("nve", "core"))
 
 
 @dataclass(frozen=True, slots=True)
 class HostPort:
-    """Where something listens."""
+    """Where something listens, by its address or its name."""
 
-    host: IPAddress
+    host: IPAddress | str
     port: int
 
+    @property
+    def is_ipv6(self) -> bool:
+        return isinstance(self.host, IPv6Address)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether nobody but this box gets there; of names, localhost is the only one that says so (RFC 6761
+        section 6.3)."""
+        if isinstance(self.host, str):
+            return self.host.lower() == "localhost" or self.host.lower().endswith(".localhost")
+        return self.host.is_loopback
+
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if self.host.version == 6 else f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if self.is_ipv6 else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUrl:
+    """Where a manager keeps its state: what `ctrl.store.opening` takes, and never shown with a password."""
+
+    url: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return without_password(self.url)
+
+
+def without_password(url: str) -> str:
+    """Write a URL, or what was meant to be one, so that it may be shown."""
+    return _PASSWORD.sub(":***@", url)
 
 
 def wrong(why: str = "", hint: str = "") -> PydanticCustomError:
@@ -253,22 +283,87 @@ def socket_path(value: object) -> str:
     return value
 
 
-def listen_on(value: object) -> HostPort | None:
-    """`127.0.0.1:9473` or `[::1]:9473`; empty for none."""
-    if value == "":
-        return None
+def listen_on(value: object) -> HostPort:
+    """`127.0.0.1:9473` or `[::1]:9473`."""
+    host, port = _host_port(value)
+    if isinstance(host, str):
+        raise wrong("has no IP address before its port")
+    if host.is_multicast:
+        raise wrong()
+    return HostPort(host, port)
+
+
+def listen_on_or_not(value: object) -> HostPort | None:
+    """The same, or empty for none."""
+    return None if value == "" else listen_on(value)
+
+
+_MANAGER_PORT = 9470
+
+
+def manager_address(value: object) -> HostPort:
+    """`10.0.0.100:9470`, `[2001:db8::1]:9470` or `manager.example:9470`."""
+    if isinstance(value, str) and ":" not in value and _HOST_NAME.fullmatch(value):
+        raise wrong("has no port", f"{value}:{_MANAGER_PORT}")
+    host, port = _host_port(value)
+    if isinstance(host, str):
+        if not _HOST_NAME.fullmatch(host) or host.replace(".", "").isdigit():
+            raise wrong("has neither an address nor a name before its port")
+    elif host.is_multicast or host.is_unspecified:
+        raise wrong("is not the address of one host")
+    return HostPort(host, port)
+
+
+def _host_port(value: object) -> tuple[IPAddress | str, int]:
+    """An address or a word, and the port behind it."""
     if not isinstance(value, str):
         raise wrong()
     match = _HOST_PORT.fullmatch(value)
     if match is None:
         hint = re.fullmatch(r"(.*:.*):(\d+)", value)
         raise wrong("", f"[{hint[1]}]:{hint[2]}" if hint else "")
+    if not 1 <= int(match[3]) <= 65535:
+        raise wrong()
+    host: IPAddress | str
     try:
         host = ip_address(match[1] or match[2])
     except ValueError:
-        raise wrong("has no IP address before its port") from None
-    if (host.version == 6) != (match[1] is not None):
+        host = match[2] or ""
+    if match[1] is not None and not isinstance(host, IPv6Address):
         raise wrong("has brackets, which are for IPv6")
-    if host.is_multicast or not 1 <= int(match[3]) <= 65535:
+    return host, int(match[3])
+
+
+def store_url(value: object) -> StoreUrl:
+    if not isinstance(value, str) or not value.isprintable():
         raise wrong()
-    return HostPort(host, int(match[3]))
+    try:
+        parse_store(value)
+    except ValueError as problem:
+        # a password with a / or an @ of its own would stand in the words about what was taken for a host
+        raise wrong("cannot be used" if "@" in value else f"cannot be used ({problem})") from None
+    return StoreUrl(value)
+
+
+def state_path(value: object) -> str:
+    """A path for a file of ours; empty for none."""
+    if not isinstance(value, str):
+        raise wrong()
+    if value and not value.startswith("/"):
+        raise wrong("does not begin with /")
+    return file_name(value) if value else value
+
+
+def file_name(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise wrong()
+    if value.endswith("/") or not value.isprintable():
+        raise wrong("is no name of a file")
+    return value
+
+
+def probe_interval(value: object) -> int:
+    """Milliseconds between probes; 0 for none."""
+    if not isinstance(value, int) or isinstance(value, bool) or (value != 0 and not 10 <= value <= 60_000):
+        raise wrong()
+    return value

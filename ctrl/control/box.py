@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from ctrl.events import Bus
-from ctrl.view import MemberView, View
+from ctrl.view import DeviceView, MemberView, SessionView, View
 from fastpath.model import IPAddress
 
 
@@ -27,5 +27,16 @@ class Box(Protocol):
         changes meanwhile, as a list does.
         """
 
+    def devices(self) -> Iterable[DeviceView]:
+        """The nodes that the manager of this box knows, in any order; called for `show devices` and the
+        metrics alone. Walked like `members`."""
+
+    def sessions(self) -> Iterable[SessionView]:
+        """The sessions that the manager of this box serves; called for `show sessions` and the metrics alone.
+        Walked like `members`."""
+
     def moved(self, nves: Sequence[IPAddress]) -> int:
         """Query these NVEs and nobody else (CONFORMANCE D19); how many of them were known."""
+
+    def tell_moved(self, nves: Sequence[IPAddress]) -> int | None:
+        """Have every device of the manager of this box do that; how many are told, None: it is no manager."""

@@ -85,7 +85,7 @@ def socket_file(path: Path) -> Iterator[SocketFile]:
 
 def bound(http: HostPort) -> socket.socket:
     """Bind a TCP socket; ControlError where the address cannot be had."""
-    sock = socket.socket(socket.AF_INET6 if http.host.version == 6 else socket.AF_INET, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_INET6 if http.is_ipv6 else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((str(http.host), http.port))

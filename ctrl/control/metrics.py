@@ -6,14 +6,16 @@ No row a group: there may be a hundred thousand of them. `fastpath show groups` 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from ctrl.control.fabric_metrics import fabric_metrics
+from ctrl.control.families import counter, gauge
 from ctrl.refusals import REFUSALS
 from ctrl.table import Row
 from ctrl.view import View
@@ -29,6 +31,10 @@ _UNITS = {
     "message": "Punted IGMP and MLD messages that were refused",
     "record": "Group records of reports that were refused",
     "source": "Sources of group records that were refused",
+    "session": "Sessions of nodes, or words in them, that the manager refused",
+    "group": "Groups of nodes that the manager refused",
+    "instruction": "Instructions of managers that a node refused",
+    "probe": "BFD packets that were refused or lost",
 }
 _REASONS = [(r.name, r.unit.value, r.stage, r.sentence) for r in REASONS]
 _REFUSALS = [(r.name, r.unit, r.stage, r.sentence) for r in REFUSALS.values()]
@@ -54,20 +60,19 @@ class _Shown(Collector):
         yield from _tunnels(tunnel_rows(view))
         yield from _groups(view)
         yield from _membership(view)
+        yield from fabric_metrics(view)
         yield from _workers(view)
 
 
 def _status(row: Row) -> Iterator[Metric]:
-    yield _gauge(
+    yield gauge(
         "fastpath_node_info",
         "Which box this is.",
         ("node", "roles"),
         [((row["node"], ",".join(row["roles"])), 1)],
     )
-    yield _gauge(
-        "fastpath_uptime_seconds", "Since the process began to forward.", (), [((), row["uptime_s"])]
-    )
-    yield _gauge("fastpath_fib_revision", "The revision of the replication lists.", (), [((), row["fib"])])
+    yield gauge("fastpath_uptime_seconds", "Since the process began to forward.", (), [((), row["uptime_s"])])
+    yield gauge("fastpath_fib_revision", "The revision of the replication lists.", (), [((), row["fib"])])
     for name, key, meaning in (
         ("fastpath_received_frames", "received", "Frames: replicated, punted and dropped ones together."),
         ("fastpath_replicated_frames", "replicated", "Frames of which copies were made."),
@@ -75,7 +80,7 @@ def _status(row: Row) -> Iterator[Metric]:
         ("fastpath_dropped_frames", "dropped", "Frames dropped; fastpath_frame_drops_total says why."),
         ("fastpath_copies_out", "copies_out", "Copies that left."),
     ):
-        yield _counter(name, meaning, (), [((), row[key])])
+        yield counter(name, meaning, (), [((), row[key])])
 
 
 def _drops(view: View) -> Iterator[Metric]:
@@ -84,7 +89,7 @@ def _drops(view: View) -> Iterator[Metric]:
     for unit, meaning in _UNITS.items():
         reasons = [reason for reason in (*_REASONS, *_REFUSALS) if reason[1] == unit]
         sentences = " ".join(f"{name}: {sentence}" for name, _, _, sentence in reasons)
-        yield _counter(
+        yield counter(
             f"fastpath_{unit}_drops",
             f"{meaning}, by reason. {sentences}",
             ("reason", "stage"),
@@ -93,13 +98,13 @@ def _drops(view: View) -> Iterator[Metric]:
 
 
 def _ports(rows: list[Row]) -> Iterator[Metric]:
-    yield _gauge(
+    yield gauge(
         "fastpath_port_up",
         "1: the port is up. transmit is how copies leave there.",
         ("port", "kind", "transmit"),
         [((row["name"], row["kind"], row["transmit"]), int(row["state"] == "up")) for row in rows],
     )
-    yield _gauge(
+    yield gauge(
         "fastpath_port_mtu_bytes",
         "The largest IP packet that may leave by the port; 0: no limit.",
         ("port",),
@@ -110,21 +115,21 @@ def _ports(rows: list[Row]) -> Iterator[Metric]:
         ("fastpath_port_copies_out", "copies_out", "Copies that left by the port."),
         ("fastpath_port_ring_lost", "ring_lost", "What the port's receive ring had no room for."),
     ):
-        yield _counter(name, meaning, ("port",), [((row["name"],), row[key]) for row in rows])
+        yield counter(name, meaning, ("port",), [((row["name"],), row[key]) for row in rows])
 
 
 def _tunnels(rows: list[Row]) -> Iterator[Metric]:
     labels = ("peer", "tunnel")
     names = [(row["peer"], row["tunnel"]) for row in rows]
     up = [(name, int(row["state"] == "up")) for name, row in zip(names, rows, strict=True)]
-    yield _gauge("fastpath_tunnel_up", "1: the next hop of the peer is known and up.", labels, up)
+    yield gauge("fastpath_tunnel_up", "1: the next hop of the peer is known and up.", labels, up)
     for name, key, meaning in (
         ("fastpath_tunnel_copies", "copies", "Copies sent to the peer."),
         ("fastpath_tunnel_bytes", "bytes", "Bytes of these copies, Ethernet headers included."),
         ("fastpath_tunnel_drops", "dropped", "Copies for the peer that could not be sent."),
     ):
         values = [(label, row[key]) for label, row in zip(names, rows, strict=True)]
-        yield _counter(name, meaning, labels, values)
+        yield counter(name, meaning, labels, values)
 
 
 def _groups(view: View) -> Iterator[Metric]:
@@ -132,15 +137,15 @@ def _groups(view: View) -> Iterator[Metric]:
     for key in view.lists:
         role = key.scope.name.lower()
         counts[role] = counts.get(role, 0) + 1
-    yield _gauge(
+    yield gauge(
         "fastpath_groups", "Replication lists.", ("role",), [((role,), n) for role, n in counts.items()]
     )
 
 
 def _membership(view: View) -> Iterator[Metric]:
     """By port and not by group, as for lists. What the config says counts as joined."""
-    yield _gauge("fastpath_joined_groups", "Groups that have a member here.", (), [((), view.n_groups)])
-    yield _gauge(
+    yield gauge("fastpath_joined_groups", "Groups that have a member here.", (), [((), view.n_groups)])
+    yield gauge(
         "fastpath_second_information_revision",
         "Moves when the first member of a group comes, or the last one goes.",
         (),
@@ -149,24 +154,22 @@ def _membership(view: View) -> Iterator[Metric]:
     device = view.config.device
     members = Counter((member.port, "static") for member in (device.members if device else ()))
     members.update({(one.port, one.family): one.n_members for one in view.snooping})
-    yield _gauge(
-        "fastpath_members", "Members of groups, by who says so.", ("port", "origin"), members.items()
-    )
+    yield gauge("fastpath_members", "Members of groups, by who says so.", ("port", "origin"), members.items())
     sides = [((one.port, one.family), one) for one in view.snooping]
     labels = ("port", "family")
-    yield _gauge(
+    yield gauge(
         "fastpath_port_groups",
         "Groups that NVEs behind the port joined.",
         labels,
         [(side, one.n_groups) for side, one in sides],
     )
-    yield _gauge(
+    yield gauge(
         "fastpath_is_querier",
         "1: we ask on the port; 0: another querier does.",
         labels,
         [(side, int(one.is_querier)) for side, one in sides],
     )
-    yield _counter(
+    yield counter(
         "fastpath_queries_sent",
         "Queries sent by the port.",
         labels,
@@ -185,27 +188,10 @@ def _workers(view: View) -> Iterator[Metric]:
         ("fastpath_worker_train_copies", "Copies in these trains.", [w.train_copies for w in workers]),
     ):
         names = [(str(worker.worker),) for worker in workers]
-        yield _counter(name, meaning, ("worker",), zip(names, values, strict=True))
-    yield _counter(
+        yield counter(name, meaning, ("worker",), zip(names, values, strict=True))
+    yield counter(
         "fastpath_worker_stage_seconds",
         "Time that the worker spent in a stage of its bursts.",
         ("worker", "stage"),
         [((str(w.worker), stage.stage), stage.ns / 1e9) for w in workers for stage in w.stages],
     )
-
-
-_Values = Iterable[tuple[Sequence[str], float]]
-
-
-def _counter(name: str, meaning: str, labels: Sequence[str], values: _Values) -> Metric:
-    family = CounterMetricFamily(name, meaning, labels=labels)
-    for label, value in values:
-        family.add_metric(label, value)
-    return family
-
-
-def _gauge(name: str, meaning: str, labels: Sequence[str], values: _Values) -> Metric:
-    family = GaugeMetricFamily(name, meaning, labels=labels)
-    for label, value in values:
-        family.add_metric(label, value)
-    return family

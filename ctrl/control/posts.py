@@ -25,9 +25,10 @@ _NOTICE = '{"moved": ["10.1.1.2", ...]}'
 
 
 async def notify(box: Box, request: web.BaseRequest) -> web.Response:
-    """Query the NVEs to which a VM has moved, or from which (CONFORMANCE D19)."""
-    body = await _body(request, MAX_NOTICE)
-    return web.json_response({"queried": box.moved(moved_nves(body))})
+    """Query the NVEs to which a VM has moved, or from which (CONFORMANCE D19); a manager has all its devices
+    do that."""
+    nves = moved_nves(await _body(request, MAX_NOTICE))
+    return web.json_response({"queried": box.moved(nves), "told": box.tell_moved(nves)})
 
 
 async def explain(box: Box, request: web.BaseRequest) -> web.Response:

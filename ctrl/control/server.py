@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -26,11 +27,12 @@ from ctrl.control.misasked import Misasked
 from ctrl.control.posts import POSTS
 from ctrl.control.streams import Streams
 from ctrl.objects import OBJECTS
-from ctrl.view import MemberView, View
+from ctrl.view import View
 from ctrl.view_rows import ROWS, matching
 
 _SLICE = 1000
-"""Members that are asked for in one go: about a millisecond."""
+"""Members, nodes or sessions that are asked for in one go: about a millisecond."""
+_T = TypeVar("_T")
 _log = logging.getLogger("fastpath.control")
 
 
@@ -97,28 +99,39 @@ class _Service:
         if path == "/healthz":
             return web.Response(text="ok\n")
         if path == "/metrics":
-            return await asyncio.to_thread(_metrics, self._box.view())
+            view = replace(
+                self._box.view(),
+                devices=await _walked(self._box.devices()),
+                served=await _walked(self._box.sessions()),
+            )
+            return await asyncio.to_thread(_metrics, view)
         if name == "monitor":
             return await self._streams.stream(self._box.events, request, spare)
         if name in OBJECTS:
             view = self._box.view()
             if name == "members":
-                view = replace(view, members=await self._members())
+                view = replace(view, members=await _walked(self._box.members()))
+            elif name == "devices":
+                view = replace(view, devices=await _walked(self._box.devices()))
+            elif name == "sessions":
+                view = replace(view, served=await _walked(self._box.sessions()))
             return await asyncio.to_thread(_rows, view, name, request)
         raise Misasked(404, f"{path}: no such page; there are {self._pages()}")
-
-    async def _members(self) -> list[MemberView]:
-        found: list[MemberView] = []
-        for member in self._box.members():
-            found.append(member)
-            if len(found) % _SLICE == 0:
-                await asyncio.sleep(0)
-        return found
 
     def _pages(self) -> str:
         if not self._local:
             return "/metrics and /healthz"
         return f"/metrics, /healthz and /v1/ with {', '.join((*OBJECTS, 'monitor', *POSTS))}"
+
+
+async def _walked(items: Iterable[_T]) -> list[_T]:
+    """All of them, with room for others in between."""
+    found: list[_T] = []
+    for item in items:
+        found.append(item)
+        if len(found) % _SLICE == 0:
+            await asyncio.sleep(0)
+    return found
 
 
 def _rows(view: View, name: str, request: web.BaseRequest) -> web.Response:

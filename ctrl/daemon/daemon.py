@@ -14,16 +14,18 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ctrl import notify, privileges
 from ctrl.config import Config, read
 from ctrl.control.server import serving
 from ctrl.daemon import reach as r
-from ctrl.daemon import shown
+from ctrl.daemon import shown, shown_fabric
+from ctrl.daemon.fabric import Fabric
 from ctrl.daemon.losses import Losses
 from ctrl.daemon.ports import Opened
 from ctrl.daemon.portset import PortSet, log_presence
@@ -32,17 +34,20 @@ from ctrl.daemon.snooping import Snooping
 from ctrl.daemon.telling import Teller
 from ctrl.events import Bus
 from ctrl.members import member_views
-from ctrl.membership import Membership
+from ctrl.membership import Event, Membership
 from ctrl.netlink import View as Kernel
 from ctrl.netlink import Watch
 from ctrl.publisher import Publisher
 from ctrl.refusals import Refused
 from ctrl.roles.device import Device
 from ctrl.static import enroll
-from ctrl.view import MemberView, Rates, View
+from ctrl.view import DeviceView, MemberView, Rates, SessionView, View
 from fastpath import Forwarder, Punts
 from fastpath.model import IPAddress
 from fastpath.ports import LivePort
+
+if TYPE_CHECKING:
+    from ctrl.daemon.managing import Managing
 
 LOG = logging.getLogger("fastpath")
 DRAIN_S = 1.0
@@ -68,6 +73,7 @@ class Daemon:
         self._rates = Rates(time.monotonic, time.time)
         self.events = Bus(time.time)
         self._teller = Teller(self.events, self._membership, lambda place: self._config.ports[place].name)
+        self._managing: Managing | None = None
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Event()
 
@@ -79,9 +85,18 @@ class Daemon:
             stack.callback(self._ports.close)
             # first: TAP interfaces exist only now, and another instance shows here
             self._ports.open_all(config)
+            self._fabric = Fabric(
+                config,
+                self._membership,
+                self._publisher,
+                self._device,
+                apply=lambda: self._apply(self._config, self._watch.view),
+                settle=self._settle,
+                resolved=self._peers_resolved,
+            )
             self._watch = await stack.enter_async_context(Watch(*self._wanted(config), owns=False))
             await self._neighbours_known()
-            self._reach = r.work_out(config, self._watch.view)
+            self._reach = r.work_out(config, self._watch.view, self._fabric.told)
             self._enroll(config)
             self._publisher.rebase(self._reach.basis)
             self._forwarder = Forwarder(
@@ -95,7 +110,7 @@ class Daemon:
             )
             self._forwarder.resolve(self._reach.hops)
             self._snooping = Snooping(
-                self._forwarder, self._device, self._publisher, self._refused, self._send, self._teller.member
+                self._forwarder, self._device, self._publisher, self._refused, self._send, self._member
             )
             await stack.enter_async_context(serving(self, config.control_socket, config.control.http))
             self._watch.take_over()
@@ -110,6 +125,12 @@ class Daemon:
             stack.callback(self._snooping.stop)
             self._attach()
             self._snooping.start()
+            if config.manager is not None:
+                from ctrl.daemon.managing import Managing  # noqa: PLC0415  brings gRPC, which others do without
+
+                self._managing = await stack.enter_async_context(
+                    Managing(config, self._path.parent, self.events)
+                )
             await self._live()
 
     async def _live(self) -> None:
@@ -119,7 +140,10 @@ class Daemon:
                     tasks.create_task(self._follow(), name="follow the kernel"),
                     tasks.create_task(self._reloads(), name="reload"),
                     tasks.create_task(self._tick(), name="tick"),
+                    tasks.create_task(self._fabric.run(self._path.parent), name="managers"),
                 ]
+                if self._managing is not None:
+                    jobs.append(tasks.create_task(self._managing.run(), name="manager"))
                 LOG.info("forwarding node=%s ports=%d lists=%d", *self._sizes())
                 notify.ready(f"forwarding, {len(self._publisher.lists)} lists")
                 await self._stopping.wait()
@@ -199,6 +223,7 @@ class Daemon:
         closing = self._exchange(new, fresh)
         self._config = new
         self._device.configure(new.membership)
+        self._fabric.configure(new)
         self._forwarder.set_punt_limits(new.membership.punt_rate_pps, new.membership.punt_burst)
         self._enroll(new)
         self._apply(new, self._watch.view)
@@ -211,7 +236,7 @@ class Daemon:
         losses = Losses()
         while True:
             now = self._forwarder.statistics()
-            self._rates.take(now, self._refused)
+            self._rates.take(now, self._all_refused())
             losses.log(now, self._refused)
             self._teller.tick()
             for worker, place, code in set(self._forwarder.failures()) - failed:
@@ -227,9 +252,9 @@ class Daemon:
 
     def _apply(self, config: Config, kernel: Kernel) -> None:
         """Tell the data path how this config on this kernel differs from what it forwards by."""
-        new, old = r.work_out(config, kernel), self._reach
-        moved = new.basis != old.basis
-        step = self._publisher.rebase(new.basis) if moved else self._publisher.update()
+        new, old = r.work_out(config, kernel, self._fabric.told), self._reach
+        is_other = new.basis != old.basis
+        step = self._publisher.rebase(new.basis) if is_other else self._publisher.reroute(new.basis)
         if new.layout != old.layout or step.lists or step.removed:
             self._forwarder.relayout(new.layout, step.lists, step.removed, new.hops)
         elif new.hops != old.hops:
@@ -241,7 +266,11 @@ class Daemon:
 
     def _enroll(self, config: Config) -> None:
         for event in enroll(self._membership, config):
-            self._teller.member(event)
+            self._member(event)
+
+    def _member(self, event: Event) -> None:
+        self._teller.member(event)
+        self._fabric.member(event)
 
     def _attach(self) -> None:
         """Tell the device role which ports have NVEs, as they are now."""
@@ -267,7 +296,7 @@ class Daemon:
     def _wanted(self, *configs: Config) -> tuple[set[str], set[IPAddress]]:
         return (
             {device for config in configs for device in r.devices(config)},
-            {address for config in configs for address in r.peers(config)},
+            {address for config in configs for address in r.peers(config, self._fabric.told)},
         )
 
     async def _neighbours_known(self) -> None:
@@ -278,6 +307,19 @@ class Daemon:
                 return
             await self._watch.want(*self._wanted(self._config))
             await asyncio.sleep(0.02)
+
+    def _settle(self) -> None:
+        self._snooping.settle()
+
+    async def _peers_resolved(self, fresh: Collection[IPAddress]) -> None:
+        """Wait until the next hops of these peers are known, or had their time."""
+        deadline = time.monotonic() + RESOLVE_S
+        await self._watch.want(*self._wanted(self._config))
+        while time.monotonic() < deadline:
+            self._apply(self._config, self._watch.view)
+            if all(mac is not None for (_, peer), mac in self._reach.hops.items() if peer in fresh):
+                return
+            await asyncio.sleep(0.01)
 
     async def _drain(self) -> None:
         await asyncio.to_thread(self._forwarder.stop, DRAIN_S)
@@ -302,15 +344,32 @@ class Daemon:
             started_s=self._started_s,
             lists=dict(self._publisher.lists),
             rates=self._rates,
-            refused=dict(self._refused),
+            refused=self._all_refused(),
             device=self._device,
             membership=self._membership,
+            sides=self._fabric.sides,
+            managing=self._managing,
         )
 
     def members(self) -> Iterable[MemberView]:
         """Everyone who is a member now."""
         names = [table.name for table in self._config.ports]
         return member_views(names, self._device, self._membership, time.monotonic())
+
+    def devices(self) -> Iterable[DeviceView]:
+        """The nodes that the manager of this box knows."""
+        return shown_fabric.devices(self._managing) if self._managing else ()
+
+    def sessions(self) -> Iterable[SessionView]:
+        """The sessions that the manager of this box serves."""
+        return shown_fabric.served(self._managing, self._config.node) if self._managing else ()
+
+    def tell_moved(self, nves: Sequence[IPAddress]) -> int | None:
+        """Have all devices of the manager of this box ask NVEs; how many devices are told."""
+        return self._managing.moved(nves) if self._managing else None
+
+    def _all_refused(self) -> dict[str, int]:
+        return {**self._refused, **shown_fabric.refused(self._fabric.sides, self._managing)}
 
     def moved(self, nves: Sequence[IPAddress]) -> int:
         """Ask NVEs, and no others, whether they are still here; the number of those that are known."""

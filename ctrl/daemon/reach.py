@@ -19,7 +19,19 @@ from ctrl.roles.attachment import Attachment
 from ctrl.static import attachments, basis, plan_layout, plan_ports, port_place, ways
 from fastpath.claims import Claims
 from fastpath.compiler import NextHops
-from fastpath.model import IPAddress, Layout
+from fastpath.model import IPAddress, Layout, Peer, Port, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Peers that managers named to the roles of this box: copies go to them, and packets come from them.
+
+    `vnis`: the ranges that a manager has the replication point serve alone; None: whatever its config says.
+    """
+
+    device: frozenset[IPAddress] = frozenset()
+    point: frozenset[IPAddress] = frozenset()
+    vnis: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +72,23 @@ def devices(config: Config) -> dict[str, int]:
     return {device_of(port): place for place, port in enumerate(config.ports) if port.faces}
 
 
-def peers(config: Config) -> dict[IPAddress, None]:
+def peers(config: Config, told: Told = Told()) -> dict[IPAddress, None]:
     """Every unicast address that copies may go to."""
-    return dict.fromkeys([*_remotes(config), *(nve for _, nve in _nves(config))])
+    return dict.fromkeys([*_remotes(config, told), *(nve for _, nve in _nves(config))])
 
 
-def _remotes(config: Config) -> dict[IPAddress, None]:
+def _remotes(config: Config, told: Told) -> dict[IPAddress, None]:
     """Peers, and the receivers of lists."""
     found: dict[IPAddress, None] = {}
     for peer in config.device.peers if config.device else ():
         found |= dict.fromkeys(peer.addresses)
     for table in config.replicator.lists if config.replicator else ():
         found |= dict.fromkeys(receiver.address for receiver in table.receivers)
-    return found
+    return found | dict.fromkeys(sorted(told.device | told.point, key=_order))
+
+
+def _order(address: IPAddress) -> tuple[int, int]:
+    return address.version, int(address)
 
 
 def _nves(config: Config) -> dict[tuple[int, IPAddress], None]:
@@ -96,7 +112,7 @@ def common_claims(old: Claims, new: Claims) -> Claims:
     return Claims(ports, tuple(address for address in old.addresses if address in new.addresses))
 
 
-def work_out(config: Config, kernel: View) -> Reach:
+def work_out(config: Config, kernel: View, told: Told = Told()) -> Reach:
     """Work out what a config whose ports are `placed` comes to."""
     by_device = devices(config)
     ports = tuple(
@@ -117,7 +133,7 @@ def work_out(config: Config, kernel: View) -> Reach:
     found = replace(ways(config), routes=routes)
     hops: dict[tuple[int, IPAddress], bytes | None] = {}
     states: dict[IPAddress, str] = {}
-    remotes = ((found.remote(address).out_port, address) for address in _remotes(config))
+    remotes = ((found.remote(address).out_port, address) for address in _remotes(config, told))
     for place, address in [*_nves(config), *remotes]:
         if ports[place].next_hop_mac is not None:
             continue
@@ -125,7 +141,18 @@ def work_out(config: Config, kernel: View) -> Reach:
         hop = kernel.hops.get(address, NextHop(None))
         hops[place, address] = hop.mac if hop.device == device else None
         states[address] = _state(hop, device, kernel)
-    return Reach(plan_layout(config, ports), basis(config, ports, found), hops, states)
+    return Reach(_layout(config, ports, told), basis(config, ports, found), hops, states)
+
+
+def _layout(config: Config, ports: tuple[Port, ...], told: Told) -> Layout:
+    layout = plan_layout(config, ports)
+    scopes = ((Scope.DEVICE, told.device), (Scope.REPLICATOR, told.point))
+    named = (Peer(scope, one) for scope, several in scopes for one in sorted(several, key=_order))
+    return replace(
+        layout,
+        peers=tuple(dict.fromkeys([*layout.peers, *named])),
+        point_vnis=layout.point_vnis if told.vnis is None else told.vnis,
+    )
 
 
 def attached(config: Config, layout: Layout, kernel: View) -> dict[int, Attachment]:

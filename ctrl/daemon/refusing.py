@@ -14,7 +14,7 @@ class StartError(Exception):
 
 def refuse_what_is_not_live(config: Config) -> None:
     """Raise StartError for what replay can do and a live process cannot."""
-    if not any(port.faces for port in config.ports):
+    if not any(port.faces for port in config.ports) and config.manager is None:
         raise StartError("no [[port]] is given, so there is nothing to forward between")
     for port in config.ports:
         if port.faces and port.kind not in LIVE_KINDS:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ctrl.config import Config
 from ctrl.daemon import reach as r
+from ctrl.daemon import shown_fabric
+from ctrl.daemon.instructing import Instructing
 from ctrl.daemon.portset import PortSet
 from ctrl.membership import Membership
 from ctrl.netlink import View as Kernel
@@ -15,6 +18,9 @@ from ctrl.view import PortView, Rates, SnoopingView, View
 from fastpath import Forwarder
 from fastpath.model import GroupKey, Layout, ReplicationList
 from fastpath.statistics import PortCount
+
+if TYPE_CHECKING:
+    from ctrl.daemon.managing import Managing
 
 
 def view_of(
@@ -31,6 +37,8 @@ def view_of(
     refused: Mapping[str, int],
     device: Device,
     membership: Membership,
+    sides: Sequence[Instructing],
+    managing: Managing | None,
 ) -> View:
     """The picture of this moment. `failed`: the places of ports that receive no more."""
     statistics = forwarder.statistics()
@@ -53,6 +61,10 @@ def view_of(
         recent=rates.recent(statistics, refused),
         next_hops=reach.hops,
         refused=refused,
+        told=shown_fabric.told(sides),
+        points=tuple(shown_fabric.points(sides)),
+        own_sessions=tuple(shown_fabric.own_sessions(sides)),
+        manager=shown_fabric.manager_view(managing) if managing else None,
         snooping=tuple(_snooping(config, device)),
         n_groups=membership.n_groups,
         second_revision=membership.revision,

@@ -1,15 +1,17 @@
-"""The story of the lab demo: pings without fastpath, who joins, pings with it, an NVE leaves.
+"""The story of the lab demo: pings without fastpath and with it, a group that changes its way, and each part
+killed under traffic.
 
-What is printed comes from outside, as a user could get it: echo requests from the VMs' namespaces, and the
-control sockets of the ToRs. Where it does not come out as told, it ends with an error.
+What is printed comes from outside, as a user could get it: what VMs hear in their namespaces, and the control
+sockets of the boxes. Where it does not come out as told, it ends with an error.
 """
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -19,24 +21,27 @@ from pyroute2 import IPRoute
 
 from ctrl.cli.asking import NotAnswered, get
 from ctrl.lab.echo import Echo
-from ctrl.lab.labfile import LabFile
+from ctrl.lab.numbered import DISCARD, Numbered, hearing, sending
 from ctrl.lab.running import NOT_DONE, Keeper, LabError, State
 from ctrl.lab.system import join_user_of, run_in
 from ctrl.table import Row, table
 
+LAB = "fabric"
 ASK_S = 0.7
 N_ASKED = 5
 """Requests until a VM that should answer counts as silent: a kernel that gives up an old ARP drops some."""
 CHANGE_S = 15.0
 """How long joins and leaves may take: a leave is asked about twice, a second apart (RFC 9776 section 8.8)."""
 SETTLED_S = 0.2
+WATCH_S = 0.5
+"""How long traffic goes on when all is done."""
 N_FRAMES = 10
-DISCARD = 9  # RFC 863
+RATE = 200.0
 LEAVER = "host4"
+BLUE = "239.1.1.100"
 SHOWN = {
-    "groups": ("group", "vni", "local", "remote"),
-    "tunnels": ("peer", "groups", "tunnel", "state", "copies", "bytes"),
-    "drops": ("reason", "unit", "stage", "frames"),
+    "devices": ("node", "role", "address", "state", "groups"),
+    "groups": ("group", "vni", "local", "remote", "via"),
 }
 
 P = ParamSpec("P")
@@ -47,50 +52,87 @@ Joined = dict[tuple[str, str], tuple[str, str]]
 
 def play(keeper: Keeper, state: State) -> None:
     """Tell it, in the lab as it was built; LabError where it comes out differently."""
-    story = _Story(keeper.file, state)
+    story = _Story(keeper, state)
 
     _title("The hosts have joined their groups, but nobody listens: without fastpath no ARP gets through")
-    story.ping("vm1", "vm2", "vm3", "vm4", answered=False)
+    story.ping("vm1", "vm2", "vm3", answered=False)
 
-    _title("fastpath starts on tor1 and tor2, and asks who is there")
+    _title("fastpath starts: ToRs ask who is there and tell the manager; no tunnel is configured")
     story.state = keeper.start()
     story.follow(story.wanted(), {})
+    story.wait_for_ways()
+    story.show("devices", story.manager)
 
-    _title("Now VMs reach each other, behind one ToR and across the core")
+    _title("VMs reach each other: blue, which has three ToRs, by a replication point; green from ToR to ToR")
     story.ping("vm1", "vm2", "vm3", "vm4", answered=True)
     story.ping("vm5", "vm6", answered=True)
     story.show("groups")
-    story.show("tunnels")
 
-    _title(f"A frame to everybody is copied for each member: {N_FRAMES} from vm1, {N_FRAMES} from vm5")
+    _title(
+        f"A ToR sends the point one copy, and that the rest: {N_FRAMES} frames from vm1, {N_FRAMES} from vm5"
+    )
     story.broadcast("vm1", "vm5")
 
-    _title(f"{LEAVER} sets its VXLAN devices down, which leaves their groups")
-    joined = story.members()
-    story.set_down(LEAVER)
-    story.follow(story.wanted(but=LEAVER), joined)
-    story.show("groups")
+    _title(f"{LEAVER} leaves while vm1 sends to everybody: two ToRs are left in blue, and need no point")
+    with story.traffic("vm1", "vm2", "vm3", whole=True):
+        joined = story.members()
+        story.set(LEAVER, "down")
+        story.follow(story.wanted(but=LEAVER), joined)
+        story.wait_for_ways()
+    story.show("groups", *story.tors, group=BLUE)
 
-    _title("Its copies have stopped, the others get theirs; the same frames again")
-    story.broadcast("vm1", "vm5", but=LEAVER)
-    story.ping("vm3", "vm2", answered=True)
-    story.ping("vm3", "vm4", answered=False)
+    _title("It is back: three again, so the point again, once it has been told")
+    with story.traffic("vm1", "vm2", "vm3", whole=True):
+        joined = story.members()
+        story.set(LEAVER, "up")
+        story.follow(story.wanted(), joined)
+        story.wait_for_ways()
+    story.show("groups", *story.tors, group=BLUE)
 
-    _title("What was not copied, and why")
-    story.show("drops")
+    _title("kill -9 of the manager: traffic goes on without it")
+    with story.traffic("vm1", "vm2", "vm3", "vm4", whole=True):
+        keeper.kill(story.manager)
+        time.sleep(1.0)
+
+    _title("kill -9 of tor1 as well: it starts again, and forwards by what it has stored")
+    with story.traffic("vm1", "vm2", "vm3", "vm4"):
+        keeper.kill("tor1")
+        keeper.restart("tor1")
+        story.follow(story.wanted(), story.members())
+
+    _title("The manager starts again")
+    with story.traffic("vm1", "vm2", "vm3", "vm4", whole=True):
+        keeper.restart(story.manager)
+        story.wait_for_devices()
+    story.show("devices", story.manager)
+
+    point = story.point_of(BLUE)
+    _title(f"kill -9 of {point}, which copies blue: probes tell the ToRs, which have another way at hand")
+    with story.traffic("vm1", "vm2", "vm3", "vm4"):
+        keeper.kill(point)
+        story.wait_for_ways(but=point)
+    story.show("groups", *story.tors, group=BLUE)
     click.echo("")
 
 
 class _Story:
     """What can be done in the lab, and seen of it."""
 
-    def __init__(self, file: LabFile, state: State) -> None:
+    def __init__(self, keeper: Keeper, state: State) -> None:
+        file = keeper.file
         self._boxes = file.table.boxes
         self.state = state
         join_user_of(state.pid)
         ends = [pair for wire in file.table.wires for pair in (wire.ends, wire.ends[::-1])]
         self._far = {(near.box, near.device): far.box for near, far in ends}
         """What is at the other end of a device's wire."""
+        configs = {name: tomllib.loads(text) for name, text in file.fastpaths.items()}
+        self.tors, self.points, managers = (
+            {name: config[role] for name, config in configs.items() if role in config}
+            for role in ("device", "replicator", "manager")
+        )
+        ((self.manager, settings),) = managers.items()
+        self._threshold: int = settings["threshold"]
 
     def ping(self, asker: str, *vms: str, answered: bool) -> None:
         """Ask VMs from one of them whether they are there, and say how long the answer took."""
@@ -121,7 +163,7 @@ class _Story:
         """Who has joined what, and where, as the ToRs see it."""
         return {
             (row["nve"], row["group"]): (tor, row["port"])
-            for tor in self.state.sockets
+            for tor in self.tors
             for row in self._ask(tor, "members")
         }
 
@@ -140,32 +182,76 @@ class _Story:
             joined = now
             time.sleep(0.02)
 
-    def set_down(self, host: str) -> None:
-        """Set the VXLAN devices of a host down, as `ip link set DEVICE down` does."""
+    def set(self, host: str, state: str) -> None:
+        """Set the VXLAN devices of a host up or down, as `ip link set DEVICE STATE` does."""
         for device in self._boxes[host].vxlan:
-            self._within(host, _set_down, device)
+            self._within(host, _set, device, state)
 
-    def broadcast(self, *vms: str, but: str = "") -> None:
-        """Send frames to everybody, and show how many copies went out where: none to one host."""
+    def broadcast(self, *vms: str) -> None:
+        """Send frames to everybody, and show how many copies went out where."""
         before = self._copies()
         for vm in vms:
-            self._within(vm, _broadcast, str(self._boxes[vm].addresses["eth0"][0].network.broadcast_address))
-        rows = [
-            {"tor": tor, "port": port, "to": self._far[tor, port], "copies": n - before[tor, port]}
-            for (tor, port), n in self._settled(before).items()
-        ]
-        _table(rows)
-        if any(row["copies"] for row in rows if row["to"] == but):
-            raise LabError(NOT_DONE, f"{but} was to get no copies")
+            self._within(vm, _broadcast, self._everybody(vm))
+        _table([
+            {"box": box, "port": port, "to": self._far[box, port], "copies": n - before[box, port]}
+            for (box, port), n in self._settled(before).items()
+        ])  # fmt: skip
 
-    def show(self, name: str) -> None:
-        """Show of both ToRs what `fastpath show NAME` does."""
-        rows = [{"tor": tor} | row for tor in self.state.sockets for row in self._ask(tor, name)]
+    @contextmanager
+    def traffic(self, sender: str, *hearers: str, whole: bool = False) -> Iterator[None]:
+        """Send numbered frames to everybody meanwhile, and show who heard how many of them.
+
+        Each is to hear the last one; and where it is to be `whole`, each of them once.
+        """
+        ears = {vm: self._within(vm, hearing, "eth0") for vm in hearers}
+        with Numbered(self._within(sender, sending), self._everybody(sender), ears, RATE) as numbered:
+            yield
+            time.sleep(WATCH_S)
+        _table([
+            {
+                "vm": vm,
+                "sent": numbered.sent,
+                "lost": numbered.sent - len(heard.numbers),
+                "doubled": heard.doubled,
+                "silent": f"{heard.silence_s:.2f} s",
+            }
+            for vm, heard in numbered.heard.items()
+        ])  # fmt: skip
+        for vm, heard in numbered.heard.items():
+            n_lost = numbered.sent - len(heard.numbers)
+            if numbered.sent - 1 not in heard.numbers or (whole and (n_lost or heard.doubled)):
+                raise LabError(NOT_DONE, f"{vm} was to hear each frame once" if whole else f"{vm} is cut off")
+
+    def wait_for_ways(self, but: str = "") -> None:
+        """Wait until every ToR sends what the members of all ToRs call for, none of it to one point."""
+        self._wait("the ToRs have not been told of each other", lambda: self._is_on_its_way(but))
+
+    def wait_for_devices(self) -> None:
+        """Wait until the manager has all ToRs and points back."""
+        wanted = {*self.tors, *self.points}
+        self._wait(
+            f"{self.manager} does not have them all back",
+            lambda: (
+                {row["node"] for row in self._ask(self.manager, "devices") if row["state"] == "live"}
+                >= wanted
+            ),
+        )
+
+    def point_of(self, group: str) -> str:
+        """Who copies a group."""
+        (row,) = (row for row in self._ask(next(iter(self.tors)), "groups") if row["group"] == group)
+        return next(name for name, role in self.points.items() if role["address"] in row["remote"])
+
+    def show(self, name: str, *boxes: str, **filters: str) -> None:
+        """Show of some boxes, else of all ToRs and points, what `fastpath show NAME` does."""
+        rows = [
+            {"box": box} | row
+            for box in boxes or (*self.tors, *self.points)
+            for row in self._ask(box, name)
+            if filters.items() <= row.items()
+        ]
         click.echo("")
-        if rows:
-            _table([{key: row[key] for key in ("tor", *SHOWN[name])} for row in rows])
-        else:
-            click.echo(f"no {name}")
+        _table([{key: row[key] for key in ("box", *SHOWN[name])} for row in rows])
 
     # --- what these take ------------------------------------------------------------------------------------
 
@@ -177,21 +263,58 @@ class _Story:
 
     def _address(self, box: str, device: str) -> IPv4Address:
         address = self._boxes[box].addresses[device][0].ip
-        assert isinstance(address, IPv4Address)  # noqa: S101  so it stands in demo.toml
+        assert isinstance(address, IPv4Address)  # noqa: S101  so it stands in the lab file
         return address
 
-    def _ask(self, tor: str, name: str) -> list[Row]:
+    def _everybody(self, vm: str) -> str:
+        return str(self._boxes[vm].addresses["eth0"][0].network.broadcast_address)
+
+    def _ask(self, box: str, name: str) -> list[Row]:
         try:
-            rows: list[Row] = get(Path(self.state.sockets[tor]), f"/v1/{name}")
+            rows: list[Row] = get(Path(self.state.sockets[box]), f"/v1/{name}")
         except NotAnswered as why:
-            raise LabError(NOT_DONE, f"{tor}: {why}") from None
+            raise LabError(NOT_DONE, f"{box}: {why}") from None
         return rows
+
+    def _is_on_its_way(self, but: str) -> bool:
+        """Whether each ToR's copies of each group go to the other ToRs that are in it, or to one point that
+        has them all."""
+        joined: dict[str, set[str]] = {}
+        for (_, group), (tor, _) in self.members().items():
+            joined.setdefault(group, set()).add(tor)
+        ways = {
+            (box, row["group"]): set(row["remote"])
+            for box in (*self.tors, *(point for point in self.points if point != but))
+            for row in self._ask(box, "groups")
+        }
+        for group, tors in joined.items():
+            devices = {self.tors[tor]["address"] for tor in tors}
+            by_points = [
+                {role["address"]}
+                for point, role in self.points.items()
+                if ways.get((point, group)) == devices
+            ]
+            for tor in tors:
+                way = ways.get((tor, group), set())
+                if len(tors) < self._threshold:
+                    if way != devices - {self.tors[tor]["address"]}:
+                        return False
+                elif way not in by_points:
+                    return False
+        return True
+
+    def _wait(self, why_not: str, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + CHANGE_S
+        while not condition():
+            if time.monotonic() > end:
+                raise LabError(NOT_DONE, f"after {CHANGE_S:g} s {why_not}")
+            time.sleep(0.02)
 
     def _copies(self) -> dict[tuple[str, str], int]:
         return {
-            (tor, row["name"]): row["copies_out"]
-            for tor in self.state.sockets
-            for row in self._ask(tor, "ports")
+            (box, row["name"]): row["copies_out"]
+            for box in (*self.tors, *self.points)
+            for row in self._ask(box, "ports")
         }
 
     def _settled(self, before: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
@@ -207,14 +330,13 @@ class _Story:
         return last
 
 
-def _set_down(device: str) -> None:
+def _set(device: str, state: str) -> None:
     with IPRoute() as route:
-        route.link("set", index=socket.if_nametoindex(device), state="down")
+        route.link("set", index=socket.if_nametoindex(device), state=state)
 
 
 def _broadcast(address: str) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    with sending() as sender:
         for i in range(N_FRAMES):
             sender.sendto(b"frame %d to everybody" % i, (address, DISCARD))
 

@@ -3,8 +3,8 @@
     python -c "from ctrl.lab.keeper import main; main()" FILE FOLDER LOCK CHANNEL
 
 1. It answers on the channel: one JSON object a line, what it came to or why not.
-2. It does as the channel says, START and then STAY; after STAY it goes on until SIGTERM. If the channel ends
-   before, whoever wanted the lab is gone, and so is the lab.
+2. It does as the channel says: START, then any number of `KILL BOX` and `START BOX`, then STAY, after
+   which it goes on until SIGTERM. If the channel ends before, whoever wanted the lab is gone, and so is it.
 3. Without root it becomes root of a user namespace of its own, before a second thread starts.
 4. Nothing disturbs it while it builds and while it removes: signals are heard in between.
 """
@@ -28,7 +28,7 @@ from pathlib import Path
 from ctrl.lab.build import build
 from ctrl.lab.labfile import LabFile, config_of, read
 from ctrl.lab.namespaces import Lab, Namespace, missing
-from ctrl.lab.running import BUILT, NOT_ALLOWED, NOT_DONE, UP, LabError, State, tidy
+from ctrl.lab.running import BUILT, KILL, NOT_ALLOWED, NOT_DONE, STAY, UP, LabError, State, tidy
 from ctrl.lab.system import become_root_of_own
 
 READY_S = 30.0
@@ -90,18 +90,28 @@ class _Keeper:
             return
         state.state = UP
         self._tell(state)
-        if self._wanted():
-            self._let_go()
-            select.select([self._heard], [], [])
+        while word := self._wanted():
+            if word == STAY:
+                self._let_go()
+                select.select([self._heard], [], [])
+                return
+            verb, _, name = word.partition(" ")
+            if verb == KILL:
+                programs.kill(name)
+            else:
+                programs.start(name, boxes[name], file.fastpaths[name])
+                if not programs.wait([self.channel, self._heard]):
+                    return
+            self._tell(state)
 
     def _tell(self, state: State) -> None:
         state.write(self.folder)
         self.say({state.state: asdict(state)})
 
-    def _wanted(self) -> bool:
-        """Wait for the next word; False if none will come, or it is to end."""
+    def _wanted(self) -> str:
+        """Wait for the next words, which come one by one; "" if none will come, or it is to end."""
         ready = select.select([self.channel, self._heard], [], [])[0]
-        return self._heard not in ready and bool(self.channel.recv(64))
+        return "" if self._heard in ready else self.channel.recv(64).decode().strip()
 
     def _let_go(self) -> None:
         """Part with whoever started us, and with their terminal."""
@@ -124,10 +134,11 @@ class _Programs:
         """Start one with a config; its control socket's path."""
         file, told = self._folder / f"{name}.toml", self._folder / f"{name}.notify"
         file.write_text(config_of(name, text, self._folder), encoding="utf-8")
+        told.unlink(missing_ok=True)
         ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         ear.bind(str(told))
         self._waiting[ear] = name
-        with self._log(name).open("w") as log:
+        with self._log(name).open("a") as log:
             self._started[name] = box.popen(
                 *(sys.executable, "-c", _FASTPATH, "run", "-c", str(file)),
                 env=os.environ | {"NOTIFY_SOCKET": str(told)},
@@ -155,6 +166,11 @@ class _Programs:
                     last = self._log(name).read_text(encoding="utf-8").strip().rpartition("\n")[2]
                     raise LabError(NOT_DONE, f"{name}: fastpath run {why}: {last}")
         return True
+
+    def kill(self, name: str) -> None:
+        """Kill one, as `kill -9` does."""
+        self._started[name].kill()
+        self._started[name].wait()
 
     def end(self) -> None:
         """Tell all to end; their boxes wait until they have."""

@@ -1,7 +1,8 @@
 """The lab file: boxes, the wires between them, and what runs in each. TOML, checked as a whole.
 
 1. A box is a network namespace. It has what `ip` would give it: addresses, routes, VXLAN devices, bridges;
-   and, where the file says so, `fastpath run` with a config that stands in it as it would in a user's file.
+   and, where the file says so, `fastpath run` with a config that stands in it as it would in a user's file,
+   but for $LAB, the folder of what it keeps.
 2. What the file does not name it does not make: a device exists because a wire, a bridge or a VXLAN device
    says so.
 3. Every error is told with file, line and key, as those of a config are.
@@ -29,6 +30,8 @@ from ctrl.config.values import as_items_or_one, wrong
 from fastpath.model import IPAddress
 
 SUFFIX = ".toml"
+FOLDER = "$LAB"
+"""In the config of a box: the folder of the lab."""
 _DEVICE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # linux/if.h: IFNAMSIZ, with its zero byte
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
@@ -79,8 +82,9 @@ class BoxTable(Table):
         "Its bridges, with their ports.", "a list of devices", make=dict
     )
     fastpath: str | None = key(
-        "The config of the `fastpath run` in it, without node and [control].", "the text of a config", None
-    )
+        "The config of the `fastpath run` in it, without node and [control]; $LAB is the lab's own folder.",
+        "the text of a config", None,
+    )  # fmt: skip
 
 
 class LabTable(Table):
@@ -118,8 +122,12 @@ class LabFile:
 
 
 def config_of(name: str, text: str, folder: FilePath) -> str:
-    """The config of a box as `fastpath run` reads it: who it is and where it answers is ours to say."""
-    return f'node = "{name}"\n[control]\nsocket = "{folder / name}.sock"\nhttp = ""\n{text}'
+    """The config of a box as `fastpath run` reads it: who it is and where it answers is ours to say.
+
+    What it writes (a store, a state) goes into the lab's folder, and with it.
+    """
+    head = f'node = "{name}"\n[control]\nsocket = "{folder / name}.sock"\nhttp = ""\n'
+    return head + text.replace(FOLDER, str(folder))
 
 
 def gateway_device(box: BoxTable, gateway: IPAddress) -> str | None:
@@ -288,9 +296,9 @@ class _Check:
         """Check the config of a box as `fastpath check` would, on the lines where it stands."""
         place: Path = ("box", name, "fastpath")
         line = line_of(self.lines, place)
-        head = config_of(name, "", FilePath("/run/fastpath"))
-        blank = "\n" * max(0, line - head.count("\n"))
-        for finding in parse(head + blank + text, self.file).findings:
+        folder = FilePath("/run/fastpath")
+        blank = "\n" * max(0, line - config_of(name, "", folder).count("\n"))
+        for finding in parse(config_of(name, blank + text, folder), self.file).findings:
             inner = f"{key_name(place)}: {finding.key}" if finding.key else key_name(place)
             told = Finding(finding.severity, self.file, max(line, finding.line), inner, finding.message)
             (self.findings if finding.severity is Severity.ERROR else self.warnings).append(told)

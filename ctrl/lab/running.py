@@ -29,7 +29,7 @@ from ctrl.config.finding import any_of, given, nearest
 from ctrl.lab.labfile import LabFile
 
 NOT_DONE, MISUSED, NOT_ALLOWED = 1, 2, 4
-START, STAY = "start", "stay"
+START, KILL, STAY = "start", "kill", "stay"
 BUILT, UP = "built", "up"
 STATE = "state.json"
 _END_S = 10.0
@@ -170,6 +170,16 @@ class Keeper:
         """Have `fastpath run` started in the boxes that have a config, and wait until all forward."""
         self._channel.sendall(f"{START}\n".encode())
         return self.expect(UP)
+
+    def kill(self, box: str) -> None:
+        """Kill the `fastpath run` of a box, as `kill -9` does; return when it is gone."""
+        self._channel.sendall(f"{KILL} {box}\n".encode())
+        self.expect(UP)
+
+    def restart(self, box: str) -> None:
+        """Start that of a box anew, on what the one before left behind; return when it forwards."""
+        self._channel.sendall(f"{START} {box}\n".encode())
+        self.expect(UP)
 
     def stay(self) -> None:
         """Let the lab outlive us."""

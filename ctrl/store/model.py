@@ -12,6 +12,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+LEASE_S = 10
+"""How long leased keys outlive who wrote them, and how long a store may be away before it counts as such."""
+MAX_WRITE_KEYS = 100
+MAX_WRITE_BYTES = 1 << 20
+"""Of keys and values of one Write: etcd takes 128 operations and 1.5 MiB at once."""
+
 
 class Item(NamedTuple):
     """A key and its value from `revision` on; None: it is gone."""
@@ -29,6 +35,17 @@ class Write:
     """None removes the key."""
     when: Mapping[str, int] = field(default_factory=dict)
     is_leased: bool = False
+
+
+def check_write(write: Write) -> None:
+    """ValueError for a Write that etcd would not take: it is to be made in parts."""
+    size = sum(len(key) + len(value or b"") for key, value in write.puts.items())
+    if len(write.puts) > MAX_WRITE_KEYS or len(write.when) > MAX_WRITE_KEYS or size > MAX_WRITE_BYTES:
+        first = next(iter(write.puts), "")
+        raise ValueError(
+            f"a write of {len(write.puts)} keys ({first} ...), {len(write.when)} comparisons, {size} bytes:"
+            f" at most {MAX_WRITE_KEYS} and {MAX_WRITE_BYTES}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

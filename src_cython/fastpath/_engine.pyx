@@ -178,12 +178,10 @@ cdef class Engine:
         engine_store_word(&self._state, STANDING)
 
     def set_ports(self, ports, sources, Fib fib not None):
-        """Forward between these ports, by a FIB that is for as many, from the next burst on."""
+        """Forward between these ports, by a FIB that is for as many, from the next burst on; between none, nothing is received."""
         cdef IoPort port
         cdef uint32_t i
         ports, sources = tuple(ports), tuple(sources)
-        if not ports:
-            raise ValueError("no ports: expected one for each of the layout")
         if len(ports) > PORTS_MAX or len(sources) > PORTS_MAX:
             raise ValueError(f"{max(len(ports), len(sources))} ports: the data path has room for {PORTS_MAX}")
         for i, port in enumerate(ports):
@@ -206,7 +204,7 @@ cdef class Engine:
         self._replicator.n_ports = <uint32_t>len(ports)
         self._n_sources = <uint32_t>len(sources)
         if self.punts is not None:
-            self.punts.divide(self._replicator.n_ports)
+            self.punts.divide(max(<uint32_t>1, self._replicator.n_ports))
         self.ports, self.sources = ports, sources
         self._set_fib(fib)
         self._end_hold()

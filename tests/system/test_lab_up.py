@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ctrl.cli.asking import NotAnswered, get
 from ctrl.lab import build, labfile
 from ctrl.lab.namespaces import Lab, Namespace, missing
+from ctrl.lab.running import BUILT, Keeper
 from tests.system.labs import USER, Labs, no_user_namespace, short_folder
 from tests.unit.test_lab_file import SMALL
 
@@ -108,6 +110,25 @@ def test_what_a_killed_keeper_leaves_is_recognised_and_removed(labs: Labs):
     labs.run("up", labs.small)
     labs.kill_keeper()
     assert "small" not in labs.listed()
+    labs.expect_nothing_left()
+
+
+def test_the_fastpath_of_a_box_is_killed_and_starts_again_with_what_it_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    labs = Labs(folder)
+    path = Path(labs.small)
+    with Keeper(labfile.read(path), path) as keeper:
+        keeper.expect(BUILT)
+        ear = Path(keeper.start().sockets["tor"])
+        assert get(ear, "/v1/status")
+        keeper.kill("tor")
+        with pytest.raises(NotAnswered):
+            get(ear, "/v1/status")
+        keeper.restart("tor")
+        assert get(ear, "/v1/status")
+        assert (keeper.folder / "tor.log").read_text().count("forwarding node=tor") == 2
     labs.expect_nothing_left()
 
 

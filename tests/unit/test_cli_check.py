@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from ctrl.cli import main
 from ctrl.cli.check import summary
-from tests.unit.test_config import LIVE
+from tests.unit.test_config import LIVE, write_tls
 
 
 def run(*args: str) -> tuple[int, str]:
@@ -20,14 +20,15 @@ def run(*args: str) -> tuple[int, str]:
 
 def test_errors_are_lines_that_grep_and_editors_know_and_the_exit_code_is_2(tmp_path):
     file = tmp_path / "f.toml"
-    file.write_text('node = "a"\n[dataplane]\nbatch = 0\nworkers = 0\n[tls]\n')
+    file.write_text('node = "a"\n[dataplane]\nbatch = 0\nworkers = 0\n[control]\nhttp = "0.0.0.0:1"\n')
     code, output = run(str(file))
     assert code == 2
     assert output == (
-        f"{file}:1: warning: neither [device] nor [replicator] is given, so every frame is dropped\n"
+        f"{file}:1: warning: no [device], [replicator] or [manager] is given, so every frame is dropped\n"
         f"{file}:3: error: dataplane.batch: 0 given; expected a number from 1 to 256\n"
         f"{file}:4: error: dataplane.workers: 0 given; expected a number from 1 to 256\n"
-        f"{file}:5: warning: tls: this version does not use [tls] yet; the table is not read\n"
+        f"{file}:6: warning: control.http: 0.0.0.0:1 is not of this box alone: whoever reaches it can read "
+        "the metrics, as nobody is asked who they are\n"
         "2 errors, 2 warnings\n"
     )
 
@@ -35,9 +36,10 @@ def test_errors_are_lines_that_grep_and_editors_know_and_the_exit_code_is_2(tmp_
 def test_warnings_alone_leave_the_exit_code_at_0(tmp_path):
     file = tmp_path / "f.toml"
     file.write_text(LIVE)
+    write_tls(tmp_path)
     code, output = run(str(file))
     assert code == 0
-    assert output.endswith("\nno errors, 7 warnings\n")
+    assert output.endswith("\nno errors, 3 warnings\n")
 
 
 def test_json_is_an_array_of_flat_objects(tmp_path):

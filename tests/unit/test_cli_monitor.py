@@ -17,7 +17,7 @@ from ctrl.cli import asking, main
 from ctrl.control import streams
 from ctrl.events import group_event, member_event, tunnel_event
 from ctrl.membership import Event, Origin, Wants, Who
-from ctrl.objects import event_schema
+from ctrl.objects import EVENTS, event_schema
 from tests.unit.served import served
 from tests.unit.viewed import GROUP
 
@@ -82,7 +82,7 @@ def test_with_j_an_event_is_a_json_object_a_line_of_the_published_schema(path):
 
 @pytest.mark.parametrize(
     ("words", "topics"),
-    [([], ["members", "groups", "tunnels"]), (["tunnels", "groups"], ["groups", "tunnels"])],
+    [([], list(EVENTS)), (["tunnels", "groups"], ["groups", "tunnels"])],
 )
 def test_the_topics_named_are_watched_or_all_of_them(path, words, topics):
     with served(path, UP, ends_then=True) as box:
@@ -151,7 +151,8 @@ def test_what_is_no_stream_of_lines_is_told(path, answer, told):
 
 def test_a_topic_that_there_is_not_is_misuse():
     told = fails(2, "member")
-    assert told == 'member: no such topic; there are members, groups, tunnels; did you mean "members"?'
+    topics = ", ".join(EVENTS)
+    assert told == f'member: no such topic; there are {topics}; did you mean "members"?'
 
 
 # --- quick --------------------------------------------------------------------------------------------------

@@ -28,6 +28,19 @@ def test_it_says_how_many_of_the_nves_are_known_and_are_queried_now(path):
         assert box.told == [ip_address(nve) for nve in ("10.1.1.2", "10.9.9.9", "fe80::2")]
 
 
+def test_a_manager_says_how_many_devices_it_told(path):
+    """D19, for all devices of a manager."""
+    with served(path) as box:
+        box.n_told = 3
+        done = moved("10.9.9.9")
+        assert (done.exit_code, done.output) == (0, "3 devices told\n")
+        box.n_told = 1
+        done = moved("10.1.1.9")
+        assert (done.exit_code, done.output) == (0, "1 of 1 NVEs known, and queried now\n1 device told\n")
+        box.n_told = 0
+        assert (moved("10.9.9.9").exit_code, moved("10.9.9.9").output) == (1, "0 devices told\n")
+
+
 def test_where_none_is_known_the_answer_is_no(path):
     with served(path):
         done = moved("10.9.9.9", "-s", str(path))

@@ -24,7 +24,7 @@ from ctrl.view_rows import ROWS, matching
 from tests.unit.viewed import view
 
 ROOT = Path(__file__).parents[2]
-NAMES = "status, ports, networks, groups, members, tunnels, drops, runtime, config"
+NAMES = "status, ports, networks, groups, members, tunnels, devices, sessions, drops, runtime, config"
 KEYS = "reason, unit, stage, frames, rate_pps, last"
 COMMAND = (sys.executable, "-c", "from ctrl.cli import main; main(prog_name='fastpath')", "show")
 
@@ -121,11 +121,11 @@ def test_tunnels_in_columns(tor1):
     assert (
         show("tunnels").stdout
         == """\
-PEER      GROUPS  TUNNEL   STATE         COPIES   BYTES  DROPPED  LAST_S
-10.0.0.2       1  nested   up              4001  400111        3    2.25
-10.0.0.3       2  nested   no_neighbour    5002  500222        4       -
-10.0.0.3       2  rewrite  no_neighbour     603   60333        5       -
-10.0.0.4       2  rewrite  down               0       0        0       -
+PEER      GROUPS  TOLD  TUNNEL   STATE         COPIES   BYTES  DROPPED  LAST_S
+10.0.0.2       1     0  nested   up              4001  400111        3    2.25
+10.0.0.3       2     0  nested   no_neighbour    5002  500222        4       -
+10.0.0.3       2     0  rewrite  no_neighbour     603   60333        5       -
+10.0.0.4       2     0  rewrite  down               0       0        0       -
 """
     )
 

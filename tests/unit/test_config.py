@@ -53,12 +53,19 @@ faces = "vm"
 network = "blue"
 [device]
 address = "10.0.0.1"
-manager = ["10.0.0.100:9470"]  # warning: device.manager: this version does not use a manager
+manager = ["10.0.0.100:9470", "manager.example:9470", "[2001:db8::9]:9470"]
 tunnel = "nested"
 source = "own"
 allow_from = ["10.9.0.0/16", "10.8.0.1"]
 strict_members = false
-plaintext = true  # warning: device.plaintext
+plaintext = true  # warning: device.plaintext: whoever is on the way to the manager can read and forge
+state = "/tmp/tor1.db"
+peers_from = ["10.0.0.0/8"]
+max_groups = 200000
+max_peers_per_group = 1024
+shrink_hold_s = 30
+probe_interval_ms = 300
+probe_multiplier = 3
 [[device.peer]]
 group = "239.1.1.100"
 addresses = ["10.0.0.2"]
@@ -78,14 +85,28 @@ clear_reserved = false
 [[network.map]]
 inner = "239.0.0.0/8"
 group = "239.1.1.7"
-[manager]  # warning: manager
+[manager]
 listen = "10.0.0.100:9470"
+store = "etcd://root:secret@10.0.0.1:2379,h2,[2001:db8::3]/fabric"
+hold_s = 30
+mode = "auto"
+threshold = 16
+hysteresis = 4
+tree = false
+plaintext = false
+max_nodes = 10000
+max_groups = 200000
+max_groups_per_node = 100000
+max_devices_per_group = 1024
 [[manager.point]]
 address = "10.0.0.110"
+vnis = ["100-199"]
+groups = ["239.1.1.100"]
 [replicator]
 address = "10.0.0.110"
 replicate = "10.0.0.111"
-manager = ["10.0.0.100:9470"]  # warning: replicator.manager
+manager = []
+probe_interval_ms = 0
 source = "own"
 vnis = ["100-199", 300, "5000"]
 allow_from = []
@@ -99,9 +120,22 @@ addresses = [
 ]
 [nve]  # warning: nve
 address = "10.1.1.2"
-[tls]  # warning: tls
+[tls]
 cert = "tor1.pem"
+key = "tor1.key"
+ca = "ca.pem"
 """
+
+
+def write_tls(folder: Path, node: str = "tor1") -> None:
+    """Write what looks like the files that LIVE names."""
+    for name, what in (
+        (f"{node}.pem", "CERTIFICATE"),
+        (f"{node}.key", "PRIVATE KEY"),
+        ("ca.pem", "CERTIFICATE"),
+    ):
+        (folder / name).write_text(f"-----BEGIN {what}-----\n")
+
 
 # A port each, so that the roles have somewhere to be.
 PORTS = """\
@@ -126,7 +160,7 @@ def test_a_live_config_of_every_table_passes_with_warnings_only():
 def test_an_empty_config_has_the_defaults_of_the_design():
     reading = parse("")
     assert [str(f) for f in reading.findings] == [
-        "<config>:1: warning: neither [device] nor [replicator] is given, so every frame is dropped"
+        "<config>:1: warning: no [device], [replicator] or [manager] is given, so every frame is dropped"
     ]
     assert reading.config is not None
     dataplane = reading.config.dataplane
@@ -216,18 +250,30 @@ def test_load_raises_with_every_finding_and_gives_the_config_where_there_are_onl
     file.write_text("[dataplane]\nbatch = 0\nworkers = 0\n[tls]\n")
     with pytest.raises(ConfigError) as caught:
         load(file)
-    assert [f.line for f in caught.value.findings] == [1, 2, 3, 4]
+    assert [f.line for f in caught.value.findings] == [1, 2, 3, 4, 4, 4]
     assert str(caught.value).splitlines()[1] == (
         f"{file}:2: error: dataplane.batch: 0 given; expected a number from 1 to 256"
     )
     file.write_text(LIVE)
     assert load(file).node == "tor1"
+    assert [f.key for f in check(file) if f.severity is Severity.ERROR] == ["tls.cert", "tls.key", "tls.ca"]
     assert read(file).findings == tuple(check(file))
 
 
 @pytest.mark.parametrize("name", ["device", "point", "vtep-point"])
 def test_the_examples_have_nothing_to_complain_about(name):
     assert check(ROOT / "examples" / f"{name}.toml") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "node"), [("manager", "manager1"), ("managed-device", "tor1"), ("managed-point", "point1")]
+)
+def test_nor_do_those_of_a_fabric_once_the_certificates_are_there(tmp_path, name, node):
+    file = tmp_path / f"{name}.toml"
+    file.write_text((ROOT / "examples" / file.name).read_text())
+    assert [finding.key for finding in check(file)] == ["tls.cert", "tls.key", "tls.ca"]
+    write_tls(tmp_path, node)
+    assert check(file) == []
 
 
 def test_values_and_keys_are_shown_on_one_line_as_toml_has_them():

@@ -10,7 +10,7 @@ def test_a_role_needs_a_port():
     check_marked("""[device]  # error: no [[port]] is given; expected one at least for a device or a
 address = "10.0.0.1"
 """)
-    check_marked("[manager]  # warning: manager")
+    check_marked("[manager]")
 
 
 def test_one_address_serves_one_role():
@@ -33,18 +33,14 @@ def test_one_address_serves_one_role():
     check_marked(PORTS + roles.format(2, "", six))
 
 
-def test_managers_plaintext_and_a_way_in_for_everyone_are_warned_about():
+def test_a_way_in_for_everyone_is_warned_about():
     check_marked(f"""
 {PORTS}
 [device]
 address = "10.0.0.1"
-manager = ["10.0.0.100:9470"]  # warning: device.manager: this version does not use a manager yet
-plaintext = true  # warning: device.plaintext: this version does not use it yet
 allow_from = ["0.0.0.0/0"]  # warning: device.allow_from[0]: 0.0.0.0/0 lets any sender whatever
 [replicator]
 address = "10.0.0.2"
-manager = ["10.0.0.100:9470"]  # warning: replicator.manager: this version does not use a manager yet
-plaintext = true  # warning: replicator.plaintext: this version does not use it yet
 allow_from = ["::/0"]  # warning: replicator.allow_from[0]
 """)
 
@@ -55,7 +51,7 @@ def test_a_device_needs_a_way_to_its_peers():
     device = '[device]{}\naddress = "10.0.0.1"\n'
     check_marked(port + device.format(""))  # a ToR without others has nowhere to send to, and is fine
     warned = '  # warning: device: no [[port]] has faces = "core", so nothing is tunnelled to other devices'
-    managed = '[device]{}\naddress = "10.0.0.1"\nmanager = ["10.0.0.9:9470"]  # warning: device.manager\n'
+    managed = '[device]{}\naddress = "10.0.0.1"\nmanager = ["127.0.0.1:9470"]\n'
     check_marked(port + managed.format(warned))
     missing = '  # error: device.peer: no port leads to peers; expected a [[port]] with faces = "core"'
     check_marked(port + device.format("") + peer.format(missing))

@@ -32,9 +32,11 @@ async def test_the_nves_of_a_notice_are_named_to_the_box_each_once_and_the_known
     box = Box()
     async with serving(box, str(path), None):
         moved = ["10.1.1.2", "10.1.1.3", "10.1.1.2", "fe80::2"]
-        assert await post(path, "/v1/notify", {"moved": moved}) == (200, {"queried": 2})
+        assert await post(path, "/v1/notify", {"moved": moved}) == (200, {"queried": 2, "told": None})
         assert box.told == [ip_address(nve) for nve in ("10.1.1.2", "10.1.1.3", "fe80::2")]
-        assert await post(path, "/v1/notify", {"moved": []}) == (200, {"queried": 0})
+        assert await post(path, "/v1/notify", {"moved": []}) == (200, {"queried": 0, "told": None})
+        box.n_told = 12
+        assert await post(path, "/v1/notify", {"moved": moved}) == (200, {"queried": 2, "told": 12})
 
 
 @pytest.mark.parametrize(

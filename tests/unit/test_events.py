@@ -6,12 +6,29 @@ from ipaddress import ip_address
 
 import pytest
 
-from ctrl.events import QUEUE_SIZE, Bus, group_event, member_event, tunnel_event
+from ctrl.events import (
+    QUEUE_SIZE,
+    Bus,
+    applied_event,
+    group_event,
+    member_event,
+    session_event,
+    told_events,
+    tunnel_event,
+)
 from ctrl.membership import ALL, Membership, Origin, Wants, Who
 from ctrl.objects import EVENTS, MISSED, event_schema
+from ctrl.rpc.messages import Instructions
+from ctrl.topology.entry import MESH, Entry
 
 GROUP = ip_address("239.1.1.100")
 NVE = Who(2, Origin.IGMP, bytes.fromhex("0a0000000105"), ip_address("10.1.1.5"))
+SIX = ip_address("ff05::9").packed
+ENTRY = Entry(
+    ip_address("239.1.1.9").packed,
+    MESH,
+    (ip_address("10.0.0.2").packed, ip_address("10.0.0.3").packed),
+)
 PORT = Who(2, Origin.STATIC)
 SOURCES = frozenset(ip_address(f"10.9.0.{n}") for n in (30, 4))
 
@@ -46,7 +63,7 @@ async def test_a_topic_that_nobody_watches_is_not_wanted_and_costs_no_clock():
 
     events = Bus(never)
     with events.subscribe(["members", "groups"]) as reader:
-        assert [events.wanted(topic) for topic in EVENTS] == [True, True, False]
+        assert [events.wanted(topic) for topic in EVENTS] == [True, True, False, False, False]
         events.publish("tunnels", up())
         assert await reader.read(0) == []
     assert not any(map(events.wanted, EVENTS))
@@ -152,6 +169,43 @@ def test_a_static_member_has_no_mac_and_that_is_a_port_no_nve():
     assert (row["event"], row["nve"], row["mac"], row["origin"]) == ("joined", None, None, "static")
 
 
+def test_what_a_manager_tells_a_node_is_an_event_a_group():
+    told = Instructions(4, 70, (ENTRY, ENTRY._replace(key=SIX, peers=())), (GROUP.packed,))
+    rows = list(told_events("tor3", told))
+    assert rows[0] == {
+        "event": "told",
+        "node": "tor3",
+        "group": "239.1.1.9",
+        "via": "mesh",
+        "peers": ["10.0.0.2", "10.0.0.3"],
+        "revision": 70,
+        "why": None,
+    }
+    assert [(row["event"], row["group"], row["via"], row["peers"]) for row in rows[1:]] == [
+        ("told", "ff05::9", "mesh", []),
+        ("withdrawn", "239.1.1.100", None, []),
+    ]
+
+
+def test_what_became_of_it_is_one_at_the_node():
+    applied = applied_event("tor3", ENTRY.key, ENTRY, 70)
+    assert (applied["event"], applied["peers"], applied["why"]) == ("applied", ["10.0.0.2", "10.0.0.3"], None)
+    ended = applied_event("tor3", ENTRY.key, None, 71)
+    assert (ended["event"], ended["via"], ended["revision"]) == ("ended", None, 71)
+    refused = applied_event("tor3", ENTRY.key, ENTRY, 72, "peers_full")
+    assert (refused["event"], refused["why"]) == ("refused", "peers_full")
+
+
+def test_a_session_that_was_refused_says_why():
+    assert session_event("refused", None, None, "m1", "no certificate") == {
+        "event": "refused",
+        "node": None,
+        "role": None,
+        "manager": "m1",
+        "why": "no certificate",
+    }
+
+
 @pytest.mark.asyncio
 async def test_rows_have_the_keys_of_the_published_schema_in_its_order():
     (joined,) = of_table((PORT, ALL))
@@ -159,6 +213,8 @@ async def test_rows_have_the_keys_of_the_published_schema_in_its_order():
         "members": joined,
         "groups": group_event(GROUP, 7, joined=False),
         "tunnels": up(),
+        "instructions": applied_event("tor1", ENTRY.key, ENTRY, 9),
+        "sessions": session_event("came", "tor1", "device", "m1"),
     }
     assert list(published) == list(EVENTS)
     events, defined = bus(), event_schema()["$defs"]

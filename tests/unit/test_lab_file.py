@@ -74,6 +74,13 @@ def test_it_names_boxes_wires_and_what_runs_where(read):
     assert [str(address) for address in file.table.boxes["tor"].addresses["p2"]] == ["10.1.2.1/24"]
 
 
+def test_what_a_box_keeps_is_in_the_folder_of_the_lab(read):
+    file = read(SMALL.replace('address = "10.1.1.1"', 'address = "10.1.1.1"\nstate = "$LAB/tor.db"', 1))
+    config = labfile.config_of("tor", file.fastpaths["tor"], Path("/run/labs/small"))
+    assert 'state = "/run/labs/small/tor.db"\n' in config
+    assert 'socket = "/run/labs/small/tor.sock"\n' in config
+
+
 @pytest.mark.parametrize("name", labfile.known())
 def test_the_labs_that_come_with_fastpath_can_be_built(name: str):
     file = labfile.read(labfile.known()[name])

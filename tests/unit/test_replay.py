@@ -211,6 +211,8 @@ listen = "10.0.0.100:9470"
 address = "10.1.1.2"
 [tls]
 cert = "tor1.pem"
+key = "tor1.key"
+ca = "ca.pem"
 """
 
 

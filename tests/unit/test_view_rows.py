@@ -205,6 +205,7 @@ def test_a_tunnel_is_a_peer_and_a_form_and_counts_its_lists_and_copies():
     assert found["10.0.0.2", "nested"] == {
         "peer": "10.0.0.2",
         "groups": 1,
+        "told": 0,
         "tunnel": "nested",
         "state": "up",
         "copies": 4001,

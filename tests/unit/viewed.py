@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from ctrl.config import Config, parse
 from ctrl.events import Bus
 from ctrl.static import plan
-from ctrl.view import MemberView, PortView, Recent, SnoopingView, View
+from ctrl.view import DeviceView, MemberView, PortView, Recent, SessionView, SnoopingView, View
 from fastpath.model import IPAddress, Scope, group_key
 from fastpath.reasons import REASONS
 from fastpath.statistics import (
@@ -107,6 +107,16 @@ MEMBERS = (
     MemberView("p1", GROUP, None, None, True, (), (), "static", None),
 )
 """In no order."""
+SERVED = (
+    SessionView("tor3", "device", "m1", True, 600.5, 1.25, 72, 71, 5, 6),
+    SessionView("point1", "replicator", "m1", True, 601.5, 0.25, 73, 73, 0, 0),
+)
+DEVICES = (
+    DeviceView("tor3", "device", ip_address("10.0.0.3"), "live", "m1", 72, 71, 7, 1.25),
+    DeviceView("point1", "replicator", ip_address("10.0.0.110"), "live", "m1", 73, 73, 0, 0.25),
+    DeviceView("tor9", "device", ip_address("2001:db8::9"), "held", n_groups=8),
+)
+"""At a manager, in no order."""
 WALL_S = 1766379482.9
 
 
@@ -117,12 +127,23 @@ class Box:
         self._make = make or (lambda: view(members=()))
         self.events = Bus(lambda: WALL_S)
         self.told: list[IPAddress] = []
+        self.n_told: int | None = None
 
     def view(self) -> View:
         return self._make()
 
     def members(self) -> Sequence[MemberView]:
         return MEMBERS
+
+    def devices(self) -> Sequence[DeviceView]:
+        return DEVICES
+
+    def sessions(self) -> Sequence[SessionView]:
+        return SERVED
+
+    def tell_moved(self, nves: Sequence[IPAddress]) -> int | None:
+        """It is a manager where it is told to be."""
+        return self.n_told
 
     def moved(self, nves: Sequence[IPAddress]) -> int:
         """It knows 10.1.1.0/24."""
@@ -201,6 +222,8 @@ def view(**changes) -> View:
         n_groups=61,
         second_revision=62,
         members=MEMBERS,
+        devices=DEVICES,
+        served=SERVED,
     )
     return replace(whole, **changes)
 

@@ -1,0 +1,108 @@
+"""What the sessions with managers, and the manager role, look like at a moment."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from ctrl.daemon.instructing import Instructing, address_of
+from ctrl.topology.entry import Entry, Key
+from ctrl.view import DeviceView, ManagerView, PointStateView, SessionView
+from fastpath.model import Scope
+
+if TYPE_CHECKING:
+    from ctrl.daemon.managing import Managing
+
+
+def own_sessions(sides: Iterable[Instructing]) -> Iterator[SessionView]:
+    """The sessions of this box's roles with their managers."""
+    now_s = time.monotonic()
+    for side in sides:
+        instructed = side.instructed
+        yield SessionView(
+            node=instructed.node.name,
+            role=instructed.node.role,
+            manager=(side.client.manager if side.client else "") or None,
+            is_up=instructed.is_connected,
+            since_s=now_s - side.changed_s,
+            last_s=None if side.heard_s is None else now_s - side.heard_s,
+            revision=instructed.revision,
+            n_pending=len(instructed.refused) + len(instructed.held_down),
+            n_refused=len(instructed.refused) + len(instructed.groups_refused),
+            told_s=None if side.told_s is None else now_s - side.told_s,
+        )
+
+
+def told(sides: Iterable[Instructing]) -> Mapping[Scope, Mapping[Key, Entry]]:
+    """What is in force of what managers said."""
+    return {side.scope: dict(side.instructed.entries) for side in sides}
+
+
+def points(sides: Iterable[Instructing]) -> Iterator[PointStateView]:
+    """The points that are probed."""
+    for side in sides:
+        for point in sorted(side.instructed.points() if side.prober else ()):
+            yield PointStateView(address_of(point), point not in side.instructed.down)
+
+
+def refused(sides: Iterable[Instructing], managing: Managing | None) -> dict[str, int]:
+    """What was refused of the fabric's messages, by name."""
+    found: dict[str, int] = {}
+    for side in sides:
+        for name, count in side.instructed.refusals.items():
+            found[name] = found.get(name, 0) + count
+    for name, count in managing.manager.refused.items() if managing else ():
+        found[name] = found.get(name, 0) + count
+    return found
+
+
+def manager_view(managing: Managing) -> ManagerView:
+    """The manager role as a whole."""
+    from ctrl.roles.manager import BUCKETS_S  # noqa: PLC0415  few boxes are managers
+
+    manager, topology = managing.manager, managing.topology
+    return ManagerView(
+        revision=topology.revision,
+        n_groups=topology.n_groups,
+        is_settling=manager.is_settling,
+        is_store_reachable=managing.is_store_reachable,
+        n_batches=manager.n_batches,
+        convergence=tuple(zip((*BUCKETS_S, math.inf), manager.convergence.counts, strict=True)),
+        convergence_sum_s=manager.convergence.sum_s,
+    )
+
+
+def devices(managing: Managing) -> Iterator[DeviceView]:
+    """Every node that the manager knows."""
+    for row in managing.manager.devices(time.monotonic()):
+        yield DeviceView(
+            node=row.node,
+            role=row.role,
+            address=address_of(row.address),
+            state=row.state,
+            manager=row.manager,
+            revision_told=row.revision_told,
+            revision_acked=row.revision_acked,
+            n_groups=row.groups,
+            last_s=row.last_s,
+        )
+
+
+def served(managing: Managing, name: str) -> Iterator[SessionView]:
+    """The sessions that the manager of this name serves."""
+    now_s = time.monotonic()
+    for row in managing.manager.sessions(now_s):
+        yield SessionView(
+            node=row.node,
+            role=row.role,
+            manager=name,
+            is_up=True,
+            since_s=row.since_s,
+            last_s=row.last_s,
+            revision=row.revision_told,
+            revision_acked=row.revision_acked,
+            n_pending=row.pending + row.in_flight,
+            n_unwritten=row.unwritten,
+        )

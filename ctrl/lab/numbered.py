@@ -1,0 +1,108 @@
+"""Numbered frames to everybody, at a steady pace, while something happens; who heard which of them, and when.
+
+A thread sends and hears, by sockets of the boxes. Times are the kernel's: a thread that is late makes no gap.
+"""
+
+from __future__ import annotations
+
+import secrets
+import select
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from threading import Event, Thread
+from typing import Self
+
+DISCARD = 9  # RFC 863
+_NUMBER = struct.Struct(">QI")
+"""Whose it is, and the number."""
+_SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>; socket has no name for it
+_TIMESPEC = struct.Struct("@qq")
+_WAY_S = 0.3
+"""How long the last ones may take."""
+
+
+@dataclass(slots=True)
+class Heard:
+    """What one of them heard: how often each number, and when one came last."""
+
+    numbers: Counter[int] = field(default_factory=Counter)
+    last_s: float = 0.0
+    silence_s: float = 0.0
+    """The longest time without any, the one between two numbers included."""
+
+    def take(self, number: int, at_s: float) -> None:
+        self.numbers[number] += 1
+        if self.last_s:
+            self.silence_s = max(self.silence_s, at_s - self.last_s)
+        self.last_s = at_s
+
+    @property
+    def doubled(self) -> int:
+        """Copies too many."""
+        return self.numbers.total() - len(self.numbers)
+
+
+class Numbered:
+    """Sends from one to all while it is entered; afterwards `sent`, and what each of the others `heard`."""
+
+    def __init__(
+        self, sender: socket.socket, to: str, listeners: Mapping[str, socket.socket], rate: float
+    ) -> None:
+        """`sender` and `listeners`: from `sending` and `hearing`, closed in the end."""
+        self.sent = 0
+        self.heard = {name: Heard() for name in listeners}
+        self._sender, self._to, self._rate = sender, to, rate
+        self._names = {listener: name for name, listener in listeners.items()}
+        self._who = secrets.randbits(64)  # others may send to the same listeners
+        self._stopped = Event()
+        self._thread = Thread(target=self._run, name="numbered")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+        for one in (self._sender, *self._names):
+            one.close()
+
+    def _run(self) -> None:
+        begin = time.monotonic()
+        while not self._stopped.is_set():
+            while self.sent < (time.monotonic() - begin) * self._rate:
+                self._sender.sendto(_NUMBER.pack(self._who, self.sent), (self._to, DISCARD))
+                self.sent += 1
+            self._hear(1 / self._rate)
+        end = time.monotonic() + _WAY_S
+        while (left_s := end - time.monotonic()) > 0:
+            self._hear(left_s)
+
+    def _hear(self, within_s: float) -> None:
+        for listener in select.select([*self._names], [], [], within_s)[0]:
+            data, extras, _, _ = listener.recvmsg(64, 64)
+            seconds, ns = _TIMESPEC.unpack(extras[0][2])
+            who, number = _NUMBER.unpack(data)
+            if who == self._who:
+                self.heard[self._names[listener]].take(number, seconds + ns / 1e9)
+
+
+def sending() -> socket.socket:
+    """Open a socket that sends to everybody, in the namespace of the caller."""
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    return made
+
+
+def hearing(device: str) -> socket.socket:
+    """Open a socket that hears what comes to everybody by a device, in the namespace of the caller."""
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+    made.bind(("", DISCARD))
+    return made

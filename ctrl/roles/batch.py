@@ -1,0 +1,70 @@
+"""Instructions of one number, gathered from their parts until the last is in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ctrl.rpc.messages import Instructions
+from ctrl.topology.entry import MESH, Address, Entry, Key
+
+Words = dict[Key, Entry | None]
+"""What is said of each key, None to remove it."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What came so far; the last word about a key counts."""
+
+    number: int
+    revision: int
+    words: Words = field(default_factory=dict)
+    is_full: bool = False
+    merge: bool = False
+    vnis: tuple[tuple[int, int], ...] | None = None
+    n_over: int = 0
+    """Entries for which there was no room."""
+
+    def add(self, part: Instructions, entries: Mapping[Key, Entry], most: int) -> None:
+        """Add a part, up to so many keys; what is not in `entries`, the node's, need not be removed."""
+        words = self.words
+        for entry in part.entries:
+            if entry.key in words or len(words) < most:
+                words[entry.key] = entry
+            else:
+                self.n_over += 1
+        for key in part.removed:
+            if key in entries or key in words:
+                words[key] = None
+        self.is_full |= part.is_full
+        self.merge |= part.merge
+        if part.vnis is not None:
+            self.vnis = part.vnis
+
+    def merged(self, entries: Mapping[Key, Entry], is_device: bool) -> Words:
+        """What was said added to what is held; nothing ends (CONFORMANCE M10)."""
+        return {
+            key: _sum(entries[key], word, is_device) if key in entries else word
+            for key, word in self.words.items()
+            if word is not None
+        }
+
+
+def _sum(old: Entry, new: Entry, is_device: bool) -> Entry:
+    """Both. Between a point and a mesh, or two points, there is no sum for a device: it would send two
+    copies, so it sends as it did, and takes packets from all."""
+    if not old.peers:
+        return new
+    is_sum = not is_device or old.via == new.via == MESH
+    return old._replace(
+        peers=_union(old.peers, new.peers) if is_sum else old.peers,
+        accept=_union(old.accept, new.accept, *(() if is_sum else (new.peers, new.backup))),
+        onward=_union(old.onward, new.onward),
+        vnis=tuple(sorted({*old.vnis, *new.vnis})),
+        vsids=tuple(sorted({*old.vsids, *new.vsids})),
+    )
+
+
+def _union(*those: tuple[Address, ...]) -> tuple[Address, ...]:
+    """All of them, each once, in the order of numbers."""
+    return tuple(sorted(set().union(*those)))

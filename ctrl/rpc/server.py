@@ -1,0 +1,300 @@
+"""The manager's end of the sessions: many nodes, a stream each (gRPC, `fabric.proto`), by TLS or in clear.
+
+1. Nothing of a peer is kept before it was found within bounds: connections, the time for a handshake and for
+   a Hello, the size of a message, what waits for a peer that does not read. Each refusal has a name in
+   `counts` and a line in the log, once a minute for the same peer and reason.
+2. Sessions take turns: a message of each is read at a time, and who says more than its pace is not read from
+   for a while: HTTP/2 holds it up, at its end. A message is small (`bounds`), so a turn is short.
+3. Bytes come and go through a generic handler: `reading` makes of whatever comes a message or a sentence;
+   gRPC's own deserialisers end the session without a reason.
+4. A session that we end is over for our user at once; its slot is free when gRPC has let go of it: that a
+   peer that does not read holds a connection does not let it hold many.
+5. Of a failed handshake gRPC's core prints why on stderr ("Handshake failed with error ... certificate has
+   expired"), and tells us nothing. What we have is how many came to no session: counted, and logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self
+from urllib.parse import unquote
+
+from ctrl.rpc.handshakes import Handshakes
+from ctrl.rpc.messages import FromManager, FromNode, Hello
+from ctrl.rpc.outbox import Outbox
+from ctrl.rpc.pace import Pace
+from ctrl.rpc.reading import Malformed, decode_from_node
+from ctrl.rpc.tls import TlsFiles
+from ctrl.rpc.transport import METHOD, OPTIONS, SERVICE, grpc
+from ctrl.rpc.writing import encode_from_manager
+
+LOG = logging.getLogger("fastpath.rpc")
+QUIET_S, QUIET_MAX = 60, 1000
+"""For how long the same is not logged again of a peer; of how many that is known."""
+HANDSHAKES_S = 10
+"""How often failed handshakes are told of: longer than one may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one server process takes on."""
+
+    max_sessions: int = 10_000
+    hello_s: float = 5
+    """For a handshake, and then for a Hello."""
+    max_queued: int = 256
+    """Messages that wait for a session."""
+    stall_s: float = 10
+    """How long one of them may take to be sent."""
+    rate: float = 500
+    """Units per second that a session may say: one for a message, and one for each 2,048 bytes of it."""
+    burst: float = 4000
+
+
+class Handlers(Protocol):
+    """Who is told of the sessions: on the loop, one call at a time. Each may `send` and `end`."""
+
+    def opened(self, session: int, hello: Hello, identity: str | None) -> str | None:
+        """A node said who it is. `identity`: the name that its certificate shows ("" for none), None without
+        TLS. Return why it is refused (nothing more comes of that session then), else None."""
+
+    def heard(self, session: int, message: FromNode) -> None:
+        """An open session said this; never a Hello."""
+
+    def closed(self, session: int) -> None:
+        """An open session is over, whoever ended it. Once."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """One stream. `limit`: runs out when no Hello came in time, and at once when the session is ended."""
+
+    peer: str
+    outbox: Outbox[FromManager]
+    node: str = ""
+    is_open: bool = False
+    ending: tuple[grpc.StatusCode, str] | None = None
+    limit: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
+
+
+class Server:
+    """Listens while its context is open; OSError (the address), TlsError.
+
+    `listen`: HOST:PORT; port 0 takes any, see `port`. Without `tls` in the clear: whether that may be is the
+    user's to decide.
+    """
+
+    def __init__(
+        self, listen: str, handlers: Handlers, tls: TlsFiles | None = None, limits: Limits | None = None
+    ) -> None:
+        self.port = 0
+        self.counts: Counter[str] = Counter()
+        """Of refusals and endings, by name."""
+        self._listen = listen
+        self._handlers = handlers
+        self._limits = limits or Limits()
+        self._handshakes = Handshakes(tls) if tls else None
+        self._sessions: dict[int, _Session] = {}
+        self._n_streams = 0  # with those that gRPC has not let go of yet
+        self._last = 0
+        self._quiet_until_s: dict[tuple[str, str], float] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def send(self, session: int, message: FromManager) -> None:
+        """Say it after all that was said before; nothing if the session is over. One whose peer does not
+        read is ended (`slow`)."""
+        if found := self._sessions.get(session):
+            found.outbox.put(message)
+
+    def end(self, session: int, why: str) -> None:
+        """End a session, with the reason told to the peer."""
+        self._end(session, "ended", grpc.StatusCode.ABORTED, why)
+
+    def peer(self, session: int) -> str:
+        """Say where a session comes from: address:port, "" if it is over."""
+        found = self._sessions.get(session)
+        return found.peer if found else ""
+
+    async def __aenter__(self) -> Self:
+        limits = self._limits
+        self._server = grpc.aio.server(
+            options=(
+                *OPTIONS,
+                ("grpc.so_reuseport", 0),  # a second manager on this address is a mistake
+                ("grpc.max_concurrent_streams", 1),  # of a connection
+                ("grpc.max_allowed_incoming_connections", limits.max_sessions + 100),
+                ("grpc.server_handshake_timeout_ms", int(limits.hello_s * 1000)),
+                ("grpc.max_connection_idle_ms", int(limits.hello_s * 1000)),  # without a stream
+                # Nodes ping every 3 s; one that sends many more than that is cut off.
+                ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+                ("grpc.http2.max_ping_strikes", 5),
+                # A connection that died silently frees its slot.
+                ("grpc.keepalive_time_ms", 20_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+            )
+        )
+        handler = grpc.stream_stream_rpc_method_handler(self._serve)
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
+        )
+        try:
+            if self._handshakes is None:
+                self.port = self._server.add_insecure_port(self._listen)
+            else:
+                self.port = self._server.add_secure_port(self._listen, self._handshakes.credentials())
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {self._listen}: {error}") from None
+        await self._server.start()
+        self._watch = asyncio.create_task(self._tell_of_handshakes(), name="handshakes")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watch.cancel()
+        for session in self._sessions.values():
+            self._stop(session, grpc.StatusCode.ABORTED, "the manager stops")
+        await self._server.stop(0.2)
+        with suppress(asyncio.CancelledError):
+            await self._watch
+
+    # --- one session ----------------------------------------------------------------------------------------
+
+    async def _serve(self, _requests: object, context: Any) -> None:
+        """Run one stream, for gRPC."""
+        peer = _address(context.peer())
+        if self._handshakes:
+            self._handshakes.n_arrived += 1
+        if self._n_streams >= self._limits.max_sessions:
+            why = f"this manager has {self._n_streams} sessions, its limit"
+            self._tell("full", peer, "", why)
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, why)
+        self._n_streams += 1
+        try:
+            ending = await self._session(peer, context)
+            if ending is not None:
+                await context.abort(*ending)
+        finally:
+            self._n_streams -= 1
+
+    async def _session(self, peer: str, context: Any) -> tuple[grpc.StatusCode, str] | None:
+        """Converse until it is over, return why we ended it: None when the peer did."""
+        self._last += 1
+        number = self._last
+        session = self._sessions[number] = _Session(
+            peer,
+            Outbox(
+                encode_from_manager,
+                context.write,
+                lambda why: self._end(number, "slow", grpc.StatusCode.DEADLINE_EXCEEDED, why),
+                max_queued=self._limits.max_queued,
+                stall_s=self._limits.stall_s,
+            ),
+        )
+        try:
+            async with session.limit:
+                await self._converse(number, session, context)
+        except TimeoutError:
+            why = f"no Hello within {self._limits.hello_s:g} s"
+            self._end(number, "silent", grpc.StatusCode.DEADLINE_EXCEEDED, why)
+        finally:
+            session.outbox.close()
+            del self._sessions[number]
+            if session.is_open:
+                self._handlers.closed(number)
+        return session.ending
+
+    async def _converse(self, number: int, session: _Session, context: Any) -> None:
+        loop = asyncio.get_running_loop()
+        session.limit.reschedule(loop.time() + self._limits.hello_s)
+        pace = Pace(self._limits.rate, self._limits.burst, loop.time())
+        identities = self._identities(context.auth_context())
+        await context.send_initial_metadata(())  # so that the node knows that somebody is here
+        while session.ending is None:
+            data = await context.read()
+            if data is grpc.aio.EOF:
+                return
+            message = decode_from_node(data)
+            if isinstance(message, Malformed):
+                self._end(number, "malformed", grpc.StatusCode.INVALID_ARGUMENT, message.why)
+            elif isinstance(message, Hello) == session.is_open:
+                why = "a second Hello" if session.is_open else "the first message is no Hello"
+                self._end(number, "malformed", grpc.StatusCode.INVALID_ARGUMENT, why)
+            elif isinstance(message, Hello):
+                self._open(number, session, message, identities)
+            else:
+                self._handlers.heard(number, message)
+            if wait_s := pace.charge(len(data), loop.time()):
+                self.counts["paced"] += 1
+                await asyncio.sleep(wait_s)
+
+    def _open(self, number: int, session: _Session, hello: Hello, identities: tuple[str, ...] | None) -> None:
+        session.node = hello.node.name
+        identity = None
+        if identities is not None:
+            identity = session.node if session.node in identities else ", ".join(identities)
+        session.is_open = True  # it may be spoken to, and end, from within
+        refusal = self._handlers.opened(number, hello, identity)
+        if refusal is None:
+            session.limit.reschedule(None)
+        else:
+            session.is_open = False
+            self._end(number, "refused", grpc.StatusCode.FAILED_PRECONDITION, refusal)
+
+    def _identities(self, shown: Mapping[str, Sequence[bytes]]) -> tuple[str, ...] | None:
+        """Take the names of the peer's certificate: the DNS ones, else the common one. None without TLS."""
+        if self._handshakes is None:
+            return None
+        found = shown.get("peer_dns") or shown.get("x509_common_name") or ()
+        return tuple(name.decode(errors="replace") for name in found)
+
+    # --- endings --------------------------------------------------------------------------------------------
+
+    def _end(self, number: int, name: str, code: grpc.StatusCode, why: str) -> None:
+        session = self._sessions.get(number)
+        if session is not None and session.ending is None:
+            self._tell(name, session.peer, session.node, why)
+            self._stop(session, code, why)
+
+    def _stop(self, session: _Session, code: grpc.StatusCode, why: str) -> None:
+        if session.ending is None:
+            session.ending = (code, why)
+            session.outbox.close()
+            with suppress(RuntimeError):  # its time runs out just now
+                session.limit.reschedule(0)
+
+    def _tell(self, name: str, peer: str, node: str, why: str) -> None:
+        self.counts[name] += 1
+        now_s = asyncio.get_running_loop().time()
+        told = (peer.rpartition(":")[0], why)
+        if now_s < self._quiet_until_s.get(told, 0):
+            return
+        if len(self._quiet_until_s) >= QUIET_MAX:
+            self._quiet_until_s.clear()
+        self._quiet_until_s[told] = now_s + QUIET_S
+        LOG.warning("session %s peer=%s node=%s why=%s", name, peer, node or "unknown", json.dumps(why))
+
+    async def _tell_of_handshakes(self) -> None:
+        while self._handshakes:
+            await asyncio.sleep(HANDSHAKES_S)
+            if n := self._handshakes.take_failed():
+                LOG.warning(
+                    "handshakes failed n=%d within_s=%d: by certificate, or by a TLS before 1.3; gRPC's core "
+                    "said each reason on stderr",
+                    n,
+                    HANDSHAKES_S,
+                )
+
+
+def _address(peer: str) -> str:
+    """Read gRPC's name of a peer: ipv4:10.1.1.2:4711, or ipv6:%5Bfd00::2%5D:4711."""
+    return unquote(peer.partition(":")[2])

@@ -1,0 +1,241 @@
+"""What is known of each group and node, compactly, and the entries made of it when somebody asks.
+
+1. 100,000 groups of ten devices are a million memberships: each is one slot of one dict;
+   the rest is shared.
+2. An entry is a function of the group alone, made anew each time: nothing made can be stale.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ctrl.topology.entry import MESH, POINT, Address, Entry, Key, Node
+from ctrl.topology.points import Point, ranking
+from ctrl.topology.records import SWITCH, Live, Mode, Networks, shard_of
+from ctrl.topology.switching import MESHED, State
+
+
+class Shard(NamedTuple):
+    """One shard of what a node is in."""
+
+    revision: int
+    groups: tuple[Group, ...]
+
+
+class Known:
+    """All that is known of a node; `node` None: it said that it is in groups, or was acked, and no more."""
+
+    __slots__ = (
+        "acked",
+        "acked_revision",
+        "awaiting",
+        "dead_revision",
+        "is_device",
+        "is_point",
+        "lists",
+        "live",
+        "live_revision",
+        "name",
+        "node",
+        "node_revision",
+        "shards",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.node: Node | None = None
+        self.node_revision = 0
+        self.is_device = False
+        """It counts as a member of its groups."""
+        self.is_point = False
+        self.live: Live | None = None
+        self.live_revision = 0
+        self.acked = 0
+        self.acked_revision = 0
+        self.dead_revision = 0
+        self.shards: dict[int, Shard] = {}
+        self.lists: set[Group] = set()
+        """Of a point: groups whose list it has."""
+        self.awaiting: dict[Group, int] = {}
+        """Groups that wait until this revision is in force here."""
+
+    def set_node(self, node: Node | None, revision: int) -> None:
+        """Take who it is."""
+        self.node, self.node_revision = node, revision if node else 0
+        self.is_device = node is not None and node.role == "device"
+        self.is_point = node is not None and node.role == "replicator"
+
+    @property
+    def is_nobody(self) -> bool:
+        """True when nothing is known of it any more."""
+        return not (
+            self.node_revision
+            or self.live_revision
+            or self.acked_revision
+            or self.dead_revision
+            or self.shards
+            or self.lists
+        )
+
+
+class Way(NamedTuple):
+    """How a group is served: by these points, each alone for its VNIs, or each for its devices in a tree.
+
+    `backup`: who stands in for them; None: a mesh does. No points: a mesh.
+    """
+
+    points: tuple[Point, ...] = ()
+    backup: Point | None = None
+    is_tree: bool = False
+
+    @property
+    def has_mesh(self) -> bool:
+        """True where devices send to each other, be it for want of a point."""
+        return self.backup is None
+
+    def listed(self) -> list[str]:
+        """Name the points that have the list."""
+        return [point.name for point in self.points] + ([self.backup.name] if self.backup else [])
+
+    def point_of(self, device: str) -> Point:
+        """Say which point of a tree serves a device."""
+        first = ranking(tuple(point.name for point in self.points), device.encode())[0]
+        return next(point for point in self.points if point.name == first)
+
+
+MESH_WAY = Way()
+
+
+class Roll(NamedTuple):
+    """What the devices of a group come to: their addresses and networks, in order."""
+
+    addresses: tuple[Address, ...]
+    vnis: tuple[int, ...]
+    vsids: tuple[int, ...]
+    is_known: bool
+    """Whether each of them said which networks the group carries."""
+
+
+class Group:
+    """A group: who is in it and how it is served."""
+
+    __slots__ = (
+        "_roll",
+        "changed",
+        "key",
+        "listed",
+        "members",
+        "mode",
+        "mode_revision",
+        "n_devices",
+        "shard",
+        "staged",
+        "state",
+        "touched",
+        "waits",
+        "was_alone",
+        "ways",
+    )
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.shard = shard_of(key)
+        self.members: dict[Known, Networks] = {}
+        self.n_devices = 0
+        """Members that count: of others it is not known what they are."""
+        self.mode: Mode | None = None
+        self.mode_revision = 0
+        self.state: State = MESHED
+        self.ways: tuple[Way, ...] = (MESH_WAY,)
+        """Now, and next while it changes."""
+        self.listed: tuple[str, ...] = ()
+        """Points that have the list."""
+        self.changed = 0
+        """Store revision since which the entries are what they are."""
+        self.staged = 0
+        """Store revision since which `state` is what it is."""
+        self.touched = 0
+        self.was_alone = True
+        self.waits: dict[Known, int] = {}
+        self._roll: Roll | None = None
+
+    def forget_roll(self) -> None:
+        """Say that members, their addresses or networks changed."""
+        self._roll = None
+
+    @property
+    def roll(self) -> Roll:
+        """What the devices come to."""
+        if self._roll is None:
+            addresses: set[Address] = set()
+            carried: set[Networks] = set()
+            for known, networks in self.members.items():
+                if known.is_device and known.node is not None:
+                    addresses.add(known.node.address)
+                    carried.add(networks)
+            vnis = {number for networks in carried for number in networks.vnis}
+            vsids = {number for networks in carried for number in networks.vsids}
+            is_known = all(networks.vnis or networks.vsids for networks in carried)
+            self._roll = Roll(tuple(sorted(addresses)), tuple(sorted(vnis)), tuple(sorted(vsids)), is_known)
+        return self._roll
+
+    @property
+    def is_raced(self) -> bool:
+        """True if a device came that who wrote the mode had not seen, as far as the records say."""
+        if self.mode is None or self.mode.seen < 0:
+            return False
+        seen, until = self.mode.seen, self.mode_revision
+        return any(
+            seen < known.node_revision <= until or seen < known.shards[self.shard].revision <= until
+            for known in self.members
+            if known.is_device
+        )
+
+
+def device_entry(group: Group, known: Known, n_mesh: int) -> Entry | None:
+    """Say what a device is told of a group. `n_mesh`: up to how many devices a mesh stands in for points."""
+    node = known.node
+    if node is None or not known.is_device or known not in group.members:
+        return None
+    sending = group.ways[-1] if group.state.stage == SWITCH else group.ways[0]
+    via = POINT if sending.points else MESH
+    if group.n_devices < 2:
+        return Entry(group.key, via)
+    others = _without(group.roll.addresses, (node.address,))
+    stand_in = others if group.n_devices <= n_mesh else ()
+    accept: set[Address] = set()
+    for way in group.ways:
+        if not way.points:
+            accept.update(others)
+            continue
+        points = (way.point_of(known.name),) if way.is_tree else way.points
+        accept.update(point.address for point in points)
+        accept.update(stand_in if way.backup is None else (way.backup.address,))
+    peers, backup = others, tuple[Address, ...]()
+    if sending.points:
+        points = (sending.point_of(known.name),) if sending.is_tree else sending.points
+        peers = tuple(point.replicate for point in points)
+        backup = stand_in if sending.backup is None else (sending.backup.replicate,)
+    accept.difference_update(peers, backup)
+    return Entry(group.key, via, peers, backup, tuple(sorted(accept)))
+
+
+def point_entry(group: Group, point: str) -> Entry | None:
+    """Say what a point is told of a group."""
+    if point not in group.listed:
+        return None
+    way = next(way for way in group.ways if point in way.listed())
+    roll = group.roll
+    own = next(p for p in (*way.points, way.backup) if p is not None and p.name == point)
+    if way.is_tree:
+        members = [known for known in group.members if known.is_device and way.point_of(known.name) == own]
+        addresses = sorted({known.node.address for known in members if known.node is not None})
+        onward = tuple(sorted(other.address for other in way.points if other != own))
+    else:
+        addresses, onward = list(roll.addresses), ()
+    peers = _without(tuple(addresses), (own.address, own.replicate))
+    return Entry(group.key, POINT, peers, onward=onward, vnis=roll.vnis, vsids=roll.vsids)
+
+
+def _without(addresses: tuple[Address, ...], these: tuple[Address, ...]) -> tuple[Address, ...]:
+    return tuple(address for address in addresses if address not in these)

@@ -1,0 +1,104 @@
+"""One end of BFD sessions as a process of its own: `Prober` or `Responder`, and what it sees, line by line.
+
+    bfd_ends.py device OWN INTERVAL_S STALL_S PEER...     probes the peers
+    bfd_ends.py point OWN INTERVAL_S STALL_S PEER...      answers the peers
+
+A line is a JSON list: seconds of the monotonic clock, an address, whether it is up. SIGUSR1 asks for states and
+counts; SIGTERM closes. STALL_S: its loop is busy for so long, again and again, with a moment between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from ctrl.daemon.probing import Prober, Responder
+from ctrl.lab.namespaces import Namespace
+from ctrl.protocols.bfd import State
+
+
+def say(*words: Any) -> None:
+    print(json.dumps([time.monotonic(), *words]), flush=True)
+
+
+async def main(role: str, own: str, interval_s: float, stall_s: float, peers: list[str]) -> None:
+    addresses = {ip_address(peer).packed for peer in peers}
+
+    def on_state(address: bytes, is_up: bool) -> None:
+        say(str(ip_address(address)), is_up)
+
+    end: Prober | Responder
+    if role == "device":
+        end = Prober(ip_address(own).packed, interval_s, 3, on_state)
+        end.want(addresses)
+    else:
+        end = Responder(ip_address(own).packed, addresses.__contains__, interval_s)
+
+    def tell() -> None:
+        rows = [asdict(probe.session) for probe in end.states()]
+        say({"rows": rows, "counts": dict(end.counts)})
+
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    loop.add_signal_handler(signal.SIGUSR1, tell)
+    say("ready")
+    while stall_s and not ended.is_set():
+        await asyncio.sleep(0.005)
+        time.sleep(stall_s)  # noqa: ASYNC251  that is the point
+    await ended.wait()
+    end.close()
+
+
+class End:
+    """Such a process, as the tests see it."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        role: str,
+        own: str,
+        *peers: str,
+        interval_s: float = 0.1,
+        stall_s: float = 0,
+    ) -> None:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        words = (Path(__file__), role, own, str(interval_s), str(stall_s), *peers)
+        self.process = namespace.popen(
+            sys.executable, *words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert self.read()[1] == "ready"
+
+    def read(self) -> list[Any]:
+        """Wait for a line."""
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        line = self.process.stdout.readline()
+        assert line, self.process.stderr.read()
+        found: list[Any] = json.loads(line)
+        return found
+
+    def ask(self) -> dict[str, Any]:
+        """Get its states and counts; changes that were said before are passed over."""
+        self.process.send_signal(signal.SIGUSR1)
+        while not isinstance(found := self.read()[1], dict):
+            pass
+        return found
+
+    def state(self) -> State:
+        """Say how its only session is."""
+        [row] = self.ask()["rows"]
+        return State[row["state"].upper()]
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4]), sys.argv[5:]))

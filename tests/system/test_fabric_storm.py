@@ -1,0 +1,103 @@
+"""Thousands of joins while the manager is killed, or a ToR is cut off from it: nothing is lost, and the truth
+is there at once afterwards."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ctrl.protocols.messages import Kind
+from tests.system.crowd import FIRST_OTHER, sent
+from tests.system.fabric import Fabric, expect_whole, lacking
+from tests.system.fabric_truth import joined, settles
+from tests.system.lab import Lab, wait_for
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(lacking("nft")), reason=lacking("nft")),
+]
+VNI, OTHER_VNI = 100, 200
+MESH, POINT = 'mode = "mesh"', 'mode = "point"'
+N_GROUPS, PARTITION_S = 5000, 30.0
+ANSWERED_S = 2.0
+"""After which nobody waits for an answer to the queries of the start: a crowd gives none."""
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab("storm") as made:
+        yield made
+
+
+class Scene:
+    """Two NVEs of Linux on each ToR but the last, which has one."""
+
+    def __init__(self, lab: Lab, n_points: int, manager: str) -> None:
+        self.fabric = Fabric(lab, 3, n_points)
+        self.tors = [*self.fabric.tors.values()]
+        for tor in self.tors:
+            tor.host()
+        self.nves = [tor.nve(VNI) for tor in self.tors]
+        self.others = [tor.nve(OTHER_VNI) for tor in self.tors[:2]]
+        self.threshold = 1 if manager == POINT else 0
+        self.fabric.start(f"{manager}\nhold_s = 60")
+        wait_for(lambda: len(joined(self.fabric)) == 2, "the NVEs have joined")
+        self.settles(10.0)
+        time.sleep(ANSWERED_S)
+
+    def settles(self, within_s: float) -> float:
+        return settles(self.fabric, within_s, self.threshold)
+
+    def n_joined(self) -> int:
+        return sum(len(tors) for tors in joined(self.fabric).values()) - len(self.nves) - len(self.others)
+
+
+@pytest.mark.parametrize(("n_points", "mode"), [(0, MESH), (2, POINT)], ids=["mesh", "point"])
+def test_a_manager_killed_during_10000_joins_costs_no_copy_and_has_the_truth_within_5_s(
+    lab: Lab, n_points: int, mode: str
+):
+    """M10, M11."""
+    scene = Scene(lab, n_points, mode)
+    manager = scene.fabric.managers["manager1"]
+    groups = range(FIRST_OTHER, FIRST_OTHER + N_GROUPS)
+    with scene.fabric.traffic(*scene.nves) as one, scene.fabric.traffic(*scene.others) as other:
+        floods = [tor.say(Kind.TO_EX, groups, reports_per_s=20) for tor in scene.tors[:2]]
+        wait_for(lambda: scene.n_joined() > N_GROUPS // 2, "they are joining")
+        manager.kill()
+        time.sleep(1.0)
+        assert scene.n_joined() < 2 * N_GROUPS, "the joins were over before the manager was away"
+        begin = time.monotonic()
+        manager.start(waits=False)
+        for flood in floods:
+            sent(flood)
+        joined_s = time.monotonic() - begin
+        wait_for(lambda: scene.n_joined() == 2 * N_GROUPS, "all have joined")
+        took_s = scene.settles(5.0)
+        time.sleep(0.5)
+    print(f"the last join {joined_s:.1f} s after the manager's start, the truth {took_s:.1f} s after that")
+    expect_whole(one)
+    expect_whole(other)
+
+
+def test_a_tor_cut_off_for_30_s_with_1000_joins_and_leaves_has_the_truth_within_5_s(lab: Lab):
+    """M9: it goes on by what it has, and is not forgotten within the hold time."""
+    scene = Scene(lab, 0, MESH)
+    tor, other = scene.tors[:2]
+    old, new = (range(FIRST_OTHER + at, FIRST_OTHER + at + 1000) for at in (0, 1000))
+    for one in (tor, other):
+        sent(one.say(Kind.TO_EX, old))
+    wait_for(lambda: scene.n_joined() == 2000, "all have joined")
+    scene.settles(10.0)
+    with scene.fabric.traffic(*scene.nves) as data, scene.fabric.traffic(*scene.others[::-1]) as back:
+        with scene.fabric.cut_off(tor.name):
+            begin = time.monotonic()
+            floods = [tor.say(Kind.TO_IN, old), other.say(Kind.TO_EX, new)]
+            for flood in [*floods, tor.say(Kind.TO_EX, new)]:
+                sent(flood)
+            time.sleep(max(0.0, begin + PARTITION_S - time.monotonic()))
+        took_s = scene.settles(5.0)
+        time.sleep(0.5)
+    print(f"the truth {took_s:.1f} s after healing")
+    assert scene.n_joined() == 3000
+    expect_whole(data)
+    expect_whole(back)

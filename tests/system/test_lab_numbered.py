@@ -1,0 +1,90 @@
+"""Numbered frames: what the reader says of lost and doubled ones, and of silence, is so."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from ctrl.lab.namespaces import Namespace, connect, missing
+from ctrl.lab.numbered import DISCARD, Heard, Numbered, hearing, sending
+from tests.system.lab import Lab, has_carrier, wait_for
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+NEEDS_NFT = pytest.mark.skipif(
+    shutil.which("nft") is None, reason="nft missing: PEERS=1 scripts/setup-system.sh"
+)
+EVERYBODY = "192.168.9.255"
+
+
+@pytest.fixture
+def boxes() -> Iterator[list[Namespace]]:
+    """Two boxes and a wire."""
+    with Lab("numbered") as lab:
+        made = [lab.box("left"), lab.box("right")]
+        connect(made[0], "eth0", made[1], "eth0")
+        for n, box in enumerate(made):
+            box.address("eth0", f"192.168.9.{n + 1}/24")
+            wait_for(partial(has_carrier, box, "eth0"), "the wire")
+        yield made
+
+
+def numbered(left: Namespace, right: Namespace) -> Numbered:
+    return Numbered(left.run(sending), EVERYBODY, {"right": right.run(hearing, "eth0")}, 500.0)
+
+
+def test_all_is_heard_once_while_nothing_happens_and_what_others_send_is_not_counted(boxes: list[Namespace]):
+    with numbered(*boxes) as one, numbered(*boxes) as other:
+        time.sleep(0.2)
+    for stream in (one, other):
+        assert stream.sent > 20
+        assert sorted(stream.heard["right"].numbers) == list(range(stream.sent))
+        assert stream.heard["right"].doubled == 0
+        assert stream.heard["right"].silence_s < 0.2
+
+
+@NEEDS_NFT
+def test_what_is_lost_is_missing_and_a_silence_is_as_long_as_it_was(boxes: list[Namespace]):
+    left, right = boxes
+    with numbered(left, right) as stream:
+        time.sleep(0.1)
+        right.command("nft", "add table netdev cut; add chain netdev cut drops "
+                      "{ type filter hook ingress device eth0 priority 0; policy drop; }")  # fmt: skip
+        time.sleep(0.3)
+        right.command("nft", "delete table netdev cut")
+        time.sleep(0.1)
+    heard = stream.heard["right"]
+    n_lost = stream.sent - len(heard.numbers)
+    assert n_lost > 30
+    assert {0, stream.sent - 1} <= heard.numbers.keys()
+    assert 0.25 < heard.silence_s < 0.3 + n_lost / 100
+
+
+def test_what_comes_twice_is_counted_as_doubled(boxes: list[Namespace]):
+    """The kernel of the right box hands each frame to all who listen; here one is sent by hand again."""
+    left, right = boxes
+    with numbered(left, right) as stream:
+        time.sleep(0.1)
+        ear = right.run(hearing, "eth0")
+        again = ear.recv(64)
+        ear.close()
+        with left.run(sending) as hand:
+            hand.sendto(again, (EVERYBODY, DISCARD))
+    assert stream.heard["right"].doubled == 1
+    assert len(stream.heard["right"].numbers) == stream.sent
+
+
+def test_the_longest_silence_counts_and_that_before_the_first_does_not():
+    heard = Heard()
+    for number, at_s in enumerate((5.0, 5.5, 7.0, 7.1)):
+        heard.take(number, at_s)
+    assert heard.silence_s == 1.5
+
+
+def test_it_ends_and_gives_its_sockets_back_when_who_entered_it_fails(boxes: list[Namespace]):
+    left, right = boxes
+    sender, ear = left.run(sending), right.run(hearing, "eth0")
+    with pytest.raises(ZeroDivisionError), Numbered(sender, EVERYBODY, {"right": ear}, 500.0):
+        raise ZeroDivisionError
+    assert [one.fileno() for one in (sender, ear)] == [-1, -1]
