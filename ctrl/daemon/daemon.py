@@ -90,6 +90,7 @@ class Daemon:
                 self._membership,
                 self._publisher,
                 self._device,
+                self.events,
                 apply=lambda: self._apply(self._config, self._watch.view),
                 settle=self._settle,
                 resolved=self._peers_resolved,

@@ -20,6 +20,7 @@ from ctrl.config.numbers import vsid_of
 from ctrl.config.schema_roles import DeviceTable, ReplicatorTable
 from ctrl.daemon.instructing import Instructing, address_of
 from ctrl.daemon.reach import Told
+from ctrl.events import Bus, applied_event
 from ctrl.membership import Event, Membership
 from ctrl.point_lists import Receivers
 from ctrl.publisher import Publisher
@@ -49,6 +50,7 @@ class Fabric:
         membership: Membership,
         publisher: Publisher,
         device: Device,
+        events: Bus,
         apply: Callable[[], None],
         settle: Callable[[], None],
         resolved: Callable[[frozenset[IPAddress]], Awaitable[None]],
@@ -57,10 +59,11 @@ class Fabric:
         self._membership = membership
         self._publisher = publisher
         self._device = device
+        self._events = events
         self._apply, self._settle = apply, settle
         self.told = Told()
         self.sides = [
-            Instructing(scope, *_loaded(config, scope, table), self._obey, resolved)
+            Instructing(scope, *_loaded(config, scope, table), events, self._obey, resolved)
             for scope, table in _instructed(config)
         ]
         for side in self.sides:
@@ -118,8 +121,12 @@ class Fabric:
 
     def _take(self, side: Instructing) -> None:
         instructed = side.instructed
+        is_watched = self._events.wanted("instructions")
         for key in instructed.take_changes():
             group = address_of(key)
+            if is_watched:
+                now = instructed.entry(key), instructed.revision
+                self._events.publish("instructions", applied_event(instructed.node.name, key, *now))
             if side.scope is Scope.DEVICE:
                 self._publisher.instruct(group, _addresses(instructed.peers(key)))
                 continue

@@ -19,6 +19,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from ctrl.events import Bus, applied_event, session_event
 from ctrl.rpc.messages import Ack, FromManager, FromNode, Instructions
 from fastpath.model import IPAddress, Scope
 
@@ -51,12 +52,14 @@ class Instructing:
         scope: Scope,
         instructed: Instructed,
         store: HeldStore | None,
+        events: Bus,
         obey: Callable[[], frozenset[IPAddress]],
         resolved: Callable[[frozenset[IPAddress]], Awaitable[None]],
     ) -> None:
         self.scope = scope
         self.instructed = instructed
         self._store = store
+        self._events = events
         self._obey = obey
         self._resolved = resolved
         self.client: Client | None = None
@@ -94,12 +97,14 @@ class Instructing:
     def connected(self, address: str) -> None:
         """A session began, with the manager at this address."""
         self.changed_s = time.monotonic()
+        self._tell("came", address)
         self.instructed.connected(self.changed_s)
         self.settle()
 
     def disconnected(self) -> None:
         """It ended."""
         self._acks.clear()
+        self._tell("went", None)
         self.changed_s = time.monotonic()
         self.instructed.disconnected(self.changed_s)
         self.settle()
@@ -145,6 +150,8 @@ class Instructing:
         self._fresh |= self._obey()
         self._look_after_points()
         for message in self.instructed.take_messages():
+            if isinstance(message, Ack):
+                self._tell_refused(message)
             if isinstance(message, Ack) and (self._fresh or self._acks):
                 self._acks.append(message)
                 self._acks_due.set()
@@ -169,6 +176,16 @@ class Instructing:
     def _send(self, message: FromNode) -> None:
         if self.client is not None:
             self.client.send(message)
+
+    def _tell(self, event: str, manager: str | None) -> None:
+        node = self.instructed.node
+        self._events.publish("sessions", session_event(event, node.name, node.role, manager))
+
+    def _tell_refused(self, ack: Ack) -> None:
+        name, revision = self.instructed.node.name, self.instructed.revision
+        for key, why in ack.refused:
+            entry = self.instructed.entry(key)
+            self._events.publish("instructions", applied_event(name, key, entry, revision, why))
 
     def _look_after_points(self) -> None:
         if self.prober is not None:

@@ -20,13 +20,14 @@ from typing import Self
 from ctrl.config import Config
 from ctrl.config.schema_roles import ManagerTable
 from ctrl.daemon.sessions import tls_files
-from ctrl.events import Bus
+from ctrl.events import Bus, session_event, told_events
 from ctrl.roles.manager import Manager, ManagerSettings
-from ctrl.rpc.messages import FromNode, Hello
+from ctrl.rpc.messages import FromNode, Hello, Instructions
 from ctrl.rpc.server import Limits, Server
 from ctrl.store.model import Store, Write
 from ctrl.store.opening import open_store
 from ctrl.topology import Allocation, Settings, Topology
+from ctrl.topology.entry import Node
 from fastpath.model import IPAddress
 
 LOG = logging.getLogger("fastpath.manager")
@@ -44,6 +45,8 @@ class Managing:
         self._folder = folder
         self._events = events
         self._stack = AsyncExitStack()
+        self._nodes: dict[int, Node] = {}
+        """Who is served, by session."""
         self._waiting: list[Write] = []
         self._has_writes = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
@@ -99,7 +102,11 @@ class Managing:
             return "the manager does not reach its store"
         if identity is not None and hello.node.name == f"{identity}.point":
             identity = hello.node.name  # a point beside a device: one box, one certificate
+        node = hello.node
         why = self.manager.open(session, hello, identity, time.monotonic())
+        if why is None:
+            self._nodes[session] = node
+        self._tell("refused" if why else "came", node, why)
         self._soon()
         return why
 
@@ -111,6 +118,7 @@ class Managing:
     def closed(self, session: int) -> None:
         """A session ended."""
         self.manager.closed(session, time.monotonic())
+        self._tell("went", self._nodes.pop(session), None)
         self._soon()
 
     def moved(self, nves: Sequence[IPAddress]) -> int:
@@ -138,8 +146,12 @@ class Managing:
         while True:
             await asyncio.sleep(STORE_LOOK_S)
             if not self.is_store_reachable:
-                for row in list(self.manager.sessions(time.monotonic())):
-                    self._server.end(row.session, "the manager does not reach its store")
+                for session in list(self._nodes):
+                    self._server.end(session, "the manager does not reach its store")
+
+    def _tell(self, event: str, node: Node, why: str | None) -> None:
+        row = session_event(event, node.name, node.role, self._config.node, why)
+        self._events.publish("sessions", row)
 
     # --- and what comes of it -------------------------------------------------------------------------------
 
@@ -153,7 +165,12 @@ class Managing:
             self._next.cancel()
             self._next = None
         manager = self.manager
+        is_watched = self._events.wanted("instructions")
         for session, message in manager.take_messages():
+            node = self._nodes.get(session)
+            if is_watched and node is not None and isinstance(message, Instructions):
+                for row in told_events(node.name, message):
+                    self._events.publish("instructions", row)
             self._server.send(session, message)
         for session, why in manager.take_endings():
             self._server.end(session, why)

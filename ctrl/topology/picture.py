@@ -17,7 +17,6 @@ from ctrl.topology.entries import Group, Known, Shard
 from ctrl.topology.entry import Address, Key, Node
 from ctrl.topology.records import Damaged, Networks
 
-
 LOOK, NETWORKS, MEMBERS = 0, 1, 2
 """What happened to a group: something that it hangs on, so somebody has to look; what its devices say that it
 carries; who is in it, or their addresses."""
