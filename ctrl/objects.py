@@ -181,7 +181,7 @@ OBJECTS: dict[str, Shown] = {
                 "The store's revision of the last instructions: told, or at a node in force.",
             ),
             Column(
-                "revision_acked", "count", "That up to which all is in force; null: never any.", nullable=True
+                "revision_acked", "count", "That up to which all is in force; null: at a node.", nullable=True
             ),
             Column(
                 "pending",
@@ -291,9 +291,7 @@ EVENTS: dict[str, Shown] = {
             Column("via", "text", "mesh or point; null: there are none any more.", nullable=True),
             Column("peers", "list", "Where copies are to go."),
             Column("revision", "count", "The store's revision that it was made from."),
-            Column(
-                "why", "text", "The reason of a refusal, by its name; null: none.", nullable=True
-            ),
+            Column("why", "text", "The reason of a refusal, by its name; null: none.", nullable=True),
         ),
     ),
     "sessions": Shown(

@@ -104,6 +104,7 @@ class SessionView:
     revision: int = 0
     """Of the last instructions: those told, or at a node those in force."""
     revision_acked: int | None = None
+    """At a manager: up to which all is in force at the node."""
     n_pending: int = 0
     """Keys whose last word is not in force at the node."""
     n_unwritten: int | None = None

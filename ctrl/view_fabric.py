@@ -66,7 +66,7 @@ class Planners:
         if key.group is None:
             return "point" if (key.encap, key.vni) in self._numbers else "static"
         entry = self._told.get(key.scope, {}).get(key.group.packed)
-        return "static" if entry is None else entry.via
+        return "static" if entry is None or not (entry.peers or entry.onward) else entry.via
 
     @cached_property
     def _numbers(self) -> set[tuple[Encap, int]]:

@@ -19,7 +19,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -85,6 +85,7 @@ class Client:
         self._tls = tls
         self._patience = patience or Patience()
         self._outbox: Outbox[FromNode] | None = None
+        self._give_up: Callable[[str], None] | None = None
         self._is_welcome = False
         self._slow: set[str] = set()
 
@@ -92,6 +93,11 @@ class Client:
         """Say it after all that was said before; nothing while there is no session."""
         if self._outbox is not None:
             self._outbox.put(message)
+
+    def end(self, why: str) -> None:
+        """End the session that there is, with a sentence for the log, and try anew."""
+        if self._give_up is not None:
+            self._give_up(why)
 
     async def run(self) -> None:
         """Keep a session, until cancelled."""
@@ -170,6 +176,7 @@ class Client:
                 limit.reschedule(0)
 
         patience = self._patience
+        self._give_up = give_up
         self._outbox = Outbox(
             encode_from_node,
             call.write,
@@ -195,7 +202,7 @@ class Client:
             raise _OverError(stuck[0] if stuck else f"it said nothing for {silence_s:g} s") from None
         finally:
             self._outbox.close()
-            self._outbox = None
+            self._outbox = self._give_up = None
             self.manager = ""
             self._handlers.disconnected()
 

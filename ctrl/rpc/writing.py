@@ -35,6 +35,7 @@ from ctrl.topology.entry import Entry, Key
 T = TypeVar("T")
 _ROLE_OF = {name: number for number, name in ROLES.items()}
 _VIA_OF = {name: number for number, name in VIAS.items()}
+_LISTS = ("peers", "backup", "accept", "onward", "vnis", "vsids")
 
 
 class TooLarge(ValueError):
@@ -101,7 +102,7 @@ def _parts(message: FromNode | FromManager) -> Iterable[FromNode | FromManager]:
             return _parts_of_state(message)
         case Groups() if len(message.added) + len(message.gone) > MAX_KEYS:
             raise TooLarge(f"{len(message.added) + len(message.gone)} keys that differ; {MAX_KEYS} fit")
-        case Ack():
+        case Ack() if message.refused:
             return (replace(message, refused=_cut(message.refused, _size_of_refusal)[0]),)
         case Refused():
             return map(Refused, _cut(message.groups, _size_of_refusal))
@@ -110,24 +111,26 @@ def _parts(message: FromNode | FromManager) -> Iterable[FromNode | FromManager]:
     return (message,)
 
 
-def _parts_of_instructions(message: Instructions) -> Iterator[Instructions]:
-    if len(message.entries) + len(message.removed) > MAX_KEYS:
-        entries = _cut(message.entries, _size_of_entry) if message.entries else []
-        removed = _cut(message.removed, len) if message.removed else []
-    else:
-        entries, removed = _cut(message.entries, _size_of_entry), []
-    parts = [replace(message, entries=part, removed=(), more=True) for part in entries]
-    parts += [replace(message, entries=(), removed=part, more=True) for part in removed]
-    if not removed:
-        parts[-1] = replace(parts[-1], removed=message.removed)
-    parts[-1] = replace(parts[-1], more=message.more)
-    yield from parts
+def _parts_of_instructions(message: Instructions) -> Sequence[Instructions]:
+    fits = len(message.entries) + len(message.removed) <= MAX_KEYS
+    entries = _cut(message.entries, _size_of_entry)
+    if fits and len(entries) == 1:
+        return (message,)
+    parts = [replace(message, entries=part, removed=(), more=True) for part in entries if part]
+    parts += [
+        replace(message, entries=(), removed=part, more=True) for part in _cut(message.removed, len) if part
+    ]
+    return (*parts[:-1], replace(parts[-1], more=message.more))
 
 
-def _parts_of_state(message: Groups) -> Iterator[Groups]:
+def _parts_of_state(message: Groups) -> Sequence[Groups]:
     parts = _cut(message.added, _size_of_group)
-    yield from (replace(message, added=part, more=True) for part in parts[:-1])
-    yield replace(message, added=parts[-1])
+    if len(parts) == 1:
+        return (message,)
+    return (
+        *(replace(message, added=part, more=True) for part in parts[:-1]),
+        replace(message, added=parts[-1]),
+    )
 
 
 def _cut(values: Sequence[T], size_of: Callable[[T], int]) -> list[tuple[T, ...]]:
@@ -177,19 +180,12 @@ def _put_groups(said: Any, groups: Groups) -> None:
 def _put_instructions(said: Any, told: Instructions) -> None:
     said.number, said.revision = told.number, told.revision
     said.is_full, said.merge, said.more = told.is_full, told.merge, told.more
-    said.entries.extend(
-        pb.Entry(
-            key=each.key,
-            via=_VIA_OF[each.via],
-            peers=each.peers,
-            backup=each.backup,
-            accept=each.accept,
-            onward=each.onward,
-            vnis=each.vnis,
-            vsids=each.vsids,
-        )
-        for each in told.entries
-    )
+    for each in told.entries:
+        entry = said.entries.add()
+        entry.key, entry.via = each.key, _VIA_OF[each.via]
+        for field in _LISTS:  # most are empty, and each that is touched costs
+            if values := getattr(each, field):
+                getattr(entry, field).extend(values)
     said.removed.extend(told.removed)
     if told.vnis is not None:
         said.vnis.SetInParent()

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import ssl
@@ -147,7 +148,7 @@ class Gateway:
         headers = {"Content-Type": "application/json"}
         if self._token:
             headers["Authorization"] = self._token
-        return {"data": json.dumps(body).encode(), "headers": headers}
+        return {"data": io.BytesIO(json.dumps(body).encode()), "headers": headers}  # of a size sent in parts
 
     def _read(self, body: bytes) -> Json:
         message = read_answer(body)

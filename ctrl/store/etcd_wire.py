@@ -86,8 +86,8 @@ class Names:
     ) -> Json:
         """All of these writes, or none and the revisions of what they compare, the mark's first.
 
-        A repeat that finds a comparison failed voids the mark's revision: what is still under way of the
-        attempts before it can then no more be done.
+        A repeat that finds another comparison than the mark's failed voids the mark: what is still under way
+        of the attempts before it can then no more be done.
         """
         wanted = {pair: None for write in writes for pair in write.when.items()}
         compare = [_compare(mark.key, mark.revision), *(_compare(self.key(key), at) for key, at in wanted)]
@@ -101,7 +101,8 @@ class Names:
         failure: list[Json] = [{"request_range": {"key": mark.key}}]
         failure += [{"request_range": {"key": self.key(key), "keys_only": True}} for key in compared(writes)]
         if is_repeat:
-            failure.append(_put(mark.key, VOID + b" %d" % at_s, ""))
+            void = {"compare": compare[:1], "success": [_put(mark.key, VOID + b" %d" % at_s, "")]}
+            failure.append({"request_txn": void})
         return {"compare": compare, "success": success, "failure": failure}
 
 

@@ -6,8 +6,8 @@
    the rest go again. So one loser in a pack costs one round, not one for each.
 3. An answer that is lost leaves in doubt whether the transaction was done, or is yet to be. So each changes a
    mark, a key of this writer's alone, and wants the mark as the transaction before it left it: of several
-   attempts one at most is done, and a repeat reads in the mark that an earlier one was. A repeat whose
-   comparisons fail changes the mark, too, and so voids the attempts before it.
+   attempts one at most is done, and a repeat reads in the mark that an earlier one was. A repeat that finds
+   the mark as it was and another comparison failed changes the mark, too: it voids the attempts before it.
 """
 
 from __future__ import annotations
@@ -112,10 +112,11 @@ class Writer:
         try:
             while rest:
                 mark, rest = await self._attempt(mark, rest)
-        except (StoreError, wire.Refused) as error:
+        except Exception as error:  # noqa: BLE001  # whoever wrote is to hear of it
+            told = StoreError(f"{self._gateway}: {error}") if isinstance(error, wire.Refused) else error
             for one in rest:
                 if not one.done.done():
-                    one.done.set_exception(StoreError(f"{self._gateway}: {error}"))
+                    one.done.set_exception(told)
         except asyncio.CancelledError:
             for one in rest:
                 one.done.cancel()
@@ -157,7 +158,7 @@ class Writer:
             return wire.Mark(mark.key, revision), _settled(pack, is_done=True)
         there, *kvs = wire.found(answer)
         was = wire.number(there, "mod_revision")
-        after = wire.Mark(mark.key, revision if is_repeat else was)
+        after = wire.Mark(mark.key, revision if is_repeat and was == mark.revision else was)
         if was != mark.revision:
             if is_repeat and wire.is_done(there):
                 return after, _settled(pack, is_done=True)

@@ -2,7 +2,7 @@
 
 1. Prepare: the points of `next` get the list, all devices send as `now` and take packets by both ways. Once
    all of them said that this is in force: switch: devices send as `next`, and take packets by both. Once all
-   said so: stable: by `next` alone. So at any instant a device sends by one way alone, and all others take it.
+   said so: stable: by `next` alone. So at any instant a device sends by one way, and all others take it.
 2. A switch that began is ended, whatever is wanted meanwhile; one that is prepared is given up at once.
 3. Who decides may lag behind the store: a device that joined after what it had `seen` and before the record
    was written may be one that a point does not know yet. Such a switch does not count: it is as if it were

@@ -3,8 +3,8 @@
     bfd_ends.py device OWN INTERVAL_S STALL_S PEER...     probes the peers
     bfd_ends.py point OWN INTERVAL_S STALL_S PEER...      answers the peers
 
-A line is a JSON list: seconds of the monotonic clock, an address, whether it is up. SIGUSR1 asks for states and
-counts; SIGTERM closes. STALL_S: its loop is busy for so long, again and again, with a moment between.
+A line is a JSON list: seconds of the monotonic clock, an address, whether it is up. SIGUSR1 asks for states
+and counts; SIGTERM closes. STALL_S: its loop is busy for so long, again and again, with a moment between.
 """
 
 from __future__ import annotations

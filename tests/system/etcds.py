@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -135,10 +136,11 @@ class Relay:
         self.answers = self.questions = "pass"
         self.n_lost = self.n_held = 0
         self._released = asyncio.Event()
+        self._lost = asyncio.Event()
         self.only = b""
         """What a question must contain to be lost or held."""
 
-    async def __aenter__(self) -> "Relay":
+    async def __aenter__(self) -> Self:
         self._tasks = set[asyncio.Task[None]]()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
@@ -154,6 +156,14 @@ class Relay:
         self.questions = "pass"
         self._released.set()
 
+    async def lose(self, count: int) -> None:
+        """Lose the answers of so many questions, and pass all after that."""
+        self.answers = "lose"
+        while self.n_lost < count:
+            self._lost.clear()
+            await self._lost.wait()
+        self.answers = "pass"
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -168,14 +178,16 @@ class Relay:
                     await self._released.wait()
                 if self.only in data and self.answers == "lose":
                     answering.cancel()
+                    await asyncio.gather(answering, return_exceptions=True)
                     back.write(data)
                     await there.read(1)
                     self.n_lost += 1
+                    self._lost.set()
                     return
                 back.write(data)
                 await back.drain()
-        except ConnectionError:
-            pass
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # the streams' own callback would complain of a task that was cancelled
         finally:
             for each in (writer, back):
                 each.close()

@@ -38,6 +38,10 @@ def bfdd(boxes, own, other, *words):
     return frr.Frr(boxes[1], boxes[2], config)
 
 
+def is_at(theirs, status):
+    return lambda: theirs.peers()[0]["status"] == status
+
+
 @pytest.mark.parametrize("family", ADDRESSES)
 def test_our_prober_finds_a_passive_frr_up_down_when_killed_and_each_sees_the_other_s_timers(boxes, family):
     own, other = ADDRESSES[family]
@@ -64,13 +68,10 @@ def test_our_responder_answers_an_active_frr_and_is_down_there_when_it_ends(boxe
     end = End(boxes[0], "point", own, other)
     theirs = bfdd(boxes, own, other)
 
-    def is_theirs(status):
-        return lambda: theirs.peers()[0]["status"] == status
-
-    wait_for(is_theirs("up"), 5)
+    wait_for(is_at(theirs, "up"), "FRR is up")
     assert end.state() == State.UP
     end.process.terminate()
-    wait_for(is_theirs("down"), 2)
+    wait_for(is_at(theirs, "down"), "FRR is down", 2)
     [peer] = theirs.peers()
     assert peer["remote-diagnostic"] == "administratively down"
 
@@ -79,12 +80,12 @@ def test_frr_finds_our_responder_dead_by_silence_and_up_again(boxes):
     own, other = ADDRESSES["ipv4"]
     end = End(boxes[0], "point", own, other)
     theirs = bfdd(boxes, own, other)
-    wait_for(lambda: theirs.peers()[0]["status"] == "up", 5)
+    wait_for(is_at(theirs, "up"), "FRR is up", 5)
     end.process.send_signal(signal.SIGSTOP)
-    wait_for(lambda: theirs.peers()[0]["status"] == "down", 3)
+    wait_for(is_at(theirs, "down"), "FRR is down", 3)
     assert theirs.peers()[0]["diagnostic"] == "control detection time expired"
     end.process.send_signal(signal.SIGCONT)
-    wait_for(lambda: theirs.peers()[0]["status"] == "up", 4)
+    wait_for(is_at(theirs, "up"), "FRR is up", 4)
 
 
 def test_a_shut_down_frr_is_down_at_once_and_its_changed_timers_are_taken_by_poll(boxes):
@@ -94,7 +95,7 @@ def test_a_shut_down_frr_is_down_at_once_and_its_changed_timers_are_taken_by_pol
     assert end.read()[1:] == [other, True]
     peer = f"peer {own} multihop local-address {other}"
     theirs.ask("configure terminal", "bfd", peer, "receive-interval 400", "transmit-interval 300")
-    wait_for(lambda: end.ask()["rows"][0]["send_s"] == 0.4, 3)
+    wait_for(lambda: end.ask()["rows"][0]["send_s"] == 0.4, "FRR's new interval is heeded", 3)
     [row] = end.ask()["rows"]
     assert (row["receive_s"], row["n_downs"]) == (0.3, 0)
     shut_s = time.monotonic()

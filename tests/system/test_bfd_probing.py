@@ -1,12 +1,12 @@
-"""A device probes a point over real sockets and wires: cut, killed, stopped, busy, closed; by IPv4 and IPv6."""
+"""A device probes a point over real sockets and wires: cut, killed, stopped, busy, closed; IPv4 and IPv6."""
 
 import asyncio
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +45,10 @@ def ends():
             place.route("default", "eth0", four)
             place.route("::/0", "eth0", six)
         yield device, router, point
+
+
+def n_descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def went(end, address=POINT):
@@ -155,7 +159,7 @@ def test_who_is_not_allowed_is_not_answered_and_counted(ends):
     device, _, point = ends
     answering = End(point, "point", POINT, "10.0.0.7")
     end = End(device, "device", DEVICE, POINT)
-    when_s, is_up = went(end)
+    _, is_up = went(end)
     assert not is_up, "after 3 s: nobody answers"
     found = answering.ask()
     assert found["rows"] == []
@@ -187,7 +191,8 @@ def test_tshark_finds_multihop_packets_with_ttl_255_and_nothing_wrong_with_them(
         "tcpdump", "-i", "eth0", "-U", "-w", capture, "udp port 4784", stderr=subprocess.PIPE
     )
     assert tcpdump.stderr is not None
-    assert "listening" in "".join(iter(lambda: tcpdump.stderr.readline(), "")) or True
+    while "listening" not in (line := tcpdump.stderr.readline()):
+        assert line
     End(point, "point", POINT, DEVICE)
     end = End(device, "device", DEVICE, POINT)
     assert went(end)[1]
@@ -212,7 +217,7 @@ def test_tshark_finds_multihop_packets_with_ttl_255_and_nothing_wrong_with_them(
     assert {(row["udp.dstport"], row["bfd.version"], row["bfd.message_length"]) for row in rows} == {
         ("4784", "1", "24")
     }
-    assert all(49152 <= int(row["udp.srcport"]) for row in rows)
+    assert all(int(row["udp.srcport"]) >= 49152 for row in rows)
     states = [int(row["bfd.sta"], 0) for row in rows]
     assert states[:3] == [1, 2, 3]
     assert set(states[3:]) == {3}
@@ -229,7 +234,7 @@ async def test_an_address_that_the_kernel_does_not_own_is_told_in_a_sentence():
 
 @pytest.mark.asyncio
 async def test_two_on_one_address_are_told_and_a_closed_one_leaves_it_and_no_descriptor():
-    n_open = len(os.listdir("/proc/self/fd"))
+    n_open = n_descriptors()
     local = bytes([127, 0, 0, 77])
     first = Responder(local, bool)
     with pytest.raises(OSError, match="another program speaks BFD there already"):
@@ -238,4 +243,4 @@ async def test_two_on_one_address_are_told_and_a_closed_one_leaves_it_and_no_des
     first.close()
     Responder(local, bool).close()
     await asyncio.sleep(0)
-    assert len(os.listdir("/proc/self/fd")) == n_open
+    assert n_descriptors() == n_open

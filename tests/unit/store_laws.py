@@ -148,8 +148,10 @@ async def test_any_bytes_and_a_full_sized_write_come_back_as_they_were(opened: O
     writes = [Write({"node/big": big}), Write({**many, "node/empty": b""}, when=dict.fromkeys(many, 0))]
     assert await store.commit(writes) == [True, True]
     await reader.until(lambda: {"node/big", "node/empty"} <= reader.items.keys())
-    assert reader.values() == {"node/big": big, "node/empty": b"", **many}
-    assert (await follow(store)).values() == reader.values()
+    is_same = reader.values() == {"node/big": big, "node/empty": b"", **many}
+    assert is_same  # by itself: a difference of megabytes is not for a terminal
+    is_same = (await follow(store)).values() == reader.values()
+    assert is_same
 
 
 @pytest.mark.asyncio

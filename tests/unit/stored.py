@@ -1,130 +1,70 @@
-"""A store in memory for the tests of others: several clients of one, with all that may happen to a server.
+"""A store in memory, as bare as the model of ctrl/store/model.py allows, and what managers write into it."""
 
-shared = Shared()
-one, two = shared.open(), shared.open()
-await one.commit([Write({"node/a": b"1"}, when={"node/a": 0})])
-shared.is_away = True      # commits wait, nothing is told, stores say is_reachable False
-shared.compact()           # every reader gets all there is once more
-one.lose_lease()           # as if its process had been killed: its leased keys go
-"""
-
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-
-from ctrl.store.feed import Feed
-from ctrl.store.model import Changes, Item, StoreError, Write, check_write
+from ctrl.store.model import Changes, Item, Write
+from ctrl.topology import records
+from ctrl.topology.entry import Address, Key, Node
 
 
-class Shared:
-    """What an etcd cluster holds."""
+class Log:
+    """All that was ever written, in order of revisions."""
 
-    def __init__(self, name: str = "memory") -> None:
-        self.id = name
-        self.age_s = 0.0
+    def __init__(self) -> None:
         self.revision = 0
         self.items: dict[str, Item] = {}
-        self._holders: dict[str, Stored] = {}
-        self._clients: list[Stored] = []
-        self._back = asyncio.Event()
-        self._back.set()
+        self.log: list[Item] = []
 
-    @property
-    def is_away(self) -> bool:
-        return not self._back.is_set()
-
-    @is_away.setter
-    def is_away(self, is_away: bool) -> None:
-        if is_away:
-            self._back.clear()
-        else:
-            self._back.set()
-
-    async def wait(self) -> None:
-        await self._back.wait()
-
-    def open(self) -> "Stored":
-        self._clients.append(Stored(self))
-        return self._clients[-1]
-
-    def compact(self) -> None:
-        for client in self._clients:
-            client.feed.relist()
-
-    def write(self, write: Write, holder: "Stored | None" = None) -> bool:
-        """Write at once, as any client might."""
-        revisions = {key: item.revision for key, item in self.items.items()}
-        if any(revisions.get(key, 0) != wanted for key, wanted in write.when.items()):
+    def commit(self, write: Write) -> bool:
+        if any(self.revision_of(key) != revision for key, revision in write.when.items()):
             return False
-        puts = [(key, value) for key, value in write.puts.items() if value is not None or key in self.items]
-        self.revision += bool(puts)
-        changed = [Item(key, value, self.revision) for key, value in puts]
-        for item in changed:
-            self._holders.pop(item.key, None)
-            if item.value is None:
-                del self.items[item.key]
-                continue
-            self.items[item.key] = item
-            if write.is_leased and holder is not None:
-                self._holders[item.key] = holder
-        for client in self._clients:
-            client.feed.tell(changed)
+        self.put(**{key: value for key, value in write.puts.items()})
         return True
 
-    def expire(self, holder: "Stored") -> None:
-        gone = sorted(key for key, whose in self._holders.items() if whose is holder)
-        if gone:
-            self.write(Write(dict.fromkeys(gone)))
+    def put(self, **puts: bytes | None) -> int:
+        self.revision += 1
+        for key, value in puts.items():
+            item = Item(key, value, self.revision)
+            self.log.append(item)
+            if value is None:
+                self.items.pop(key, None)
+            else:
+                self.items[key] = item
+        return self.revision
 
-    def leave(self, client: "Stored") -> None:
-        self._clients.remove(client)
-        self.expire(client)
+    def revision_of(self, key: str) -> int:
+        return self.items[key].revision if key in self.items else 0
 
+    def since(self, revision: int, until: int | None = None) -> Changes:
+        until = self.revision if until is None else min(until, self.revision)
+        return Changes(until, [item for item in self.log if revision < item.revision <= until])
 
-class Stored:
-    """One client of it: ctrl.store.model.Store."""
+    def everything(self) -> Changes:
+        return Changes(self.revision, sorted(self.items.values(), key=lambda item: item.revision), is_all=True)
 
-    def __init__(self, shared: Shared) -> None:
-        self.feed = Feed()
-        self._shared = shared
-        self._is_closed = False
+    # --- what managers write -------------------------------------------------------------------------------
 
-    @property
-    def id(self) -> str:
-        return self._shared.id
+    def device(self, name: str, address: Address) -> Node:
+        return self.node(Node(name, "device", address, 1))
 
-    @property
-    def age_s(self) -> float:
-        return self._shared.age_s
+    def point(self, name: str, address: Address, replicate: Address = b"", **more) -> Node:
+        return self.node(Node(name, "replicator", address, 1, replicate=replicate, **more))
 
-    @property
-    def is_reachable(self) -> bool:
-        return not self._shared.is_away
+    def node(self, node: Node) -> Node:
+        self.put(**{records.node_key(node.name): records.encode_node(node)})
+        return node
 
-    async def changes(self) -> AsyncIterator[Changes]:
-        self.feed.relist()
-        while True:
-            is_behind = await self.feed.is_behind()
-            await self._shared.wait()
-            if is_behind:
-                self.feed.begin()
-                revision = self._shared.revision
-                self.feed.began(revision)
-                items = sorted(self._shared.items.values(), key=lambda item: item.revision)
-                yield Changes(revision, items, is_all=True)
-            elif changes := self.feed.take():
-                yield changes
+    def groups(self, name: str, shard: int) -> dict[Key, records.Networks]:
+        item = self.items.get(records.groups_key(name, shard))
+        return records.decode_groups(item.value) if item is not None and item.value is not None else {}
 
-    async def commit(self, writes: Sequence[Write]) -> list[bool]:
-        for write in writes:
-            check_write(write)
-        await self._shared.wait()
-        if self._is_closed:
-            raise StoreError("memory: closed")
-        return [self._shared.write(write, self) for write in writes]
+    def join(self, name: str, key: Key, vnis: tuple[int, ...] = (), vsids: tuple[int, ...] = ()) -> int:
+        shard = records.shard_of(key)
+        held = self.groups(name, shard) | {key: records.Networks(vnis, vsids)}
+        return self.put(**{records.groups_key(name, shard): records.encode_groups(held)})
 
-    async def close(self) -> None:
-        self._is_closed = True
-        self._shared.leave(self)
+    def leave(self, name: str, key: Key) -> int:
+        shard = records.shard_of(key)
+        held = {k: n for k, n in self.groups(name, shard).items() if k != key}
+        return self.put(**{records.groups_key(name, shard): records.encode_groups(held) if held else None})
 
-    def lose_lease(self) -> None:
-        self._shared.expire(self)
+    def ack(self, name: str, revision: int) -> int:
+        return self.put(**{records.acked_key(name): records.encode_number(revision)})

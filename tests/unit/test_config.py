@@ -265,12 +265,10 @@ def test_the_examples_have_nothing_to_complain_about(name):
     assert check(ROOT / "examples" / f"{name}.toml") == []
 
 
-@pytest.mark.parametrize(
-    ("name", "node"), [("manager", "manager1"), ("managed-device", "tor1"), ("managed-point", "point1")]
-)
+@pytest.mark.parametrize(("name", "node"), [("manager", "manager1"), ("device", "tor1"), ("point", "point1")])
 def test_nor_do_those_of_a_fabric_once_the_certificates_are_there(tmp_path, name, node):
     file = tmp_path / f"{name}.toml"
-    file.write_text((ROOT / "examples" / file.name).read_text())
+    file.write_text((ROOT / "examples" / "fabric" / file.name).read_text())
     assert [finding.key for finding in check(file)] == ["tls.cert", "tls.key", "tls.ca"]
     write_tls(tmp_path, node)
     assert check(file) == []

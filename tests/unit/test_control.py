@@ -17,7 +17,7 @@ from ctrl.control import ControlError, connections, listen, serving
 from ctrl.objects import OBJECTS
 from ctrl.view_rows import ROWS
 from tests.unit.unix_http import free_port, get
-from tests.unit.viewed import MEMBERS, Box, view
+from tests.unit.viewed import DEVICES, MEMBERS, SERVED, Box, view
 
 pytestmark = pytest.mark.asyncio
 
@@ -50,6 +50,21 @@ async def test_the_members_are_asked_for_where_they_are_shown_alone(path):
         for page in ("/metrics", *(f"/v1/{name}" for name in OBJECTS)):
             status, _ = await get(path, page)
             assert status == (500 if page == "/v1/members" else 200)
+
+
+async def test_nodes_and_sessions_are_asked_for_where_they_are_shown_and_counted_alone(path):
+    """A manager may have ten thousand."""
+    without = view(devices=(), served=())
+    box, asked = Box(lambda: without), []
+    box.devices = lambda: asked.append("devices") or DEVICES
+    box.sessions = lambda: asked.append("sessions") or SERVED
+    async with serving(box, str(path), None):
+        for page in OBJECTS:
+            _, body = await get(path, f"/v1/{page}")
+            assert json.loads(body) == list(ROWS[page](view()))
+        assert asked == ["devices", "sessions"]
+        await get(path, "/metrics")
+        assert asked[2:] == ["devices", "sessions"]
 
 
 async def test_the_loop_goes_on_while_many_members_are_handed_over(path):

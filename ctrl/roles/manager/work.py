@@ -37,7 +37,8 @@ class Work:
     def refuse(self, name: str, n: int = 1) -> None:
         """Count a refusal of the table; KeyError for another name."""
         REFUSALS[name]
-        self.refused[name] += n
+        if n:
+            self.refused[name] += n
 
     def tell(self, event: str, **values: object) -> None:
         """Have it said in the log."""
