@@ -91,7 +91,7 @@ class Fabric:
         if not self.sides:
             return
         # gRPC comes with it: imported when the box forwards already
-        from ctrl.daemon.sessions import client_of, prober_of  # noqa: PLC0415
+        from ctrl.daemon.sessions import client_of, probes_of  # noqa: PLC0415
 
         settings = self._config.membership
         confirm_s = settings.robustness * settings.startup_response_interval_s + GRACE_S
@@ -99,8 +99,7 @@ class Fabric:
             async with asyncio.TaskGroup() as tasks:
                 for side, (scope, table) in zip(self.sides, _instructed(self._config), strict=True):
                     client = client_of(side, table, self._config, folder)
-                    prober = prober_of(stack, side, table)
-                    run = side.run(client, prober, confirm_s)
+                    run = side.run(client, probes_of(stack, side, table), confirm_s)
                     tasks.create_task(run, name=f"managers of the {ROLE[scope]}")
 
     # --- what managers say ----------------------------------------------------------------------------------
@@ -188,6 +187,7 @@ def _loaded(
     bounds = Bounds(
         peers_from=table.peers_from,
         max_peers_per_group=table.max_peers_per_group,
+        max_groups=table.max_groups,
         shrink_hold_s=table.shrink_hold_s,
     )
     path = f"/var/lib/fastpath/{node.name}.db" if table.state is None else table.state

@@ -19,12 +19,12 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from ctrl.daemon.probing import Prober, Responder
 from ctrl.events import Bus, applied_event, session_event
 from ctrl.rpc.messages import Ack, FromManager, FromNode, Instructions
 from fastpath.model import IPAddress, Scope
 
 if TYPE_CHECKING:
-    from ctrl.daemon.probing import Prober
     from ctrl.roles.instructed import Instructed
     from ctrl.rpc.client import Client
     from ctrl.store.held import HeldStore
@@ -63,7 +63,7 @@ class Instructing:
         self._obey = obey
         self._resolved = resolved
         self.client: Client | None = None
-        self.prober: Prober | None = None
+        self.probes: Prober | Responder | None = None
         self.changed_s = time.monotonic()
         """When the session came or went: the monotonic clock."""
         self.heard_s: float | None = None
@@ -78,12 +78,12 @@ class Instructing:
         self._next: asyncio.Handle | None = None
         self._loop = asyncio.get_running_loop()
 
-    async def run(self, client: Client, prober: Prober | None, confirm_s: float) -> None:
+    async def run(self, client: Client, probes: Prober | Responder | None, confirm_s: float) -> None:
         """Serve a manager's word for as long as the box runs.
 
         `confirm_s`: how long NVEs have to say again which groups they are in.
         """
-        self.client, self.prober = client, prober
+        self.client, self.probes = client, probes
         self._loop.call_later(confirm_s, self._confirm)
         self._look_after_points()
         async with asyncio.TaskGroup() as tasks:
@@ -188,8 +188,8 @@ class Instructing:
             self._events.publish("instructions", applied_event(name, key, entry, revision, why))
 
     def _look_after_points(self) -> None:
-        if self.prober is not None:
-            self.prober.want(self.instructed.points())
+        if isinstance(self.probes, Prober):
+            self.probes.want(self.instructed.points())
 
     async def _acknowledge(self) -> None:
         while True:

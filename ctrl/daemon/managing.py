@@ -66,7 +66,8 @@ class Managing:
             time.monotonic(),
             settling_s,
         )
-        self._server = Server(str(table.listen), self, tls, Limits(max_sessions=table.max_nodes))
+        own = tls_files(self._config.tls_of(table), self._folder)
+        self._server = Server(str(table.listen), self, own, Limits(max_sessions=table.max_nodes))
         try:
             await self._stack.enter_async_context(self._server)
         except BaseException:

@@ -20,7 +20,8 @@ LOG = logging.getLogger("fastpath.fabric")
 
 def client_of(side: Instructing, table: NodeTable, config: Config, folder: Path) -> Client:
     """The session of a role with its managers; `folder`: where the paths of [tls] begin."""
-    return Client([str(address) for address in table.manager], side, tls_files(config.tls, folder))
+    tls = tls_files(config.tls_of(table), folder)
+    return Client([str(address) for address in table.manager], side, tls)
 
 
 def tls_files(table: TlsTable | None, folder: Path) -> TlsFiles | None:
@@ -30,8 +31,8 @@ def tls_files(table: TlsTable | None, folder: Path) -> TlsFiles | None:
     return TlsFiles(folder / table.cert, folder / table.key, folder / table.ca)
 
 
-def prober_of(stack: ExitStack, side: Instructing, table: NodeTable) -> Prober | None:
-    """What probes the points of a device, or answers the probes at a point, while the context lasts.
+def probes_of(stack: ExitStack, side: Instructing, table: NodeTable) -> Prober | Responder | None:
+    """What probes the points of a device, or answers probes at a point, while the context lasts.
 
     None, with a warning, where the kernel does not own the address: then points count as up.
     """
@@ -40,15 +41,14 @@ def prober_of(stack: ExitStack, side: Instructing, table: NodeTable) -> Prober |
     interval_s, own = table.probe_interval_ms / 1000, table.address.packed
     instructed = side.instructed
     try:
-        if side.scope is Scope.REPLICATOR:
-            answers = Responder(
-                own, lambda peer: peer in instructed.senders(), interval_s, table.probe_multiplier
-            )
-            stack.callback(answers.close)
-            return None
-        prober = Prober(own, interval_s, table.probe_multiplier, side.probed)
+        probes: Prober | Responder
+        if side.scope is Scope.DEVICE:
+            probes = Prober(own, interval_s, table.probe_multiplier, side.probed)
+        else:
+            is_allowed = instructed.senders().__contains__
+            probes = Responder(own, is_allowed, interval_s, table.probe_multiplier)
     except OSError as error:
         LOG.warning("points are not probed, and count as up why=%s", error)
         return None
-    stack.callback(prober.close)
-    return prober
+    stack.callback(probes.close)
+    return probes

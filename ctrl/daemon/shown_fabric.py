@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ctrl.daemon.instructing import Instructing, address_of
+from ctrl.refusals import fabric_counts
 from ctrl.topology.entry import Entry, Key
 from ctrl.view import DeviceView, ManagerView, PointStateView, SessionView
 from fastpath.model import Scope
@@ -43,19 +44,17 @@ def told(sides: Iterable[Instructing]) -> Mapping[Scope, Mapping[Key, Entry]]:
 def points(sides: Iterable[Instructing]) -> Iterator[PointStateView]:
     """The points that are probed."""
     for side in sides:
-        for point in sorted(side.instructed.points() if side.prober else ()):
+        for point in sorted(side.instructed.points() if side.probes else ()):
             yield PointStateView(address_of(point), point not in side.instructed.down)
 
 
 def refused(sides: Iterable[Instructing], managing: Managing | None) -> dict[str, int]:
-    """What was refused of the fabric's messages, by name."""
-    found: dict[str, int] = {}
-    for side in sides:
-        for name, count in side.instructed.refusals.items():
-            found[name] = found.get(name, 0) + count
-    for name, count in managing.manager.refused.items() if managing else ():
-        found[name] = found.get(name, 0) + count
-    return found
+    """What was refused of the fabric's messages and probes, by name."""
+    return fabric_counts(
+        managing.manager.refused if managing else {},
+        [side.instructed.refusals for side in sides],
+        [side.probes.counts for side in sides if side.probes is not None],
+    )
 
 
 def manager_view(managing: Managing) -> ManagerView:
@@ -76,7 +75,7 @@ def manager_view(managing: Managing) -> ManagerView:
 
 def devices(managing: Managing) -> Iterator[DeviceView]:
     """Every node that the manager knows."""
-    for row in managing.manager.devices(time.monotonic()):
+    for row in list(managing.manager.devices(time.monotonic())):  # the table changes while this is walked
         yield DeviceView(
             node=row.node,
             role=row.role,
@@ -93,7 +92,7 @@ def devices(managing: Managing) -> Iterator[DeviceView]:
 def served(managing: Managing, name: str) -> Iterator[SessionView]:
     """The sessions that the manager of this name serves."""
     now_s = time.monotonic()
-    for row in managing.manager.sessions(now_s):
+    for row in list(managing.manager.sessions(now_s)):
         yield SessionView(
             node=row.node,
             role=row.role,

@@ -29,15 +29,15 @@ _WAY_S = 0.3
 class Heard:
     """What one of them heard: how often each number, and when one came last."""
 
-    numbers: Counter[int] = field(default_factory=Counter)
-    last_s: float = 0.0
+    last_s: float
+    """When one came last, by the wall clock; at first, when sending began."""
     silence_s: float = 0.0
-    """The longest time without any, the one between two numbers included."""
+    """The longest time without any."""
+    numbers: Counter[int] = field(default_factory=Counter)
 
     def take(self, number: int, at_s: float) -> None:
         self.numbers[number] += 1
-        if self.last_s:
-            self.silence_s = max(self.silence_s, at_s - self.last_s)
+        self.silence_s = max(self.silence_s, at_s - self.last_s)
         self.last_s = at_s
 
     @property
@@ -54,7 +54,7 @@ class Numbered:
     ) -> None:
         """`sender` and `listeners`: from `sending` and `hearing`, closed in the end."""
         self.sent = 0
-        self.heard = {name: Heard() for name in listeners}
+        self.heard = {name: Heard(time.time()) for name in listeners}
         self._sender, self._to, self._rate = sender, to, rate
         self._names = {listener: name for name, listener in listeners.items()}
         self._who = secrets.randbits(64)  # others may send to the same listeners

@@ -10,7 +10,7 @@
 4. A session that we end is over for our user at once; its slot is free when gRPC has let go of it: that a
    peer that does not read holds a connection does not let it hold many.
 5. Of a failed handshake gRPC's core prints why on stderr ("Handshake failed with error ... certificate has
-   expired"), and tells us nothing. What we have is how many came to no session: counted, and logged.
+   expired"), and tells us nothing. `Handshakes` finds out how many came to no stream, and from where.
 """
 
 from __future__ import annotations
@@ -38,8 +38,6 @@ from ctrl.rpc.writing import encode_from_manager
 LOG = logging.getLogger("fastpath.rpc")
 QUIET_S, QUIET_MAX = 60, 1000
 """For how long the same is not logged again of a peer; of how many that is known."""
-HANDSHAKES_S = 10
-"""How often failed handshakes are told of: longer than one may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +149,7 @@ class Server:
                 self.port = self._server.add_insecure_port(self._listen)
             else:
                 self.port = self._server.add_secure_port(self._listen, self._handshakes.credentials())
+                self._handshakes.port = self.port
         except RuntimeError as error:
             raise OSError(f"cannot listen on {self._listen}: {error}") from None
         await self._server.start()
@@ -172,19 +171,28 @@ class Server:
     async def _serve(self, _requests: object, context: Any) -> None:
         """Run one stream, for gRPC."""
         peer = _address(context.peer())
-        if self._handshakes:
-            self._handshakes.n_arrived += 1
-        if self._n_streams >= self._limits.max_sessions:
-            why = f"this manager has {self._n_streams} sessions, its limit"
-            self._tell("full", peer, "", why)
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, why)
         self._n_streams += 1
+        if self._handshakes:
+            self._handshakes.arrived(peer)
         try:
-            ending = await self._session(peer, context)
+            ending = self._unwanted(peer, context) or await self._session(peer, context)
             if ending is not None:
                 await context.abort(*ending)
         finally:
             self._n_streams -= 1
+            if self._handshakes:
+                self._handshakes.left(peer)
+
+    def _unwanted(self, peer: str, context: Any) -> tuple[grpc.StatusCode, str] | None:
+        if self._n_streams > self._limits.max_sessions:
+            why = f"this manager has {self._limits.max_sessions} sessions, its limit"
+            self._tell("full", peer, "", why)
+            return grpc.StatusCode.RESOURCE_EXHAUSTED, why
+        if self._handshakes and (version := _version(context)) != "TLSv1.3":
+            why = f"{version} given; expected TLSv1.3"
+            self._tell("tls_version", peer, "", why)
+            return grpc.StatusCode.FAILED_PRECONDITION, why
+        return None
 
     async def _session(self, peer: str, context: Any) -> tuple[grpc.StatusCode, str] | None:
         """Converse until it is over, return why we ended it: None when the peer did."""
@@ -285,14 +293,16 @@ class Server:
 
     async def _tell_of_handshakes(self) -> None:
         while self._handshakes:
-            await asyncio.sleep(HANDSHAKES_S)
-            if n := self._handshakes.take_failed():
-                LOG.warning(
-                    "handshakes failed n=%d within_s=%d: by certificate, or by a TLS before 1.3; gRPC's core "
-                    "said each reason on stderr",
-                    n,
-                    HANDSHAKES_S,
-                )
+            await asyncio.sleep(2 * self._limits.hello_s)
+            n, hosts = self._handshakes.take_failed()
+            if n:
+                self.counts["handshake"] += n
+                seen = ",".join(hosts[:8]) or "unknown"
+                LOG.warning("handshakes failed n=%d from=%s: gRPC said why on stderr, each time", n, seen)
+
+
+def _version(context: Any) -> str:
+    return b"".join(context.auth_context().get("ssl_tls_version", ())).decode()
 
 
 def _address(peer: str) -> str:

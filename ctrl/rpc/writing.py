@@ -173,7 +173,12 @@ def _put_hello(said: Any, hello: Hello) -> None:
 def _put_groups(said: Any, groups: Groups) -> None:
     said.revision, said.base = groups.revision, groups.base
     said.is_full, said.more = groups.is_full, groups.more
-    said.added.extend(pb.Group(key=each.key, vnis=each.vnis, vsids=each.vsids) for each in groups.added)
+    for each in groups.added:
+        group = said.added.add(key=each.key)
+        if each.vnis:
+            group.vnis.extend(each.vnis)
+        if each.vsids:
+            group.vsids.extend(each.vsids)
     said.gone.extend(groups.gone)
 
 

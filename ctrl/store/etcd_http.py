@@ -5,7 +5,8 @@
 2. A stream lives on the endpoint that requests go to, and ends when that is given up. So whoever asks
    something every few seconds (the lease does) keeps a watch from waiting at a member that hangs, is cut off
    or has no leader.
-3. Every answer comes from one cluster; an endpoint of another one counts as failed.
+3. Every answer comes from one cluster. An endpoint of another one counts as failed, and is asked for nothing
+   else than who it is.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Gateway:
         self._current = 0
         self._failures = 0
         self._cluster = ""
+        self._met = set[int]()
         self._token = ""
         self._streams: dict[aiohttp.ClientResponse, int] = {}
         self.failure: StoreError | None = None
@@ -76,15 +78,7 @@ class Gateway:
     async def post(self, path: str, body: Json, deadline_s: float = DEADLINE_S) -> Json:
         """Ask once, after a pause where all have failed of late. Away, Refused, StoreError."""
         endpoint = await self._begin()
-        timeout = aiohttp.ClientTimeout(total=deadline_s, connect=CONNECT_S)
-        try:
-            url = self._endpoints[endpoint] + path
-            async with self._session.post(url, timeout=timeout, **self._said(body)) as answer:
-                message = self._read(await answer.read())
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise self._give_up(endpoint, error) from None
-        except Refused as refused:
-            raise self._refused(endpoint, refused) from None
+        message = await self._exchange(endpoint, path, body, deadline_s, is_doubtful=True)
         self._succeeded(endpoint)
         return message
 
@@ -128,21 +122,27 @@ class Gateway:
         if self.failure is not None:
             raise self.failure
         endpoint = self._current
+        if endpoint not in self._met:
+            await self._exchange(endpoint, "maintenance/status", {}, is_doubtful=False)
+            self._met.add(endpoint)
         if self._url.user and not self._token:
-            await self._log_in(endpoint)
+            login = {"name": self._url.user, "password": self._url.password}
+            answer = await self._exchange(endpoint, "auth/authenticate", login, is_doubtful=False)
+            self._token = str(answer.get("token", ""))
         return endpoint
 
-    async def _log_in(self, endpoint: int) -> None:
-        said = self._said({"name": self._url.user, "password": self._url.password})
-        timeout = aiohttp.ClientTimeout(total=DEADLINE_S, connect=CONNECT_S)
-        url = self._endpoints[endpoint] + "auth/authenticate"
+    async def _exchange(
+        self, endpoint: int, path: str, body: Json, deadline_s: float = DEADLINE_S, *, is_doubtful: bool
+    ) -> Json:
+        timeout = aiohttp.ClientTimeout(total=deadline_s, connect=CONNECT_S)
+        url = self._endpoints[endpoint] + path
         try:
-            async with self._session.post(url, timeout=timeout, **said) as answer:
-                self._token = str(read_answer(await answer.read())["token"])
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as error:
-            raise self._give_up(endpoint, error, is_doubtful=False) from None
+            async with self._session.post(url, timeout=timeout, **self._said(body)) as answer:
+                return self._read(await answer.read())
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise self._give_up(endpoint, error, is_doubtful=is_doubtful) from None
         except Refused as refused:
-            raise self._refused(endpoint, refused, is_doubtful=False) from None
+            raise self._refused(endpoint, refused, is_doubtful=is_doubtful) from None
 
     def _said(self, body: Json) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}

@@ -7,12 +7,13 @@ A lease is lost when nothing was heard of us for as long as it lives. Its keys a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from ctrl.store.etcd_http import Gateway
-from ctrl.store.etcd_wire import NOT_FOUND, Refused, number
+from ctrl.store.etcd_http import Away, Gateway
+from ctrl.store.etcd_wire import NOT_FOUND, Json, Refused, number
 from ctrl.store.model import StoreError
 
 log = logging.getLogger(__name__)
@@ -50,10 +51,9 @@ class Lease:
             self._is_lost.set()
 
     async def grant(self) -> None:
-        asked_s = time.monotonic()
-        answer = await self._gateway.ask("lease/grant", {"TTL": str(self._ttl_s)})
+        answer, asked_at_s = await self._ask("lease/grant", {"TTL": str(self._ttl_s)})
         await self._check()
-        self._id, self._kept_at_s = str(answer["ID"]), asked_s
+        self._id, self._kept_at_s = str(answer["ID"]), asked_at_s
         self._is_lost.clear()
         self._has_one.set()
 
@@ -71,14 +71,21 @@ class Lease:
             async with asyncio.timeout(self._ttl_s / BEATS):
                 await self._is_lost.wait()
         except TimeoutError:
-            lease, asked_s = self._id, time.monotonic()
-            answer = await self._gateway.ask("lease/keepalive", {"ID": lease})
+            lease = self._id
+            answer, asked_at_s = await self._ask("lease/keepalive", {"ID": lease})
             if number(answer, "TTL") > 0:
-                self._kept_at_s = asked_s
+                self._kept_at_s = asked_at_s
             else:
                 self.lost(lease)
         else:
             await self.grant()
+
+    async def _ask(self, path: str, body: Json) -> tuple[Json, float]:
+        """Ask until there is an answer, and say when that was asked for: its life began after that."""
+        while True:
+            asked_at_s = time.monotonic()
+            with contextlib.suppress(Away):
+                return await self._gateway.post(path, body), asked_at_s
 
     async def revoke(self) -> None:
         """Give it back, and so remove its keys; one that is gone is well."""

@@ -53,8 +53,8 @@ class Settings:
             raise ValueError(f"mode {self.mode!r}; expected mesh, point or auto")
         if not 0 <= self.hysteresis < self.threshold or self.threshold < 2:
             raise ValueError(
-                f"threshold {self.threshold}, hysteresis {self.hysteresis}; expected 2 or more, and less than "
-                "that from 0 on"
+                f"threshold {self.threshold}, hysteresis {self.hysteresis}; expected a threshold of 2 "
+                "or more and a hysteresis below it"
             )
 
 

@@ -76,10 +76,21 @@ class End:
         self.process = namespace.popen(
             sys.executable, *words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        assert self.read()[1] == "ready"
+        self._ready_s: float | None = None
+
+    def ready(self) -> float:
+        """Wait until it runs; say since when."""
+        if self._ready_s is None:
+            self._ready_s, word = self._line()
+            assert word == "ready"
+        return self._ready_s
 
     def read(self) -> list[Any]:
-        """Wait for a line."""
+        """Wait for what it sees next."""
+        self.ready()
+        return self._line()
+
+    def _line(self) -> list[Any]:
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         line = self.process.stdout.readline()
@@ -89,6 +100,7 @@ class End:
 
     def ask(self) -> dict[str, Any]:
         """Get its states and counts; changes that were said before are passed over."""
+        self.ready()
         self.process.send_signal(signal.SIGUSR1)
         while not isinstance(found := self.read()[1], dict):
             pass

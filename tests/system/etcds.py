@@ -50,9 +50,9 @@ class Cluster:
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.clients)
         return f"etcd{'s' * (self._scheme == 'https')}://{hosts}/fabric"
 
-    def start(self, *members: int) -> None:
-        """Start these, or all, and wait until they answer."""
-        members = members or tuple(range(len(self.clients)))
+    def start(self) -> None:
+        """Start those that do not run, and wait until they answer."""
+        members = [member for member, process in enumerate(self._processes) if process is None]
         for member in members:
             client = f"{self._scheme}://127.0.0.1:{self.clients[member]}"
             peers = [f"http://127.0.0.1:{port}" for port in self._peers]

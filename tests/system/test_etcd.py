@@ -65,15 +65,15 @@ async def test_many_keys_are_read_page_by_page_as_of_one_revision(opened, monkey
     monkeypatch.setattr(etcd, "PAGE_KEYS", 7)
     store = await opened()
     keys = [f"groups/n{number}/00" for number in range(50)]
-    await store.commit([Write({key: b"x" * 200_000}) for key in keys])
+    await store.commit([Write({key: b"x" * 20_000}) for key in keys])
     assert sorted((await follow(await opened())).items) == sorted(keys)
 
 
 @pytest.mark.asyncio
 async def test_a_page_of_more_than_4_mb_is_read_at_once(opened):
     store = await opened()
-    await store.commit([Write({f"groups/n{number}/00": b"x" * 1_000_000}) for number in range(12)])
-    assert len((await follow(store)).items) == 12
+    await store.commit([Write({f"groups/n{number}/00": b"x" * 1_000_000}) for number in range(6)])
+    assert len((await follow(store)).items) == 6
 
 
 @pytest.mark.asyncio

@@ -75,11 +75,12 @@ def test_what_comes_twice_is_counted_as_doubled(boxes: list[Namespace]):
     assert len(stream.heard["right"].numbers) == stream.sent
 
 
-def test_the_longest_silence_counts_and_that_before_the_first_does_not():
-    heard = Heard()
-    for number, at_s in enumerate((5.0, 5.5, 7.0, 7.1)):
-        heard.take(number, at_s)
-    assert heard.silence_s == 1.5
+def test_the_longest_silence_counts_be_it_before_the_first_or_later():
+    for begin_s, silence_s in ((4.5, 1.5), (3.0, 2.0)):
+        heard = Heard(begin_s)
+        for number, at_s in enumerate((5.0, 5.5, 7.0, 7.1)):
+            heard.take(number, at_s)
+        assert heard.silence_s == silence_s
 
 
 def test_it_ends_and_gives_its_sockets_back_when_who_entered_it_fails(boxes: list[Namespace]):

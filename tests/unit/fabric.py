@@ -1,5 +1,6 @@
-"""A simulated world of managers, nodes and a store, of which every step is taken by itself: what is on its way
-may be late, be lost with its session, or come long after it.
+"""A simulated world of managers, nodes and a store, of which every step is taken by itself.
+
+What is on its way may be late, be lost with its session, or come long after it.
 
 1. The managers, topologies and nodes are the real ones; store, network, disks and clock are models of them.
 2. A session's two ends end apart: each says goodbye when it notices, and what still comes from the other end
@@ -444,8 +445,8 @@ class World:
             self.flow()
 
     def heal(self) -> None:
-        """Everything works again: the dead managers run, both ends of a broken session know, and whoever is up
-        has one."""
+        """Everything works again: the dead managers run, both ends of a broken session know, and whoever is
+        up has one."""
         for name, running in self.managers.items():
             if running is None:
                 self.start_manager(name)

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, field
 
-import pytest
 from hypothesis import settings, strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ctrl.store.model import Write
 from ctrl.topology import Settings, Topology, records
@@ -205,6 +204,11 @@ class Fabric:
 AUTO = Settings("auto", threshold=3, hysteresis=1)
 
 
+device = st.sampled_from(DEVICES)
+node = st.integers(0, len(NODES) - 1)
+manager = st.integers(0, 1)
+
+
 class Switching(RuleBasedStateMachine):
     """Joins, leaves, points that die and come back, managers that lag, restart and race."""
 
@@ -214,10 +218,6 @@ class Switching(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.fabric = Fabric(type(self).settings, self.n_points)
-
-    device = st.sampled_from(DEVICES)
-    node = st.integers(0, 7)
-    manager = st.integers(0, 1)
 
     def _node(self, number: int) -> str:
         names = list(self.fabric.boxes)
@@ -337,7 +337,7 @@ class Killing(Switching):
         fabric.killed.add(fabric.points[point % self.n_points])
 
     @precondition(lambda self: self.fabric.killed)
-    @rule(name=Switching.device)
+    @rule(name=device)
     def notice(self, name: str) -> None:
         self.fabric.boxes[name].down |= self.fabric.killed
 
@@ -356,7 +356,7 @@ class Killing(Switching):
 FEW = settings(max_examples=40, stateful_step_count=40, deadline=None)
 for machine in (Switching, Tree, Always, Killing):
     machine.TestCase.settings = FEW
-TestM12 = pytest.mark.filterwarnings("default")(Switching.TestCase)
+TestM12 = Switching.TestCase
 TestM12Tree = Tree.TestCase
 TestM12Always = Always.TestCase
 TestM12Killing = Killing.TestCase
