@@ -95,11 +95,6 @@ def _check_points(report: Report, manager: ManagerTable) -> None:
         for key, is_set in (("point", bool(manager.points)), ("tree", manager.tree)):
             if is_set:
                 report.warning(("manager", key), 'has no effect, as mode = "mesh" uses no points')
-    elif manager.mode == "point" and not manager.points and not report.is_damaged(at):
-        report.warning(
-            ("manager", "mode"),
-            "no [[manager.point]] is given: until a point comes, all groups are meshed",
-        )
     points = list(enumerate(manager.points))
     for place, first, address in repeats(((*at, i, "address"), point.address) for i, point in points):
         report.error(place, f"{address} is already the point of line {report.line(first)}")

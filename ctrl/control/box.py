@@ -11,7 +11,7 @@ from fastpath.model import IPAddress
 
 
 class Box(Protocol):
-    """All is called in the loop's thread, nothing before the body of `serving` has begun."""
+    """All is called in the loop's thread."""
 
     @property
     def events(self) -> Bus:

@@ -13,7 +13,8 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ctrl.config.values import HostPort
@@ -64,6 +65,24 @@ class SocketFile:
         with suppress(OSError):
             if _identity(self.path) == self._identity:
                 self.path.unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """What is bound and not answered yet: whoever takes the sockets listens, and publishes the file."""
+
+    file: SocketFile | None
+    tcp: socket.socket | None
+
+
+@contextmanager
+def sockets(path: str, http: HostPort | None) -> Iterator[Sockets]:
+    """Bind both for as long as the context lasts; "" and None leave one out. ControlError if one cannot be
+    had, or another process answers there."""
+    with ExitStack() as stack:
+        file = stack.enter_context(socket_file(Path(path))) if path else None
+        tcp = stack.enter_context(bound(http)) if http else None
+        yield Sockets(file, tcp)
 
 
 @contextmanager

@@ -11,17 +11,15 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 from aiohttp import web
 
-from ctrl.config.values import HostPort
 from ctrl.control.box import Box
 from ctrl.control.connections import listening
-from ctrl.control.listen import bound, socket_file
+from ctrl.control.listen import Sockets
 from ctrl.control.metrics import CONTENT_TYPE, exposition
 from ctrl.control.misasked import Misasked
 from ctrl.control.posts import POSTS
@@ -37,42 +35,29 @@ _log = logging.getLogger("fastpath.control")
 
 
 @asynccontextmanager
-async def serving(box: Box, socket_path: str, http: HostPort | None) -> AsyncIterator[None]:
-    """Answer on both sockets for as long as the context lasts; "" and None leave one out.
-
-    The box is asked in the loop's thread, and not before the body of the context has begun: what that does
-    before it first waits (giving up privileges, which each thread has for itself) no request and no thread of
-    one forestalls. ControlError if a socket cannot be had, or another process answers there.
-    """
-    begun = asyncio.Event()
-    with ExitStack() as files:
-        file = files.enter_context(socket_file(Path(socket_path))) if socket_path else None
-        async with AsyncExitStack() as servers:
-            if http:
-                tcp = bound(http)
-                files.callback(tcp.close)
-                far = _Service(box, begun, local=False)
-                await servers.enter_async_context(listening(far.answer, tcp, far.end))
-            if file:
-                near = _Service(box, begun, local=True)
-                await servers.enter_async_context(listening(near.answer, file.sock, near.end))
-                file.publish()
-            begun.set()
-            yield
+async def serving(box: Box, bound: Sockets) -> AsyncIterator[None]:
+    """Answer on these sockets for as long as the context lasts. The box is asked in the loop's thread."""
+    async with AsyncExitStack() as servers:
+        if bound.tcp:
+            far = _Service(box, local=False)
+            await servers.enter_async_context(listening(far.answer, bound.tcp, far.end))
+        if bound.file:
+            near = _Service(box, local=True)
+            await servers.enter_async_context(listening(near.answer, bound.file.sock, near.end))
+            bound.file.publish()
+        yield
 
 
 class _Service:
     """What is answered; `local` is the control socket."""
 
-    def __init__(self, box: Box, begun: asyncio.Event, *, local: bool) -> None:
+    def __init__(self, box: Box, *, local: bool) -> None:
         self._box = box
-        self._begun = begun
         self._local = local
         self._streams = Streams()
 
     async def answer(self, request: web.BaseRequest, spare: Callable[[], None]) -> web.StreamResponse:
         """One request, one answer; whatever goes wrong in it is logged, and nobody else notices."""
-        await self._begun.wait()
         try:
             return await self._answered(request, spare)
         except Misasked as why:

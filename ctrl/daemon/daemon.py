@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from ctrl import notify, privileges
 from ctrl.config import Config, read
-from ctrl.control.server import serving
+from ctrl.control.listen import sockets
 from ctrl.daemon import reach as r
 from ctrl.daemon import shown, shown_fabric
 from ctrl.daemon.fabric import Fabric
@@ -113,7 +113,7 @@ class Daemon:
             self._snooping = Snooping(
                 self._forwarder, self._device, self._publisher, self._refused, self._send, self._member
             )
-            await stack.enter_async_context(serving(self, config.control_socket, config.control.http))
+            bound = stack.enter_context(sockets(config.control_socket, config.control.http))
             self._watch.take_over()
             for sentence in privileges.missing():
                 LOG.info("%s", sentence)
@@ -126,8 +126,12 @@ class Daemon:
             stack.callback(self._snooping.stop)
             self._attach()
             self._snooping.start()
+            # what takes long to import comes when the box forwards already, by what it has stored
+            from ctrl.control.server import serving  # noqa: PLC0415
+
+            await stack.enter_async_context(serving(self, bound))
             if config.manager is not None:
-                from ctrl.daemon.managing import Managing  # noqa: PLC0415  brings gRPC, which others do without
+                from ctrl.daemon.managing import Managing  # noqa: PLC0415
 
                 self._managing = await stack.enter_async_context(
                     Managing(config, self._path.parent, self.events)

@@ -143,7 +143,7 @@ class Table:
 
     def hear(self, data: bytes, peer: str, ttl: int, now_s: float) -> None:
         """Take a packet."""
-        if False:
+        if ttl < self._settings.min_ttl:
             self.refused["too_far"] += 1
             return
         place = self._places.get(peer)

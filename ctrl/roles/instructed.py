@@ -98,8 +98,8 @@ class Instructed:
 
     def _end_session(self) -> None:
         self.is_connected = False
-        self.number = 0
-        """Of the instructions in force, in this session."""
+        self._ack = Ack(0)
+        """What was said last of the instructions in force, in this session."""
         self._is_greeting = self._is_full_due = False
         self._claimed = ""
         self._outbox: list[FromNode] = []
@@ -121,8 +121,8 @@ class Instructed:
         elif isinstance(message, Instructions):
             self._hear_instructions(message, self._welcome.store, now_s)
         elif isinstance(message, Keepalive):
-            if message.number > max(self.number, self._batch.number if self._batch else 0):
-                self._outbox.append(Ack(self.number))  # which says that the newer ones did not come
+            if message.number > max(self._ack.number, self._batch.number if self._batch else 0):
+                self._outbox.append(self._ack)  # which says that the newer ones did not come
         elif isinstance(message, Resend):
             self._is_full_due = True
         elif isinstance(message, Refused):
@@ -145,9 +145,9 @@ class Instructed:
     # --- instructions ---------------------------------------------------------------------------------------
 
     def _hear_instructions(self, message: Instructions, store: str, now_s: float) -> None:
-        if message.number <= self.number:
-            if message.number == self.number and not message.more:
-                self._outbox.append(Ack(self.number))
+        if message.number <= self._ack.number:
+            if message.number == self._ack.number and not message.more:
+                self._outbox.append(self._ack)
             return
         if store == self.store and message.revision < self.revision:
             self._refuse("older_instructions")
@@ -182,8 +182,9 @@ class Instructed:
         refused = self._follow(words)
         if batch.vnis is not None and batch.vnis != self.vnis:
             self.vnis, self._is_vnis_changed = batch.vnis, True
-        self.store, self.revision, self.number = store, batch.revision, batch.number
-        self._outbox.append(Ack(batch.number, tuple(refused[:MOST_REFUSED])))
+        self.store, self.revision = store, batch.revision
+        self._ack = Ack(batch.number, tuple(refused[:MOST_REFUSED]))
+        self._outbox.append(self._ack)
 
     def _follow(self, words: Words) -> list[tuple[Key, str]]:
         """Bring what was said into force: first what ends, which makes room. What is refused, and why."""

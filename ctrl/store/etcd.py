@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from ctrl.store.etcd_http import Away, Gateway
 from ctrl.store.etcd_lease import Lease
-from ctrl.store.etcd_wire import DENIED, Json, Names, Refused, b64, found, number
+from ctrl.store.etcd_wire import DENIED, Json, Names, Refused, b64, found, number, understood
 from ctrl.store.etcd_writing import Writer
 from ctrl.store.model import LEASE_S, Changes, Item, StoreError, Write, check_write
 from ctrl.store.opening import EtcdUrl, TlsFiles
@@ -129,7 +129,9 @@ class EtcdStore:
             "success": [{"request_put": {"key": key, "value": b64(new)}}, {"request_range": {"key": key}}],
             "failure": [{"request_range": {"key": key}}],
         }
-        (kv,) = found(await self._gateway.ask("kv/txn", making))
+        answer = await self._gateway.ask("kv/txn", making)
+        with understood():
+            (kv,) = found(answer)
         try:
             record = json.loads(b64decode(kv["value"]))
             return str(record["id"]), float(record["made"])
@@ -158,8 +160,9 @@ class EtcdStore:
                     raise
                 return await self._list()  # compacted while we read
             kvs: Sequence[Json] = answer.get("kvs", ())
-            revision = revision or int(answer["header"]["revision"])
-            items += map(self._names.item, kvs)
+            with understood():
+                revision = revision or int(answer["header"]["revision"])
+                items += map(self._names.item, kvs)
             if not answer.get("more"):
                 items.sort(key=lambda item: item.revision)
                 return Changes(revision, items, is_all=True)
@@ -174,11 +177,13 @@ class EtcdStore:
                 if number(message, "compact_revision"):
                     return
                 raise Refused(DENIED, str(message.get("cancel_reason", "the watch was cancelled")))
-            items += self._names.items(message.get("events", ()))
+            with understood():
+                items += self._names.items(message.get("events", ()))
+                revision = int(message["header"]["revision"])
             if message.get("fragment"):
                 continue
             if items:
                 yield Changes(items[-1].revision, items)
                 items = []
             elif not message.get("created"):  # of progress: all up to here was told
-                yield Changes(int(message["header"]["revision"]), ())
+                yield Changes(revision, ())

@@ -152,7 +152,7 @@ class Gateway:
 
     def _read(self, body: bytes) -> Json:
         message = read_answer(body)
-        cluster = str(message.get("header", {}).get("cluster_id", ""))
+        cluster = str(message["header"]["cluster_id"])
         self._cluster = self._cluster or cluster
         if cluster != self._cluster:
             raise ValueError(f"it is of another cluster: {cluster}, the others of {self._cluster}")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from ctrl.store.etcd_http import Away, Gateway
-from ctrl.store.etcd_wire import NOT_FOUND, Json, Refused, number
+from ctrl.store.etcd_wire import NOT_FOUND, Json, Refused, number, understood
 from ctrl.store.model import StoreError
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ class Lease:
     async def grant(self) -> None:
         answer, asked_at_s = await self._ask("lease/grant", {"TTL": str(self._ttl_s)})
         await self._check()
-        self._id, self._kept_at_s = str(answer["ID"]), asked_at_s
+        with understood():
+            self._id, self._kept_at_s = str(answer["ID"]), asked_at_s
         self._is_lost.clear()
         self._has_one.set()
 
@@ -62,8 +63,11 @@ class Lease:
         try:
             while True:
                 await self._beat()
-        except (StoreError, Refused) as error:
-            self._gateway.fail(StoreError(f"{self._gateway}: {error}"))
+        except StoreError as error:
+            self._gateway.fail(error)
+        except Refused as refused:
+            self._gateway.fail(StoreError(f"{self._gateway}: {refused}"))
+        finally:
             self._has_one.set()  # who waits for it hears of the failure then
 
     async def _beat(self) -> None:
@@ -73,7 +77,9 @@ class Lease:
         except TimeoutError:
             lease = self._id
             answer, asked_at_s = await self._ask("lease/keepalive", {"ID": lease})
-            if number(answer, "TTL") > 0:
+            with understood():
+                is_alive = number(answer, "TTL") > 0
+            if is_alive:
                 self._kept_at_s = asked_at_s
             else:
                 self.lost(lease)

@@ -7,9 +7,10 @@ Bytes travel as base64, 64-bit numbers as strings, and what is zero, empty or fa
 
 from __future__ import annotations
 
+import contextlib
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ctrl.store.model import Item, Write
@@ -136,17 +137,27 @@ def _put(key: str, value: bytes, lease: str) -> Json:
     return {"request_put": {**put, "lease": lease} if lease else put}
 
 
+@contextlib.contextmanager
+def understood() -> Iterator[None]:
+    """Refuse what is no answer of an etcd, where it turns out while it is read."""
+    try:
+        yield
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise Refused(UNKNOWN, f"an answer that no etcd gives ({error!r})") from None
+
+
 def read_answer(body: bytes) -> Json:
     """Read an answer, or the first message of a stream; ValueError for what etcd never says, else Refused."""
-    line = json.loads(body.partition(b"\n")[0] or b"{}")
-    if not isinstance(line, dict):
-        raise ValueError("no JSON object")  # noqa: TRY004
-    message = line.get("result", line)
-    error = line.get("error")
-    if isinstance(error, dict):  # within a stream
-        raise Refused(int(error.get("grpc_code", UNKNOWN)), str(error.get("message", "")))
-    if error is not None:
-        raise Refused(int(line.get("code", UNKNOWN)), str(line.get("message", error)))
-    if not isinstance(message, dict):
-        raise ValueError("no JSON object in the result")  # noqa: TRY004
-    return message
+    try:
+        line = json.loads(body.partition(b"\n")[0])
+        error = line.get("error")
+        if error is None:
+            message: Json = line.get("result", line)
+            str(message["header"]["cluster_id"])  # every answer says that
+            return message
+        if not isinstance(error, dict):  # not within a stream
+            error = {**line, "grpc_code": line.get("code", UNKNOWN)}
+        refused = Refused(int(error.get("grpc_code", UNKNOWN)), str(error.get("message", "")))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"no etcd answers there, but: {body[:60]!r}") from None
+    raise refused

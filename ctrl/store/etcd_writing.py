@@ -148,7 +148,8 @@ class Writer:
                 self._lease.lost(lease)
             else:
                 self.failing_since_s = None
-                return self._settle(mark, pack, answer, is_repeat=is_repeat)
+                with wire.understood():
+                    return self._settle(mark, pack, answer, is_repeat=is_repeat)
 
     def _settle(
         self, mark: wire.Mark, pack: list[_Pending], answer: wire.Json, *, is_repeat: bool

@@ -79,11 +79,13 @@ class Store(Protocol):
         had better go to another one."""
 
     def changes(self) -> AsyncIterator[Changes]:
-        """All there is, and then every change; what comes at once may come together. Ends never: whatever
-        becomes of the server is overcome. For one reader."""
+        """All there is, and then every change; what comes at once may come together. A server that is away is
+        waited for. StoreError: the store was emptied or restored under us, or it lets us in no more; then
+        whoever reads is to start anew. For one reader."""
 
     async def commit(self, writes: Sequence[Write]) -> list[bool]:
-        """Write each of these; False where a comparison failed. Waits while the store is away."""
+        """Write each of these; False where a comparison failed. Waits while the store is away. Those that have
+        a key in common are done in this order, others in any. ValueError (`check_write`), StoreError."""
 
     async def close(self) -> None:
         """Give it back, and its leased keys with it."""

@@ -11,26 +11,29 @@ Hosts are unmodified Linux NVEs; crowds are wires on which tests say IGMP by han
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ctrl.cli.asking import NotAnswered
 from ctrl.lab.namespaces import Namespace, connect, missing
 from ctrl.lab.numbered import Numbered, hearing, sending
 from ctrl.protocols.messages import Kind, Record
+from ctrl.store.sqlite import SqliteStore
 from tests.house.tree import ROOT
 from tests.system import crowd
 from tests.system.lab import MTU, Fastpath, Lab, has_carrier, plug, wait_for
 
 PORT = 9470
+START_S = 60.0
 RATE = 200.0
 """Numbered frames a second, of each sender."""
 PER_REPORT = 50
@@ -129,14 +132,12 @@ class Tor(Node):
         return {str(row["group"]) for row in self.fastpath.show("members")}
 
 
-class Managing(Fastpath):
-    """A `fastpath run` without ports: there as soon as it answers."""
+class OneOfMany(Fastpath):
+    """A `fastpath run` that starts when all the others of its fabric do."""
 
-    def _is_there(self) -> bool:
-        assert self.process.poll() is None, f"{self.name} ended with {self.process.returncode}: {self.log}"
-        with suppress(NotAnswered):
-            return bool(self.show("status"))
-        return False
+    def answers(self) -> Fastpath:
+        wait_for(self._is_there, f"{self.name} answers", START_S)
+        return self
 
 
 class Fabric:
@@ -178,7 +179,8 @@ class Fabric:
     ) -> None:
         """Run all of them. `manager`: more lines of [manager]; `node`: of [device] and [replicator].
 
-        `security`: the [tls] of each by its name; without, everything is plaintext.
+        `security`: the [tls] of each by its name; without, everything is plaintext. The store is not new: with
+        a new one a manager takes no tunnel away before hold_s is over (CONFORMANCE M10).
         """
         order = [f'"{one.address}:{PORT}"' for one in self.managers.values()]
         plain = "plaintext = true\n" if security is None else ""
@@ -188,12 +190,14 @@ class Fabric:
 
         for name, one in self.managers.items():
             where = store or f"sqlite://{one.state}"
+            if not store:
+                asyncio.run(_make_aged(one.state))
             role = f'[manager]\nlisten = "{one.address}:{PORT}"\nstore = "{where}"\n{plain}{manager}\n'
-            one.fastpath = Managing(self.lab, one.box, f"{role}{tls(name)}", name=name, waits=False)
+            one.fastpath = OneOfMany(self.lab, one.box, f"{role}{tls(name)}", name=name, waits=False)
         core = '[[port]]\nname = "core"\nfaces = "core"\n'
         for name, one in self.points.items():
             role = f'[replicator]\naddress = "{one.address}"\n{_node(order, one.state)}{plain}{node}\n'
-            one.fastpath = Fastpath(self.lab, one.box, f"{core}{role}{tls(name)}", name=name, waits=False)
+            one.fastpath = OneOfMany(self.lab, one.box, f"{core}{role}{tls(name)}", name=name, waits=False)
         timers = "".join(f"{key} = {str(value).lower()}\n" for key, value in membership.items())
         for name, tor in self.tors.items():
             ports = "".join(
@@ -203,7 +207,7 @@ class Fabric:
             role = f'[device]\naddress = "{tor.address}"\n{_node(order, tor.state)}{plain}{node}\n'
             order = order[1:] + order[:1]  # the next one prefers another manager
             text = f"{core}{ports}[membership]\n{timers}{role}{tls(name)}"
-            tor.fastpath = Fastpath(self.lab, tor.box, text, name=name, waits=False)
+            tor.fastpath = OneOfMany(self.lab, tor.box, text, name=name, waits=False)
         for one in self.nodes:
             one.fastpath.answers()
 
@@ -252,6 +256,13 @@ def attach(core: Namespace, box: Namespace, name: str, address: str) -> None:
 
 def _node(managers: list[str], state: Path) -> str:
     return f'manager = [{", ".join(managers)}]\nstate = "{state}"\n'
+
+
+async def _make_aged(file: Path) -> None:
+    """Make a store of long ago."""
+    await (await SqliteStore.open(file)).close()
+    with closing(sqlite3.connect(file)) as base, base:
+        base.execute("update store set made = 0")
 
 
 def group_of(vni: int) -> str:

@@ -28,6 +28,8 @@ class Etcds:
         self._state = "existing"
         wait_for(lambda: len(self._statuses()) == N, "etcd answers", 20.0)
 
+        self._ctl("put", "fabric/.store", '{"id": "aged", "made": 0}')  # see Fabric.start
+
     @property
     def url(self) -> str:
         """The store's."""

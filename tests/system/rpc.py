@@ -128,7 +128,7 @@ async def calling(
     manager: Manager, tls: TlsFiles | None = None, *, host: str = "127.0.0.1"
 ) -> AsyncIterator[grpc.aio.StreamStreamCall]:
     """Call without a client of ours, so that anything may be said; `tls` is not looked at before."""
-    options = (("grpc.use_local_subchannel_pool", 1),)
+    options = (("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0))
     if tls is None:
         channel = grpc.aio.insecure_channel(at(manager, host), options)
     else:

@@ -120,7 +120,9 @@ async def test_all_away_and_back_is_waited_for_and_said_meanwhile(three: Cluster
     await stepping
     assert await store.commit([Write({"live/b": b"1"}, is_leased=True)]) == [True]
     await reader.until(lambda: "live/b" in reader.items)
-    assert store.is_reachable
+    async with asyncio.timeout(5):
+        while not store.is_reachable:  # from its next beat on  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     assert [item.key for item in reader.log if item.key.startswith("node/")] == ["node/a", "node/b"]
     await store.close()
 

@@ -109,7 +109,7 @@ async def test_a_node_that_reads_nothing_for_too_long_is_ended():
     async with serving(manager, limits=Limits(stall_s=0.2)), calling(manager) as call:
         await say(call, hello())
         await until(lambda: manager.opened_by)
-        for _ in range(100):
+        for _ in range(200):
             manager.server.send(1, moved)
         await until(lambda: manager.over == [1])
         assert manager.server.counts == {"slow": 1}
@@ -218,7 +218,7 @@ async def test_connections_are_bounded_and_those_that_are_there_live_on():
         n_refused = 0
         for _ in range(150):
             reader, writer = await asyncio.open_connection("127.0.0.1", manager.server.port)
-            held.callback(writer.transport.abort)
+            held.push(lambda *_, writer=writer: writer.transport.abort())
             writer.write(PREFACE + SETTINGS)
             try:
                 n_refused += not await asyncio.wait_for(reader.read(9), 2)

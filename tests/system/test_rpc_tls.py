@@ -85,9 +85,10 @@ async def test_a_node_without_a_valid_certificate_comes_to_no_stream(made, files
         async with calling(manager, replace(made[files], ca=made["tor1"].ca)) as call:
             code, _ = await ending(call)
         assert code is grpc.StatusCode.UNAVAILABLE
-        await until(lambda: manager.server.counts["handshake"] == 1)
+        await until(lambda: manager.server.counts["handshake"])
         assert manager.opened_by == []
-        assert "handshakes failed n=1 from=127.0.0.1: gRPC said why on stderr, each time" in caplog.messages
+        line = r"handshakes failed n=\d+ from=127\.0\.0\.1: gRPC said why on stderr, each time"
+        assert any(re.fullmatch(line, message) for message in caplog.messages)
     said = capfd.readouterr().err
     assert "Handshake failed with error SSL_ERROR_SSL" in said
     assert reason in said

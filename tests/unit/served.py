@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
-from ctrl.control import serving
+from ctrl.control import server
+from ctrl.control.listen import sockets
 from ctrl.objects import EVENTS
 from ctrl.table import Row
 from tests.unit.viewed import Box
+
+
+@asynccontextmanager
+async def serving(box, path, http):
+    """Bind both sockets, and answer on them; "" and None leave one out."""
+    with sockets(path, http) as bound:
+        async with server.serving(box, bound):
+            yield
 
 
 class Served(Box):

@@ -38,7 +38,9 @@ class Log:
         return Changes(until, [item for item in self.log if revision < item.revision <= until])
 
     def everything(self) -> Changes:
-        return Changes(self.revision, sorted(self.items.values(), key=lambda item: item.revision), is_all=True)
+        return Changes(
+            self.revision, sorted(self.items.values(), key=lambda item: item.revision), is_all=True
+        )
 
     # --- what managers write -------------------------------------------------------------------------------
 

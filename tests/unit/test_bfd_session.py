@@ -202,6 +202,24 @@ def test_a_change_during_a_poll_is_polled_after_it():
     assert not said(session, 2.35).poll
 
 
+def test_a_peer_that_began_anew_is_spoken_to_by_its_new_discriminator():
+    session = make()
+    hear(session, PEER, 0.5)
+    assert said(session, 0.5).yours == THEIRS
+    hear(session, PEER._replace(mine=99), 0.8)
+    assert (session.state, said(session, 1.5, is_behind=True).yours) == (INIT, 99)
+
+
+def test_a_peer_in_demand_mode_is_polled_until_it_answers():
+    session = up(peer=PEER._replace(demand=True))
+    session.set_pace(SEND_US, 500_000)
+    hear(session, PEER._replace(state=UP, demand=True), 1.2)
+    assert session.send_s == 0.3
+    assert said(session, 1.31).poll
+    hear(session, PEER._replace(state=UP, demand=True, final=True), 1.32)
+    assert session.send_s == inf
+
+
 def test_a_peer_that_wants_more_of_it_gets_more_at_once():
     session = up(peer=PEER._replace(rx_us=5_000_000))
     assert session._next_s == 1.0 + 5.0

@@ -143,7 +143,7 @@ address = "10.0.0.110"
 """)
     check_marked("""
 [manager]
-mode = "point"  # warning: manager.mode: no [[manager.point]] is given: until a point comes, all groups are
+mode = "point"
 """)
     check_marked("""
 [manager]

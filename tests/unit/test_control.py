@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from ctrl.config.values import HostPort
-from ctrl.control import ControlError, connections, listen, serving
+from ctrl.control import connections, listen
+from ctrl.control.listen import ControlError
 from ctrl.objects import OBJECTS
 from ctrl.view_rows import ROWS
+from tests.unit.served import serving
 from tests.unit.unix_http import free_port, get
 from tests.unit.viewed import DEVICES, MEMBERS, SERVED, Box, view
 
@@ -162,29 +164,6 @@ async def test_either_socket_can_be_left_out(path):
             await get(port, "/healthz")
     async with serving(Box(), "", None):
         assert not path.exists()
-
-
-async def test_nobody_is_answered_before_the_daemon_goes_on(path, monkeypatch):
-    """It gives up its privileges first, and a thread that was there before would keep them."""
-    loop = asyncio.get_running_loop()
-    create_server = loop.create_server
-    port, asked, views = free_port(), [], []
-
-    async def slowly(*args, **options):
-        made = await create_server(*args, **options)
-        asked.append(asyncio.create_task(get(port, "/metrics")))
-        await asyncio.sleep(0.1)
-        return made
-
-    def seen():
-        views.append(view())
-        return views[-1]
-
-    monkeypatch.setattr(loop, "create_server", slowly)
-    async with serving(Box(seen), str(path), on_tcp(port)):
-        assert views == []
-        answers = await asyncio.gather(*asked)
-        assert [status for status, _ in answers] == [200, 200]
 
 
 # --- its bounds ---------------------------------------------------------------------------------------------

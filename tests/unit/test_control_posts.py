@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from ctrl.config.values import HostPort
-from ctrl.control import serving
+from tests.unit.served import serving
 from tests.unit.unix_http import free_port, get
 from tests.unit.viewed import Box, view
 

@@ -8,8 +8,9 @@ from ipaddress import ip_address
 import pytest
 
 from ctrl.config.values import HostPort
-from ctrl.control import connections, serving, streams
+from ctrl.control import connections, streams
 from ctrl.events import QUEUE_SIZE, group_event, tunnel_event
+from tests.unit.served import serving
 from tests.unit.unix_http import free_port, get
 from tests.unit.viewed import GROUP, Box, view
 

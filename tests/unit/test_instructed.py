@@ -192,6 +192,7 @@ def test_what_is_said_without_a_session_is_nobodys() -> None:
     side.hear(Instructions(2, 2, (mesh(1, 3),)))
     assert side.node.peers(key(1)) == (device(2),)
     assert side.said() == []
+    assert side.node.take_ending() is None
 
 
 def test_the_next_session_hears_what_is_held_and_which_points_are_down() -> None:

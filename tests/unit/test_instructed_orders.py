@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctrl.roles.tunnels import Bounds
-from ctrl.rpc.messages import Ack, Hello, Instructions
+from ctrl.rpc.messages import Ack, Group, Hello, Instructions
 from ctrl.store.held import Held
 from ctrl.topology.entry import POINT, Entry
 from tests.unit.instructed import (
@@ -167,6 +167,19 @@ def test_only_what_differs_is_stored_and_nothing_twice() -> None:
     update = side.node.take_stored()
     assert update is not None
     assert (update.revision, update.entries, update.groups) == (3, {}, {})
+
+
+def test_second_information_is_stored_when_it_differs() -> None:
+    """D3, D4: a join that is none costs no write."""
+    side = connected(mesh(1, 2))
+    side.node.joined(key(1))
+    assert side.node.take_stored() is None
+    side.node.joined(key(2), (5000,))
+    side.node.left(key(1))
+    update = side.node.take_stored()
+    assert update is not None
+    assert update.groups == {key(1): None, key(2): Group(key(2), (5000,))}
+    assert update.entries == {}
 
 
 def test_after_a_write_that_failed_all_is_stored_again() -> None:

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from ctrl.roles.tunnels import REFUSALS, Bounds
-from ctrl.rpc.messages import Ack, Instructions, PointState
+from ctrl.rpc.messages import Ack, Instructions, Keepalive, PointState
 from ctrl.topology.entry import MESH, POINT, Entry
 from tests.unit.instructed import OURS, P1, P2, ROUTER, Side, address, by_point, connected, device, key, mesh
 
@@ -101,12 +101,12 @@ def test_parts_count_all_at_once_with_the_last() -> None:
 
 
 def test_parts_of_a_batch_that_is_not_finished_end_with_the_session() -> None:
-    side = connected(mesh(1, 2))
+    side = connected(mesh(1, 2), mesh(2, 2))
     side.hear(Instructions(2, 2, (mesh(1, 3),), more=True))
     side.disconnect()
     side.connect()
-    side.tell(mesh(2, 4), revision=2)
-    assert side.node.peers(key(1)) == (device(2),)
+    side.hear(Instructions(2, 2, (mesh(2, 4),)))
+    assert side.node.entries == {key(1): mesh(1, 2), key(2): mesh(2, 4)}
 
 
 # --- bounds -------------------------------------------------------------------------------------------------
@@ -145,12 +145,25 @@ def test_an_entry_out_of_bounds_is_refused_by_name_and_what_stood_stays(entry: E
     assert REFUSALS[name].endswith(".")
 
 
+def test_a_refusal_is_said_again_with_the_same_instructions() -> None:
+    """M12: or a switch would count on what is not in force."""
+    side = connected(mesh(1, 7), bounds=INSIDE)
+    refused = side.tell(by_point(1), revision=2)
+    side.hear(Instructions(2, 2, (by_point(1),)))
+    side.hear(Keepalive(3))
+    assert refused == Ack(2, ((key(1), "peer_not_allowed"),))
+    assert side.said() == [refused, refused]
+
+
 def test_a_refusal_is_over_with_the_next_word_that_is_in_bounds() -> None:
     side = connected(mesh(1, 7), bounds=INSIDE)
     side.tell(by_point(1), revision=2)
     side.tell(mesh(1, 6), revision=3)
     assert side.node.refused == {}
     assert side.node.peers(key(1)) == (device(6),)
+    side.tell(by_point(1), revision=4)
+    side.tell(mesh(2, 6), revision=5, is_full=True)
+    assert side.node.refused == {}
 
 
 def test_what_was_refused_is_asked_for_again_with_the_next_session() -> None:

@@ -54,7 +54,9 @@ def test_what_is_told_of_a_group_leaves_its_members_and_the_peers_of_the_config(
     table.apply(G, Who(0, Origin.IGMP, b"\2\0\0\0\0\1", ip_address("10.1.1.2")), ALL)
     publisher.instruct(G, (B, D))
     publisher.update()
-    assert peers_of(publisher, G) == {D: OTHER, B: CORE}, "an owner stands in a list once, by the config's way"
+    assert peers_of(publisher, G) == {D: OTHER, B: CORE}, (
+        "an owner stands in a list once, by the config's way"
+    )
     publisher.instruct(G, ())
     publisher.update()
     one = device_list(publisher, G)

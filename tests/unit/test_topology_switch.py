@@ -106,7 +106,10 @@ class Fabric:
     def ack(self, name: str) -> None:
         box = self.boxes[name]
         manager = self.managers[box.manager]
-        if manager.awaited().get(name, box.revision + 1) <= box.revision and manager.acked_of(name) < box.revision:
+        if (
+            manager.awaited().get(name, box.revision + 1) <= box.revision
+            and manager.acked_of(name) < box.revision
+        ):
             self.store.ack(name, box.revision)
 
     def change_manager(self, name: str) -> None:
@@ -152,7 +155,9 @@ class Fabric:
         """How many copies of a packet each device takes."""
         arrivals = self.arrivals(sender)
         return {
-            name: sum(1 for source, to in arrivals if to == address_of(name) and source in self.boxes[name].accepts)
+            name: sum(
+                1 for source, to in arrivals if to == address_of(name) and source in self.boxes[name].accepts
+            )
             for name in DEVICES
         }
 
