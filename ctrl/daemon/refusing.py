@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from ctrl.config import Config
+from ctrl.config.schema_roles import NodeTable
 from ctrl.daemon.ports import LIVE_KINDS
 
+_HELLO_KEYS = ("replicate", "tunnel", "vnis")
+"""What else of a role its managers are told once."""
 _RESTART_KEYS = ("workers", "cpus", "batch", "trains", "ring_frames")
 
 
@@ -35,6 +38,18 @@ def refuse_what_takes_a_restart(old: Config, new: Config) -> None:
         for key in _RESTART_KEYS
         if getattr(old.dataplane, key) != getattr(new.dataplane, key)
     ]
-    keys += [key for key in ("control", "node") if getattr(old, key) != getattr(new, key)]
+    keys += [key for key in ("control", "node", "manager", "tls") if getattr(old, key) != getattr(new, key)]
+    keys += _session_keys("device", old.device, new.device)
+    keys += _session_keys("replicator", old.replicator, new.replicator)
     if keys:
         raise StartError(f"{', '.join(keys)} changed, which takes a restart")
+
+
+def _session_keys(name: str, old: NodeTable | None, new: NodeTable | None) -> list[str]:
+    """What differs of a role's session with managers, where there is one before or after."""
+    if not ((old and old.manager) or (new and new.manager)):
+        return []
+    if old is None or new is None:
+        return [name]
+    keys = [*NodeTable.model_fields, *_HELLO_KEYS]
+    return [f"{name}.{key}" for key in keys if getattr(old, key, None) != getattr(new, key, None)]

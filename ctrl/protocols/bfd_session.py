@@ -117,19 +117,15 @@ class Session:
         """Take a packet that is for this session; `data`: the same as it came."""
         if self.state == State.ADMIN_DOWN:
             return
-        before, before_s = self.state, self.send_s
+        before_s = self.send_s
         if self._peer is None or self._peer.mine != packet.mine:
             self._wire = b""
         self._peer = packet
         if packet.final and self._is_polling:
-            self._polled()
+            self._polled(now_s)
+        self._hasten(before_s, now_s)
         self._follow(packet.state, now_s)
         self._answers |= packet.poll
-        send_s = self.send_s
-        if (
-            send_s != before_s and self.state == before
-        ):  # heeded at once, not after the interval that was (section 6.8.7)
-            self._next_s = max(min(self._next_s, self._last_s + send_s), now_s) if send_s < inf else inf
         self._detect_s = now_s + self.detection_s
         self._extra_s = 0.0
         is_at_rest = packet.state == self.state == State.UP and not (
@@ -171,29 +167,39 @@ class Session:
         self._required_us = self._hear_us
         self._rx_us = max(self._rx_us, self._hear_us) if state == State.UP else self._hear_us
 
-    def set_pace(self, send_us: int, hear_us: int) -> None:
+    def set_pace(self, send_us: int, hear_us: int, now_s: float) -> None:
         """Send and hear at other intervals, once the peer knows."""
         self._send_us, self._hear_us = send_us, hear_us
         if not self._is_polling:
-            self._adapt()
+            self._adapt(now_s)
 
-    def _adapt(self) -> None:
+    def _adapt(self, now_s: float) -> None:
         """Begin a Poll Sequence if what we say of intervals is to change (section 6.8.3)."""
         is_up = self.state == State.UP
         desired_us = self._send_us if is_up else max(SLOW_US, self._send_us)
         if (desired_us, self._hear_us) == (self._desired_us, self._required_us):
             return
+        before_s = self.send_s
         self._desired_us, self._required_us = desired_us, self._hear_us
         self._tx_us = min(self._tx_us, desired_us) if is_up else desired_us
         self._rx_us = max(self._rx_us, self._hear_us) if is_up else self._hear_us
         self._is_polling = self._peer is not None
         self._heard = self._wire = b""
+        self._hasten(before_s, now_s)
 
-    def _polled(self) -> None:
+    def _hasten(self, before_s: float, now_s: float) -> None:
+        """Heed another interval at once, not after the one that was (section 6.8.7)."""
+        send_s = self.send_s
+        if send_s == inf:
+            self._next_s = inf
+        elif send_s != before_s:
+            self._next_s = max(min(self._next_s, self._last_s + send_s), now_s)
+
+    def _polled(self, now_s: float) -> None:
         self._is_polling = False
         self._tx_us, self._rx_us = self._desired_us, self._required_us
         self._wire = b""
-        self._adapt()
+        self._adapt(now_s)
 
     def set_active(self, is_active: bool, now_s: float) -> None:
         """Look for the peer from now on, or answer it only."""

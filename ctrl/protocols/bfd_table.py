@@ -139,7 +139,7 @@ class Table:
                 place.session.set_active(True, now_s)
                 self._tell(place)
                 self._book(place)
-        self._repace()
+        self._repace(now_s)
 
     def hear(self, data: bytes, peer: str, ttl: int, now_s: float) -> None:
         """Take a packet."""
@@ -159,7 +159,7 @@ class Table:
                 self.refused[refusal] += 1
                 return
             place = self._add(peer, now_s, is_active=False)
-            self._repace()
+            self._repace(now_s)
         elif packet.yours and packet.yours != place.session.discriminator:
             self.refused["unknown_session"] += 1
             return
@@ -273,7 +273,7 @@ class Table:
                 self._agenda = [entry for entry in self._agenda if entry[0] == entry[2].due_s]
                 heapify(self._agenda)
 
-    def _repace(self) -> None:
+    def _repace(self, now_s: float) -> None:
         """Fit the intervals to the number of sessions."""
         settings = self._settings
         send_s = self._fitting(self.send_s, settings.sent_per_s)
@@ -282,7 +282,7 @@ class Table:
             return
         self.send_s, self.hear_s = send_s, hear_s
         for place in self._places.values():
-            place.session.set_pace(round(send_s * 1e6), round(hear_s * 1e6))
+            place.session.set_pace(round(send_s * 1e6), round(hear_s * 1e6), now_s)
             self._book(place)
 
     def _fitting(self, interval_s: float, most_per_s: int) -> float:
@@ -302,4 +302,4 @@ class Table:
             is_forgotten = session.is_idle and now_s >= session.since_s + FORGOTTEN_AFTER_S
             if is_forgotten or not self._is_allowed(place.peer):
                 self._close(place, now_s)
-        self._repace()
+        self._repace(now_s)

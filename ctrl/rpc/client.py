@@ -17,12 +17,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import random
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+# The lines that gRPC's core would write at each try are told here, once. Where there is a server in the same
+# process, it is imported first: its lines are wanted.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from ctrl.rpc.messages import FromManager, FromNode, Welcome
 from ctrl.rpc.outbox import Outbox
@@ -234,6 +239,8 @@ async def _answers(address: str, wait_s: float) -> bool:
 def _why(error: grpc.aio.AioRpcError, address: str, own: Certificate | None) -> str:
     """Make a sentence of what gRPC says."""
     details = str(error.details())
+    if error.code() is grpc.StatusCode.INTERNAL and "from Core" in details:
+        return "the connection broke"
     if own is not None:
         if found := re.search("CERTIFICATE_VERIFY_FAILED: ([^:]*)", details):
             return f"its certificate does not stand up to our CA: {found[1]}"

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +26,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
 from urllib.parse import unquote
+
+os.environ.setdefault("GRPC_VERBOSITY", "INFO")  # see 5; before gRPC is imported
 
 from ctrl.rpc.handshakes import Handshakes
 from ctrl.rpc.messages import FromManager, FromNode, Hello

@@ -84,8 +84,8 @@ class Store(Protocol):
         whoever reads is to start anew. For one reader."""
 
     async def commit(self, writes: Sequence[Write]) -> list[bool]:
-        """Write each of these; False where a comparison failed. Waits while the store is away. Those that have
-        a key in common are done in this order, others in any. ValueError (`check_write`), StoreError."""
+        """Write each of these; False where a comparison failed. Waits while the store is away. Those with a
+        key in common are done in this order, others in any. ValueError (`check_write`), StoreError."""
 
     async def close(self) -> None:
         """Give it back, and its leased keys with it."""

@@ -69,6 +69,10 @@ def parse_store(url: str) -> SqliteUrl | EtcdUrl:
 
 def _parse_etcd(rest: str, *, is_tls: bool) -> EtcdUrl:
     hosts, _, prefix = rest.partition("/")
+    if "@" in prefix:  # most likely of a password: none of it is shown
+        raise ValueError(
+            "what is special in user, password and prefix is to be written as %xx (/ as %2f, @ as %40)"
+        )
     login, at, hosts = hosts.rpartition("@")
     user, colon, password = login.partition(":")
     if at and not (user and colon and password):

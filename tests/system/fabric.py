@@ -179,8 +179,8 @@ class Fabric:
     ) -> None:
         """Run all of them. `manager`: more lines of [manager]; `node`: of [device] and [replicator].
 
-        `security`: the [tls] of each by its name; without, everything is plaintext. The store is not new: with
-        a new one a manager takes no tunnel away before hold_s is over (CONFORMANCE M10).
+        `security`: the [tls] of each by its name; without, everything is plaintext. The store is not new:
+        with a new one a manager takes no tunnel away before hold_s is over (CONFORMANCE M10).
         """
         order = [f'"{one.address}:{PORT}"' for one in self.managers.values()]
         plain = "plaintext = true\n" if security is None else ""

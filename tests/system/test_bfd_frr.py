@@ -16,6 +16,8 @@ from tests.system.lab import wait_for
 
 WHY = namespaces.missing() or frr.missing()
 pytestmark = pytest.mark.skipif(WHY is not None, reason=str(WHY))
+SLACK_S = 0.7
+"""What a busy machine may add."""
 ADDRESSES = {"ipv4": ("10.0.0.1", "10.0.0.2"), "ipv6": ("fd00::1", "fd00::2")}
 
 
@@ -48,7 +50,7 @@ def test_our_prober_finds_a_passive_frr_up_down_when_killed_and_each_sees_the_ot
     theirs = bfdd(boxes, own, other, "passive-mode", "detect-multiplier 4")
     end = End(boxes[0], "device", own, other, interval_s=0.15)
     assert end.read()[1:] == [other, True]
-    time.sleep(0.6)
+    wait_for(lambda: theirs.peers()[0]["remote-transmit-interval"] == 150, "FRR takes our interval")
     [row] = end.ask()["rows"]
     assert (row["send_s"], row["receive_s"]) == (0.15, 0.15)
     assert row["detection_s"] == pytest.approx(4 * 0.15)
@@ -60,7 +62,7 @@ def test_our_prober_finds_a_passive_frr_up_down_when_killed_and_each_sees_the_ot
     theirs.bfdd.kill()
     when_s, address, is_up = end.read()
     assert (address, is_up) == (other, False)
-    assert when_s - killed_s < 0.6 + 0.35
+    assert when_s - killed_s < 0.6 + SLACK_S
 
 
 def test_our_responder_answers_an_active_frr_and_is_down_there_when_it_ends(boxes):
@@ -69,7 +71,7 @@ def test_our_responder_answers_an_active_frr_and_is_down_there_when_it_ends(boxe
     theirs = bfdd(boxes, own, other)
 
     wait_for(is_at(theirs, "up"), "FRR is up")
-    assert end.state() == State.UP
+    wait_for(lambda: end.state() == State.UP, "we are up, too", 1)
     end.process.terminate()
     wait_for(is_at(theirs, "down"), "FRR is down", 2)
     [peer] = theirs.peers()
@@ -102,4 +104,4 @@ def test_a_shut_down_frr_is_down_at_once_and_its_changed_timers_are_taken_by_pol
     theirs.ask("configure terminal", "bfd", peer, "shutdown")
     when_s, _, is_up = end.read()
     assert not is_up
-    assert when_s - shut_s < 0.5, "not after 900 ms of silence"
+    assert row["detection_s"] > SLACK_S > when_s - shut_s, "not by silence"

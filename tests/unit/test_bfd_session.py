@@ -172,7 +172,7 @@ def test_changed_intervals_are_polled_until_the_peer_has_answered():
     session = up()
     said(session, 1.3)
     hear(session, PEER._replace(state=UP), 1.3)
-    session.set_pace(400_000, 150_000)
+    session.set_pace(400_000, 150_000, 1.3)
     assert (session.send_s, session.receive_s) == (0.3, 0.2)
     for now_s in (1.61, 1.92):
         polled = said(session, now_s)
@@ -185,14 +185,14 @@ def test_changed_intervals_are_polled_until_the_peer_has_answered():
 
 def test_quicker_sending_and_slower_hearing_are_in_force_at_once():
     session = up()
-    session.set_pace(100_000, 500_000)
+    session.set_pace(100_000, 500_000, 1.1)
     assert (session.send_s, session.receive_s) == (0.1, 0.5)
 
 
 def test_a_change_during_a_poll_is_polled_after_it():
     session = up()
-    session.set_pace(400_000, 300_000)
-    session.set_pace(600_000, 600_000)
+    session.set_pace(400_000, 300_000, 1.1)
+    session.set_pace(600_000, 600_000, 1.1)
     first = said(session, 1.3)
     assert (first.poll, first.tx_us, first.rx_us) == (True, 400_000, 300_000)
     hear(session, PEER._replace(state=UP, final=True), 1.35)
@@ -212,7 +212,7 @@ def test_a_peer_that_began_anew_is_spoken_to_by_its_new_discriminator():
 
 def test_a_peer_in_demand_mode_is_polled_until_it_answers():
     session = up(peer=PEER._replace(demand=True))
-    session.set_pace(SEND_US, 500_000)
+    session.set_pace(SEND_US, 500_000, 1.1)
     hear(session, PEER._replace(state=UP, demand=True), 1.2)
     assert session.send_s == 0.3
     assert said(session, 1.31).poll

@@ -18,7 +18,7 @@ from ctrl.roles.attachment import Attachment
 from ctrl.static import enroll
 from fastpath import Forwarder, MemoryPort
 from fastpath.claims import Claims
-from fastpath.model import Faces, Layout, Port, ReplicationList
+from fastpath.model import Faces, Layout, Peer, Port, ReplicationList, Scope
 from fastpath.reasons import REASONS
 from fastpath.statistics import DropCount, Statistics
 
@@ -284,3 +284,37 @@ def test_what_a_running_process_cannot_change_takes_a_restart(text, key):
     with pytest.raises(StartError, match=f"^{key} changed, which takes a restart"):
         refuse_what_takes_a_restart(BOX, config_of(text + PORTS + DEVICE))
     refuse_what_takes_a_restart(BOX, config_of(PORTS))
+
+
+MANAGED = '[device]\naddress = "10.0.0.1"\nmanager = ["127.0.0.1:9470"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (MANAGED.replace("9470", "9471"), "device.manager"),
+        (MANAGED.replace("10.0.0.1", "10.0.0.9"), "device.address"),
+        (MANAGED + 'tunnel = "rewrite"\n', "device.tunnel"),
+        (MANAGED + "probe_interval_ms = 100\n", "device.probe_interval_ms"),
+        ("", "device"),
+    ],
+)
+def test_what_managers_were_told_takes_a_restart(text, key):
+    before = config_of(PORTS + MANAGED)
+    with pytest.raises(StartError, match=f"^{key} changed, which takes a restart"):
+        refuse_what_takes_a_restart(before, config_of(PORTS + text))
+    refuse_what_takes_a_restart(before, config_of(PORTS + MANAGED + "strict_members = true\n"))
+
+
+def test_peers_that_a_manager_named_are_reached_and_allowed_like_those_of_the_config():
+    """D12: who is told as a peer is taken from; D8, R1: copies go to them by the route of the kernel."""
+    config = config_of(PORTS + DEVICE + '[replicator]\naddress = "10.0.0.9"\n')
+    told = ip_address("10.0.0.77"), ip_address("10.0.0.78")
+    kernel = replace(KERNEL, hops=HOPS | {told[0]: NextHop("core", MAC)})
+    reach = r.work_out(config, kernel, r.Told(frozenset(told[:1]), frozenset(told[1:]), ((7, 9),)))
+    assert reach.layout.peers[-2:] == (Peer(Scope.DEVICE, told[0]), Peer(Scope.REPLICATOR, told[1]))
+    assert (reach.hops[2, told[0]], reach.states[told[0]]) == (MAC, "up")
+    assert (reach.hops[2, told[1]], reach.states[told[1]]) == (None, "no_route")
+    assert reach.layout.point_vnis == ((7, 9),)
+    assert r.peers(config, r.Told(frozenset(told))).keys() >= set(told)
+    assert r.work_out(config, kernel).layout.peers == reach.layout.peers[:-2]

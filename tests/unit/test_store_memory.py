@@ -7,7 +7,7 @@ import pytest
 from ctrl.store.model import StoreError, Write
 from tests.unit.store_laws import *  # noqa: F403
 from tests.unit.store_laws import follow
-from tests.unit.stored import Shared
+from tests.unit.store_memory import Shared
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ def test_a_cluster_is_named_by_its_hosts_and_a_prefix(url, place):
         ("etcd://2001:db8::1", "in brackets"),
         ("etcd://h1:1,h1:1", "twice"),
         ("etcd://h1/x?y=z", "a prefix of plain letters"),
+        ("etcd://me:with/slash@h1", "is to be written as %xx"),
         ("etcd://me@h1", "USER:PASSWORD"),
         ("etcd://me:@h1", "USER:PASSWORD"),
     ],
@@ -64,7 +65,10 @@ def test_a_url_of_no_store_is_refused_with_what_is_expected(url, says):
         parse_store(url)
 
 
-@pytest.mark.parametrize("url", ["etcd://me:hidden@h1:x", "etcd://me:hidden@h1/a?b", "etcd://:hidden@h1"])
+@pytest.mark.parametrize(
+    "url",
+    ["etcd://me:hidden@h1:x", "etcd://me:hidden@h1/a?b", "etcd://:hidden@h1", "etcd://me:hid/hidden@h1"],
+)
 def test_an_error_shows_no_password(url):
     with pytest.raises(ValueError) as caught:
         parse_store(url)
