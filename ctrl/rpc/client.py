@@ -29,7 +29,7 @@ from typing import Any, Protocol
 # process, it is imported first: its lines are wanted.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from ctrl.rpc.messages import FromManager, FromNode, Welcome
+from ctrl.rpc.messages import FromManager, FromNode, Hello, Welcome
 from ctrl.rpc.outbox import Outbox
 from ctrl.rpc.reading import Malformed, decode_from_manager
 from ctrl.rpc.tls import Certificate, TlsError, TlsFiles
@@ -92,12 +92,23 @@ class Client:
         self._outbox: Outbox[FromNode] | None = None
         self._give_up: Callable[[str], None] | None = None
         self._is_welcome = False
+        self._waiting: list[FromNode] = []  # for the Welcome
+        self._limit = asyncio.timeout(None)  # of the session: what it hears in time moves it
+        self._stuck = ""
         self._slow: set[str] = set()
 
     def send(self, message: FromNode) -> None:
-        """Say it after all that was said before; nothing while there is no session."""
-        if self._outbox is not None:
+        """Say it after all that was said before; nothing while there is no session. What follows the Hello
+        waits for the Welcome: a node that is refused has not told its state, and learns the reason (gRPC
+        loses it to a message that is on its way)."""
+        if self._outbox is None:
+            return
+        if self._is_welcome or isinstance(message, Hello):
             self._outbox.put(message)
+        elif len(self._waiting) < self._patience.max_queued:
+            self._waiting.append(message)
+        else:
+            self._give_up(f"no Welcome, and {len(self._waiting)} messages wait for it")
 
     def end(self, why: str) -> None:
         """End the session that there is, with a sentence for the log, and try anew."""
@@ -150,6 +161,7 @@ class Client:
             ("grpc.enable_retries", 0),
             ("grpc.keepalive_time_ms", ping_ms),
             ("grpc.keepalive_timeout_ms", ping_ms),
+            ("grpc.http2.ping_timeout_ms", ping_ms),  # the one that counts in grpcio 1.8x; else a minute
         )
         if own is None:
             return grpc.aio.insecure_channel(address, options)
@@ -172,24 +184,19 @@ class Client:
     async def _converse(self, address: str, call: Any) -> None:
         loop = asyncio.get_running_loop()
         silence_s = self._patience.welcome_s
-        limit = asyncio.timeout(silence_s)
-        stuck: list[str] = []
-
-        def give_up(why: str) -> None:
-            stuck.append(why)
-            with suppress(RuntimeError):  # it runs out just now
-                limit.reschedule(0)
-
+        limit = self._limit = asyncio.timeout(silence_s)
+        self._stuck = ""
         patience = self._patience
         self._give_up = give_up
         self._outbox = Outbox(
             encode_from_node,
             call.write,
-            give_up,
+            self._give_up,
             max_queued=patience.max_queued,
             stall_s=patience.stall_s,
         )
         self.manager = address
+        self._waiting.clear()
         self._handlers.connected(address)
         try:
             async with limit:
@@ -204,17 +211,26 @@ class Client:
                     self._handlers.heard(message)
             raise _OverError("it ended the session")
         except TimeoutError:
-            raise _OverError(stuck[0] if stuck else f"it said nothing for {silence_s:g} s") from None
+            raise _OverError(self._stuck or f"it said nothing for {silence_s:g} s") from None
         finally:
             self._outbox.close()
             self._outbox = self._give_up = None
             self.manager = ""
             self._handlers.disconnected()
 
+    def _give_up(self, why: str) -> None:
+        if not self._stuck:
+            self._stuck = why
+            with suppress(RuntimeError):  # it runs out just now
+                self._limit.reschedule(0)
+
     # --- what is told ---------------------------------------------------------------------------------------
 
     def _welcome(self, address: str, welcome: Welcome) -> None:
         self._is_welcome = True
+        for waiting in self._waiting:
+            self.send(waiting)
+        self._waiting.clear()
         self.problems.pop(address, None)
         LOG.info("manager found address=%s name=%s store=%s", address, welcome.manager, welcome.store)
 

@@ -141,6 +141,7 @@ class Server:
                 # A connection that died silently frees its slot.
                 ("grpc.keepalive_time_ms", 20_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
+                ("grpc.http2.ping_timeout_ms", 10_000),  # the one that counts in grpcio 1.8x
             )
         )
         handler = grpc.stream_stream_rpc_method_handler(self._serve)

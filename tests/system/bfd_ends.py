@@ -72,7 +72,7 @@ class End:
         stall_s: float = 0,
     ) -> None:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        words = (Path(__file__), role, own, str(interval_s), str(stall_s), *peers)
+        words = (str(Path(__file__)), role, own, str(interval_s), str(stall_s), *peers)
         self.process = namespace.popen(
             sys.executable, *words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )

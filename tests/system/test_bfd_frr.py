@@ -68,6 +68,7 @@ def test_our_prober_finds_a_passive_frr_up_down_when_killed_and_each_sees_the_ot
 def test_our_responder_answers_an_active_frr_and_is_down_there_when_it_ends(boxes):
     own, other = ADDRESSES["ipv4"]
     end = End(boxes[0], "point", own, other)
+    end.ready()
     theirs = bfdd(boxes, own, other)
 
     wait_for(is_at(theirs, "up"), "FRR is up")
@@ -81,6 +82,7 @@ def test_our_responder_answers_an_active_frr_and_is_down_there_when_it_ends(boxe
 def test_frr_finds_our_responder_dead_by_silence_and_up_again(boxes):
     own, other = ADDRESSES["ipv4"]
     end = End(boxes[0], "point", own, other)
+    end.ready()
     theirs = bfdd(boxes, own, other)
     wait_for(is_at(theirs, "up"), "FRR is up", 5)
     end.process.send_signal(signal.SIGSTOP)

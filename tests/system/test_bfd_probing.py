@@ -182,7 +182,9 @@ def test_a_packet_from_too_many_routers_away_is_refused(ends):
     assert [row["peer"] for row in found["rows"]] == [DEVICE]
 
 
-@pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark missing")
+@pytest.mark.skipif(
+    not (shutil.which("tshark") and shutil.which("tcpdump")), reason="needs tshark and tcpdump"
+)
 def test_tshark_finds_multihop_packets_with_ttl_255_and_nothing_wrong_with_them(ends, tmp_path):
     device, _, point = ends
     capture = tmp_path / "bfd.pcap"

@@ -18,7 +18,7 @@ pytestmark = [
 ]
 VNI, OTHER_VNI = 100, 200
 MESH, POINT = 'mode = "mesh"', 'mode = "point"'
-N_GROUPS, PARTITION_S = 5000, 30.0
+PARTITION_S = 30.0
 ANSWERED_S = 2.0
 """After which nobody waits for an answer to the queries of the start: a crowd gives none."""
 
@@ -52,26 +52,28 @@ class Scene:
         return sum(len(tors) for tors in joined(self.fabric).values()) - len(self.nves) - len(self.others)
 
 
-@pytest.mark.parametrize(("n_points", "mode"), [(0, MESH), (2, POINT)], ids=["mesh", "point"])
+@pytest.mark.parametrize(
+    ("mode", "n_points", "n_groups"), [(MESH, 0, 5000), (POINT, 2, 1000)], ids=["mesh", "point"]
+)
 def test_a_manager_killed_during_10000_joins_costs_no_copy_and_has_the_truth_within_5_s(
-    lab: Lab, n_points: int, mode: str
+    lab: Lab, mode: str, n_points: int, n_groups: int
 ):
-    """M10, M11."""
+    """M10, M11. By points it is 2,000: each group begins in mesh, and is switched."""
     scene = Scene(lab, n_points, mode)
     manager = scene.fabric.managers["manager1"]
-    groups = range(FIRST_OTHER, FIRST_OTHER + N_GROUPS)
+    groups = range(FIRST_OTHER, FIRST_OTHER + n_groups)
     with scene.fabric.traffic(*scene.nves) as one, scene.fabric.traffic(*scene.others) as other:
-        floods = [tor.say(Kind.TO_EX, groups, reports_per_s=20) for tor in scene.tors[:2]]
-        wait_for(lambda: scene.n_joined() > N_GROUPS // 2, "they are joining")
+        floods = [tor.say(Kind.TO_EX, groups, reports_per_s=n_groups / 250) for tor in scene.tors[:2]]
+        wait_for(lambda: scene.n_joined() > n_groups // 2, "they are joining")
         manager.kill()
         time.sleep(1.0)
-        assert scene.n_joined() < 2 * N_GROUPS, "the joins were over before the manager was away"
+        assert scene.n_joined() < 2 * n_groups, "the joins were over before the manager was away"
         begin = time.monotonic()
         manager.start(waits=False)
         for flood in floods:
             sent(flood)
         joined_s = time.monotonic() - begin
-        wait_for(lambda: scene.n_joined() == 2 * N_GROUPS, "all have joined")
+        wait_for(lambda: scene.n_joined() == 2 * n_groups, "all have joined")
         took_s = scene.settles(5.0)
         time.sleep(0.5)
     print(f"the last join {joined_s:.1f} s after the manager's start, the truth {took_s:.1f} s after that")
@@ -80,13 +82,17 @@ def test_a_manager_killed_during_10000_joins_costs_no_copy_and_has_the_truth_wit
 
 
 def test_a_tor_cut_off_for_30_s_with_1000_joins_and_leaves_has_the_truth_within_5_s(lab: Lab):
-    """M9: it goes on by what it has, and is not forgotten within the hold time."""
+    """M9: it goes on by what it has, and is not forgotten within the hold time.
+
+    Most groups stay: that more than half of its tunnels are to go, a ToR does not believe at once (D8).
+    """
     scene = Scene(lab, 0, MESH)
     tor, other = scene.tors[:2]
-    old, new = (range(FIRST_OTHER + at, FIRST_OTHER + at + 1000) for at in (0, 1000))
+    places = ((0, 1000), (1000, 2000), (2000, 3500))
+    old, new, staying = (range(FIRST_OTHER + begin, FIRST_OTHER + end) for begin, end in places)
     for one in (tor, other):
-        sent(one.say(Kind.TO_EX, old))
-    wait_for(lambda: scene.n_joined() == 2000, "all have joined")
+        sent(one.say(Kind.TO_EX, [*old, *staying]))
+    wait_for(lambda: scene.n_joined() == 5000, "all have joined")
     scene.settles(10.0)
     with scene.fabric.traffic(*scene.nves) as data, scene.fabric.traffic(*scene.others[::-1]) as back:
         with scene.fabric.cut_off(tor.name):
@@ -98,6 +104,6 @@ def test_a_tor_cut_off_for_30_s_with_1000_joins_and_leaves_has_the_truth_within_
         took_s = scene.settles(5.0)
         time.sleep(0.5)
     print(f"the truth {took_s:.1f} s after healing")
-    assert scene.n_joined() == 3000
+    assert scene.n_joined() == 6000
     expect_whole(data)
     expect_whole(back)

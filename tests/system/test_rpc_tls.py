@@ -138,7 +138,7 @@ async def test_nothing_older_than_tls_1_3_is_spoken(made, version, is_taken):
     files = made["tor1"]
     async with serving(Manager(), made["manager"]) as manager:
         openssl = await asyncio.create_subprocess_exec(
-            shutil.which("openssl"),
+            "openssl",
             *("s_client", version, "-alpn", "h2", "-connect", at(manager)),
             *("-cert", files.cert, "-key", files.key, "-CAfile", files.ca),
             stdin=asyncio.subprocess.DEVNULL,

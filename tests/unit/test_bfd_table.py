@@ -174,8 +174,8 @@ def test_an_agenda_whose_entries_are_no_more_valid_is_made_anew():
     up = ASKS._replace(state=State.UP, yours=answers(one)[0][1].mine, tx_us=2**32 - 1)
     now_s = 0.0
     for n in range(600):
-        now_s += 0.15
-        hear(one, up._replace(rx_us=(0, 2**32 - 1)[n % 2] or 1), now_s=now_s)
+        now_s += 0.31
+        hear(one, up._replace(rx_us=(1, 2**32 - 1)[n % 2]), now_s=now_s)
         one.poll(now_s)
     assert len(one._agenda) <= 4 + 64
     assert one.deadline_s <= min(place.session.deadline_s for place in one._places.values())

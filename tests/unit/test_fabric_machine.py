@@ -69,11 +69,11 @@ class Fabric(RuleBasedStateMachine):
 
     # --- what goes on by itself -----------------------------------------------------------------------------
 
-    def _steps(self) -> list[Callable[[], None]]:
-        """List the steps that can be taken now."""
+    def _steps(self, stalled: str) -> list[Callable[[], None]]:
+        """List the steps that can be taken now, but those of a node or a manager that is slow."""
         world, steps = self.world, list[Callable[[], None]]()
         for name, running in world.managers.items():
-            if running is None:
+            if running is None or name == stalled:
                 continue
             if running.writes:
                 steps.append(partial(world.commit, name))
@@ -84,16 +84,16 @@ class Fabric(RuleBasedStateMachine):
             if (running.manager.deadline_s or math.inf) <= world.now_s + SETTLE_S:
                 steps.append(partial(self.wait, SETTLE_S))
         for number, link in world.links.items():
-            if link.to_manager:
+            if link.to_manager and link.node != stalled:
                 steps.append(partial(world.to_manager, number))
-            if link.to_node:
+            if link.to_node and link.node != stalled:
                 steps.append(partial(world.to_node, number))
         return steps
 
-    def go(self, choices: list[int]) -> None:
+    def go(self, choices: list[int], stalled: str) -> None:
         """Take some steps in some order."""
         for choice in choices:
-            steps = self._steps()
+            steps = self._steps(stalled)
             if not steps:
                 return
             step = steps[choice % len(steps)]
@@ -101,9 +101,22 @@ class Fabric(RuleBasedStateMachine):
             if step.func == self.world.to_node:
                 self.nobody_gets_two_and_no_old_member_gets_none()
 
-    go_1 = go_2 = go_3 = go_4 = go_5 = go_6 = rule(
-        choices=st.lists(st.integers(0, 30), min_size=5, max_size=40)
-    )(go)
+    many_choices = st.lists(st.integers(0, 30), min_size=20, max_size=80)
+    go_1 = rule(choices=many_choices, stalled=some_node | some_manager)(go)
+    go_2 = rule(choices=many_choices, stalled=some_device)(go)
+
+    @rule(choices=many_choices, stalled=some_node | some_manager, name=some_device, key=some_key)
+    def join_and_go(self, choices: list[int], stalled: str, name: str, key: bytes) -> None:
+        if name in self.world.members(key):
+            self.leave(name, key)
+        else:
+            self.world.join(name, key)
+        self.go(choices, stalled)
+
+    @rule(choices=many_choices, stalled=some_manager, name=some_node, manager=some_manager)
+    def move_and_go(self, choices: list[int], stalled: str, name: str, manager: str) -> None:
+        self.connect(name, manager)
+        self.go(choices, stalled)
 
     # --- what nodes do --------------------------------------------------------------------------------------
 

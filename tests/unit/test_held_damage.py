@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sqlite3
 from pathlib import Path
 from random import Random
 
@@ -91,6 +92,20 @@ def test_an_address_changed_by_one_digit_is_found(
     assert content.count(ours) >= 60
     changed = content.replace(ours, device(12).hex().encode(), 1)
     assert damaged(tmp_path / "b" / "a.db", changed, caplog) is None
+
+
+@pytest.mark.parametrize("what", ["kind = 1 AND key = x'ef010064'", "kind = 2", "kind = 0"])
+def test_a_row_that_is_missing_is_found(
+    tmp_path: Path, sound: tuple[bytes, Held], caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """Each row that is left is sound; all together they are not what was written."""
+    path = tmp_path / "sound" / "a.db"
+    with sqlite3.connect(path) as connection:
+        assert connection.execute(f"DELETE FROM held WHERE {what}").rowcount > 0
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    (tmp_path / "b").mkdir()
+    assert damaged(tmp_path / "b" / "a.db", path.read_bytes(), caplog) is None
 
 
 def test_a_log_left_by_a_killed_process_that_is_damaged_gives_a_state_that_was_written(

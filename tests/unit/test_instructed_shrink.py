@@ -59,8 +59,9 @@ def test_half_of_the_tunnels_or_a_few_go_at_once() -> None:
 def test_a_newer_word_takes_the_place_of_a_held_one() -> None:
     side = full()
     side.tell(is_full=True, revision=2)
-    side.tell(mesh(1, 3), revision=3)
+    side.tell(mesh(1, 3), removed=(key(2),), revision=3)
     assert side.node.peers(key(1)) == (device(3),)
+    assert side.node.peers(key(2)) == (device(2),)  # the same word again: its time goes on
     side.run(31)
     assert side.node.entries == {key(1): mesh(1, 3)}
 

@@ -32,6 +32,7 @@ def test_the_same_instruction_again_changes_nothing() -> None:
     side = connected(mesh(1, 2))
     assert side.tell(mesh(1, 2), removed=(key(7),)) == Ack(2)
     assert side.node.take_changes() == set()
+    assert side.node.take_stored() is None
     assert not side.node.take_senders_changed()
     assert side.tell(mesh(1, 2), is_full=True) == Ack(3)
     assert side.node.take_changes() == set()
@@ -161,9 +162,11 @@ def test_a_refusal_is_over_with_the_next_word_that_is_in_bounds() -> None:
     side.tell(mesh(1, 6), revision=3)
     assert side.node.refused == {}
     assert side.node.peers(key(1)) == (device(6),)
-    side.tell(by_point(1), revision=4)
+    side.tell(by_point(5), revision=4)
+    assert side.node.refused == {key(5): "peer_not_allowed"}
     side.tell(mesh(2, 6), revision=5, is_full=True)
     assert side.node.refused == {}
+    assert side.node.take_notes() == ["instructions refused=peer_not_allowed"]  # the first time alone
 
 
 def test_what_was_refused_is_asked_for_again_with_the_next_session() -> None:
@@ -192,6 +195,7 @@ def test_endless_parts_cost_no_more_than_the_bound() -> None:
         side.hear(Instructions(2, 2, entries, is_full=True, more=n < 90))
     assert len(side.node.entries) == 3
     assert side.node.refusals == {"tunnels_full": 97}
+    assert side.node.refused == {}
     side.disconnect()
     hello, *_ = side.connect()
     assert hello.store == ""  # type: ignore[union-attr]
