@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 from pathlib import Path
@@ -34,6 +35,7 @@ def run(config_file: str) -> None:
         click.echo(str(finding), err=True)
     if reading.config is None:
         raise SystemExit(MISUSED)
+    gc.disable()  # until it forwards: all that a start makes stays
     # OpenBLAS starts threads when numpy is imported, and threads that run keep their privileges
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     from ctrl.control.listen import ControlError  # noqa: PLC0415  imported once the config is good

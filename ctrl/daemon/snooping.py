@@ -54,6 +54,7 @@ class Snooping:
     def start(self) -> None:
         """Listen from now on."""
         gc.freeze()  # all that is there by now stays: a look through it would take longer than many joins
+        gc.enable()
         for fd in self._forwarder.punt_fds:
             self._loop.add_reader(fd, self._woken)
         self.settle()
