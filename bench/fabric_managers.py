@@ -1,7 +1,7 @@
 """Managers as processes of their own, on one core: started, watched, killed, and always gone in the end.
 
-BENCH_FABRIC_PROFILE=FOLDER has each look every 5 ms at what its loop's thread does, and write that down when it
-is stopped; threads of gRPC and of the store are told by the time that they had their core.
+BENCH_FABRIC_PROFILE=FOLDER has each look every 5 ms at what its loop's thread does, and write that down at
+each `mark`; threads of gRPC and of the store are told by the time that they had their core.
 """
 
 from __future__ import annotations
@@ -96,6 +96,11 @@ class ManagerProcess:
             int(status["VmRSS"].split()[0]) / 1024,
             int(status["VmHWM"].split()[0]) / 1024,
         )
+
+    def mark(self) -> None:
+        """Have what was sampled written down."""
+        if PROFILE and self._process is not None:
+            self._process.send_signal(signal.SIGUSR1)
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)

@@ -1,53 +1,67 @@
 """Looks at what a process's main thread does, again and again, for where its time goes.
 
 Every 5 ms, from a thread of its own: the innermost functions (self), and every function on the stack
-(with those it calls). What is in C counts for who called it. Written to FOLDER/samples-PID.txt at the end.
+(with those it calls). What is in C counts for who called it. Written to FOLDER/PID-N.txt, and begun anew, at
+each SIGUSR1.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
+import signal
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
+from types import FrameType
+
+from ctrl import privileges
 
 EVERY_S = 0.005
 SHOWN = 60
 
 
 def start(folder: str) -> None:
-    """Sample this thread until the process ends."""
+    """Sample this thread from when it has dropped its privileges until the process ends."""
     main = threading.get_ident()
-    own, within = Counter[str](), Counter[str]()
-    ends = threading.Event()
+    asked = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: asked.set())
 
     def sample() -> None:
-        while not ends.wait(EVERY_S):
+        own, within, number = Counter[str](), Counter[str](), 0
+        while True:
+            if asked.wait(EVERY_S):
+                asked.clear()
+                number += 1
+                write(Path(folder, f"{os.getpid()}-{number}.txt"), own, within)
+                own, within = Counter[str](), Counter[str]()
             frame = sys._current_frames().get(main)
             seen = set[str]()
-            is_first = True
+            if frame is not None:
+                own[f"{_name(frame)}:{frame.f_lineno}"] += 1
             while frame is not None:
-                name = f"{frame.f_code.co_filename[-40:]}:{frame.f_code.co_qualname}"
-                if is_first:
-                    own[f"{name}:{frame.f_lineno}"] += 1
-                    is_first = False
-                if name not in seen:
-                    seen.add(name)
-                    within[name] += 1
+                seen.add(_name(frame))
                 frame = frame.f_back
+            within.update(seen)
 
-    def write() -> None:
-        ends.set()
-        total = sum(own.values()) or 1
-        lines = [f"{total} samples of {EVERY_S} s; {time.process_time():.1f} s of CPU"]
-        for title, counts in (("with what it calls", within), ("itself", own)):
-            lines += ["", title]
-            lines += [f"{100 * n / total:6.2f} % {name}" for name, n in counts.most_common(SHOWN)]
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        Path(folder, f"samples-{os.getpid()}.txt").write_text("\n".join(lines) + "\n")
+    drop = privileges.drop
 
-    threading.Thread(target=sample, daemon=True).start()
-    atexit.register(write)
+    def drop_and_sample() -> None:
+        drop()  # it wants to be the only thread
+        threading.Thread(target=sample, daemon=True).start()
+
+    privileges.drop = drop_and_sample
+
+
+def write(path: Path, own: Counter[str], within: Counter[str]) -> None:
+    total = sum(own.values()) or 1
+    lines = [f"{total} samples of {EVERY_S} s"]
+    for title, counts in (("with what it calls", within), ("itself", own)):
+        lines += ["", title]
+        lines += [f"{100 * n / total:6.2f} % {name}" for name, n in counts.most_common(SHOWN)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _name(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename[-40:]}:{frame.f_code.co_qualname}"

@@ -83,7 +83,7 @@ class NodeTable(Table):
         30.0, 0, 86400,
     )  # fmt: skip
     probe_interval_ms: Annotated[int, PlainValidator(values.probe_interval)] = key(
-        "Between two probes of a replication point (BFD, RFC 5880); 0: none.",
+        "Between two probes of a replication point (BFD, RFC 5880); 0, at points and devices alike: none.",
         "0 or a number from 10 to 60000", 300,
     )  # fmt: skip
     probe_multiplier: int = key(
@@ -149,6 +149,7 @@ class ReplicatorTable(NodeTable):
     allow_from: Annotated[tuple[Prefix, ...], Items] = key(
         "Senders accepted beside the lists'.", PREFIXES, ()
     )
+    max_probers: int = bound("Devices whose probes are answered.", 4096, 65_536)
     lists: Annotated[tuple[ListTable, ...], Tables] = key(
         "Static replication lists.", "[[replicator.list]] tables", (), alias="list"
     )

@@ -8,12 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ctrl.config import Config
-from ctrl.config.schema_roles import NodeTable, TlsTable
+from ctrl.config.schema_roles import NodeTable, ReplicatorTable, TlsTable
 from ctrl.daemon.instructing import Instructing
 from ctrl.daemon.probing import Prober, Responder
 from ctrl.rpc.client import Client
 from ctrl.rpc.tls import TlsFiles
-from fastpath.model import Scope
 
 LOG = logging.getLogger("fastpath.fabric")
 
@@ -38,15 +37,16 @@ def probes_of(stack: ExitStack, side: Instructing, table: NodeTable) -> Prober |
     """
     if not table.probe_interval_ms:
         return None
-    interval_s, own = table.probe_interval_ms / 1000, table.address.packed
-    instructed = side.instructed
+    interval_s = table.probe_interval_ms / 1000
     try:
         probes: Prober | Responder
-        if side.scope is Scope.DEVICE:
-            probes = Prober(own, interval_s, table.probe_multiplier, side.probed)
+        if isinstance(table, ReplicatorTable):  # it is probed where it is sent to
+            own = (table.replicate or table.address).packed
+            is_allowed = side.instructed.senders().__contains__
+            probes = Responder(own, is_allowed, interval_s, table.probe_multiplier, table.max_probers)
         else:
-            is_allowed = instructed.senders().__contains__
-            probes = Responder(own, is_allowed, interval_s, table.probe_multiplier)
+            own = table.address.packed
+            probes = Prober(own, interval_s, table.probe_multiplier, side.probed)
     except OSError as error:
         LOG.warning("points are not probed, and count as up why=%s", error)
         return None

@@ -189,7 +189,15 @@ def test_tshark_finds_multihop_packets_with_ttl_255_and_nothing_wrong_with_them(
     device, _, point = ends
     capture = tmp_path / "bfd.pcap"
     tcpdump = device.popen(
-        "tcpdump", "-i", "eth0", "-U", "-w", capture, "udp port 4784", stderr=subprocess.PIPE
+        "tcpdump",
+        "-i",
+        "eth0",
+        "--immediate-mode",
+        "-U",
+        "-w",
+        capture,
+        "udp port 4784",
+        stderr=subprocess.PIPE,
     )
     assert tcpdump.stderr is not None
     while "listening" not in (line := tcpdump.stderr.readline()):

@@ -191,6 +191,19 @@ async def test_leased_keys_are_gone_after_a_close_and_others_stay(opened: Opened
 
 
 @pytest.mark.asyncio
+async def test_a_leased_key_that_was_removed_is_free_for_the_next(opened: Opened):
+    store = await opened()
+    claim = Write({"live/a": b"1"}, when={"live/a": 0}, is_leased=True)
+    assert await store.commit([claim, Write({"node/a": b"1"}), claim]) == [True, True, False]
+    assert [item.key for item in (await follow(store)).items.values()] == [
+        "live/a",
+        "node/a",
+    ]  # in their order
+    assert await store.commit([Write({"live/a": None}), claim]) == [True, True]
+    assert [item.key for item in (await follow(store)).items.values()] == ["node/a", "live/a"]
+
+
+@pytest.mark.asyncio
 async def test_which_store_it_is_stays_over_a_restart(opened: Opened):
     store = await opened()
     assert store.is_reachable

@@ -20,7 +20,8 @@ def test_all_keys_of_the_prefix_are_within_its_range_but_our_own():
         assert start <= b64decode(NAMES.key(key)) < end
     for own in (".store", ".writer/ab/0"):
         assert b64decode(NAMES.key(own)) < start
-    assert not start <= b"fabric2/node/a" < end
+    for neighbour in (b"fabric0/node/a", b"fabric2/node/a", b"fabri/node/a"):
+        assert not start <= neighbour < end
     assert not start <= b"fabric" < end
 
 

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from ctrl.store.model import StoreError, Write
+from ctrl.store.feed import Feed
+from ctrl.store.model import Changes, Item, StoreError, Write
 from tests.unit.store_laws import *  # noqa: F403
 from tests.unit.store_laws import follow
 from tests.unit.store_memory import Shared
@@ -23,6 +24,19 @@ def opened():
         return shared.open()
 
     return open_one
+
+
+def test_what_was_read_with_all_there_was_is_not_told_again():
+    feed = Feed()
+    feed.begin()
+    feed.tell([Item("node/a", b"1", 1), Item("node/b", b"1", 2)])
+    feed.began(1)
+    assert feed.take() == Changes(2, [Item("node/b", b"1", 2)])
+    feed.relist()
+    feed.begin()
+    feed.tell([Item("node/c", b"1", 3)])
+    feed.began(3)
+    assert feed.take() is None
 
 
 @pytest.mark.asyncio

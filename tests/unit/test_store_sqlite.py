@@ -189,6 +189,25 @@ async def test_a_full_disk_is_waited_for_and_nothing_is_told_of_what_was_not_kep
 
 
 @pytest.mark.asyncio
+async def test_a_batch_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    store = await SqliteStore.open(tmp_path / "x.db")
+    reader = await follow(store)
+    leased = Write({"live/a": b"1"}, is_leased=True)
+    misused = Write({"node/b": Sized()})  # type: ignore[dict-item]
+    with pytest.raises(sqlite3.ProgrammingError):
+        await store.commit([leased, Write({"node/a": b"1"}), misused])
+    assert await store.commit([Write({"node/c": b"1"}, when={"node/a": 0, "live/a": 0})]) == [True]
+    await reader.step()
+    assert [item.key for item in reader.log] == ["node/c"]
+    await store.close()
+
+
+class Sized:
+    def __len__(self):
+        return 1
+
+
+@pytest.mark.asyncio
 async def test_a_reader_that_lags_gets_all_there_is_instead(tmp_path, monkeypatch):
     monkeypatch.setattr(feed, "MAX_WAITING", 10)
     store = await SqliteStore.open(tmp_path / "x.db")

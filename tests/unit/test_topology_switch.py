@@ -1,13 +1,15 @@
 """CONFORMANCE M12: whatever order nodes and managers act in, each receiver gets each packet exactly once."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hypothesis import settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ctrl.store.model import Write
 from ctrl.topology import Settings, Topology, records
 from ctrl.topology.entry import Address, Entry
+from ctrl.topology.switching import MESHED
 
 from tests.unit.stored import Log
 
@@ -228,6 +230,12 @@ class Switching(RuleBasedStateMachine):
         names = list(self.fabric.boxes)
         return names[number % len(names)]
 
+    @initialize(n=st.integers(0, len(DEVICES)))
+    def begin(self, n: int) -> None:
+        for name in DEVICES[:n]:
+            self.fabric.join(name)
+        self.fabric.settle()
+
     @rule(name=device)
     def join(self, name: str) -> None:
         self.fabric.join(name)
@@ -275,7 +283,7 @@ class Switching(RuleBasedStateMachine):
     def change_manager(self, n: int) -> None:
         self.fabric.change_manager(self._node(n))
 
-    @rule(number=manager, skipped=st.sets(node))
+    @rule(number=manager, skipped=st.sets(node, max_size=2))
     def go_on(self, number: int, skipped: set[int]) -> None:
         """A round in which all but these nodes do what they should: else no switch would ever end."""
         fabric = self.fabric
@@ -356,6 +364,103 @@ class Killing(Switching):
         for point in self.fabric.killed:
             self.fabric.set_dead(point, is_dead=True)
         super().teardown()
+
+
+def test_a_device_that_joined_unseen_is_not_switched_before_the_point_knows_it():
+    """M12: manager 0 decides on the switch before it sees d3's join, which manager 1 already told to all."""
+    fabric = Fabric(AUTO, 1)
+    for name in ("d0", "d1"):
+        fabric.join(name)
+    fabric.settle()
+    fabric.join("d2")
+    for _ in range(2):
+        for number in (0, 1):
+            fabric.follow(number, 1 << 30)
+        fabric.propose(0)
+        fabric.commit(0)
+    everyone_in_force(fabric, fabric.joined.keys() | {"p0"})
+    fabric.follow(0, 1 << 30)
+    fabric.propose(0)
+    assert fabric.writes[0]
+    fabric.join("d3")
+    fabric.follow(1, 1 << 30)
+    for name in DEVICES:
+        fabric.boxes[name].manager = 1
+    fabric.boxes["p0"].manager = 0
+    for name in DEVICES[:4]:
+        fabric.tell(name)
+        fabric.obey(name)
+    fabric.check()
+    assert ("d3", "d0") in fabric.flows
+    fabric.commit(0)
+    fabric.follow(1, 1 << 30)
+    for name in DEVICES[:4]:
+        fabric.tell(name)
+        fabric.obey(name)
+        fabric.check()
+    fabric.settle()
+
+
+def test_a_switch_that_began_is_ended_before_another_one_begins():
+    """M12: the group shrinks while one device sends to the point already and the others do not."""
+    fabric = Fabric(AUTO, 1)
+    for name in DEVICES[:3]:
+        fabric.join(name)
+    while fabric.managers[0].state_of(KEY).stage != "switch":
+        everyone_in_force(fabric, fabric.boxes)
+        fabric.follow(0, 1 << 30)
+        fabric.propose(0)
+        fabric.commit(0)
+        fabric.follow(0, 1 << 30)
+        fabric.follow(1, 1 << 30)
+    fabric.tell("d0")
+    fabric.obey("d0")
+    fabric.leave("d2")
+    for _ in range(3):
+        fabric.follow(0, 1 << 30)
+        fabric.propose(0)
+        fabric.commit(0)
+        fabric.check()
+    assert fabric.managers[0].state_of(KEY).stage == "switch"
+    for name in ("d1", "p0"):
+        for number in (0, 1):
+            fabric.follow(number, 1 << 30)
+        fabric.tell(name)
+        fabric.obey(name)
+        fabric.check()
+    fabric.settle()
+    assert fabric.managers[0].state_of(KEY) == MESHED
+
+
+def everyone_in_force(fabric: Fabric, names: Iterable[str]) -> None:
+    """All of these hear what there is, do it, and that is written down."""
+    for number in (0, 1):
+        fabric.follow(number, 1 << 30)
+    for name in names:
+        for act in (fabric.obey, fabric.tell, fabric.obey, fabric.ack):
+            act(name)
+            fabric.check()
+
+
+def test_a_group_goes_to_a_tree_by_way_of_a_mesh():
+    """M12: a point has one list of a group, and that of a tree is not that of one point for all."""
+    fabric = Fabric(Tree.settings, 1)
+    for name in DEVICES:
+        fabric.join(name)
+    fabric.settle()
+    topology = fabric.managers[0]
+    assert topology.state_of(KEY).now == ("p0",)
+    fabric.store.point("p1", address_of("p1"), replicate_of("p1"))
+    fabric.points, fabric.boxes["p1"] = ("p0", "p1"), Box("p1")
+    seen = []
+    while fabric.managers[0].state_of(KEY).now != ("p0", "p1"):
+        everyone_in_force(fabric, fabric.boxes)
+        fabric.propose(0)
+        fabric.commit(0)
+        seen.append(topology.state_of(KEY))
+    assert ("prepare", ("p0",), ()) in seen
+    assert ("prepare", (), ("p0", "p1")) in seen
+    fabric.settle()
 
 
 FEW = settings(max_examples=40, stateful_step_count=40, deadline=None)
