@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from ctrl.rpc.messages import Instructions
@@ -25,8 +25,8 @@ class Batch:
     n_over: int = 0
     """Entries for which there was no room."""
 
-    def add(self, part: Instructions, entries: Mapping[Key, Entry], most: int) -> None:
-        """Add a part, up to so many keys; what is not in `entries`, the node's, need not be removed."""
+    def add(self, part: Instructions, most: int, *known: Container[Key]) -> None:
+        """Add a part, up to so many keys; what is not known need not be removed."""
         words = self.words
         for entry in part.entries:
             if entry.key in words or len(words) < most:
@@ -34,7 +34,7 @@ class Batch:
             else:
                 self.n_over += 1
         for key in part.removed:
-            if key in entries or key in words:
+            if key in words or any(key in some for some in known):
                 words[key] = None
         self.is_full |= part.is_full
         self.merge |= part.merge

@@ -20,7 +20,7 @@ import logging
 import os
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -90,7 +90,6 @@ class Client:
         self._tls = tls
         self._patience = patience or Patience()
         self._outbox: Outbox[FromNode] | None = None
-        self._give_up: Callable[[str], None] | None = None
         self._is_welcome = False
         self._waiting: list[FromNode] = []  # for the Welcome
         self._limit = asyncio.timeout(None)  # of the session: what it hears in time moves it
@@ -112,7 +111,7 @@ class Client:
 
     def end(self, why: str) -> None:
         """End the session that there is, with a sentence for the log, and try anew."""
-        if self._give_up is not None:
+        if self._outbox is not None:
             self._give_up(why)
 
     async def run(self) -> None:
@@ -187,7 +186,6 @@ class Client:
         limit = self._limit = asyncio.timeout(silence_s)
         self._stuck = ""
         patience = self._patience
-        self._give_up = give_up
         self._outbox = Outbox(
             encode_from_node,
             call.write,
@@ -214,7 +212,7 @@ class Client:
             raise _OverError(self._stuck or f"it said nothing for {silence_s:g} s") from None
         finally:
             self._outbox.close()
-            self._outbox = self._give_up = None
+            self._outbox = None
             self.manager = ""
             self._handlers.disconnected()
 

@@ -132,7 +132,7 @@ class Server:
                 *OPTIONS,
                 ("grpc.so_reuseport", 0),  # a second manager on this address is a mistake
                 ("grpc.max_concurrent_streams", 1),  # of a connection
-                ("grpc.x", 1),
+                ("grpc.max_allowed_incoming_connections", limits.max_sessions + 100),
                 ("grpc.server_handshake_timeout_ms", int(limits.hello_s * 1000)),
                 ("grpc.max_connection_idle_ms", int(limits.hello_s * 1000)),  # without a stream
                 # Nodes ping every 3 s; one that sends many more than that is cut off.
@@ -227,7 +227,7 @@ class Server:
 
     async def _converse(self, number: int, session: _Session, context: Any) -> None:
         loop = asyncio.get_running_loop()
-        session.limit.reschedule(loop.time() + self._limits.hello_s)
+        pass
         pace = Pace(self._limits.rate, self._limits.burst, loop.time())
         identities = self._identities(context.auth_context())
         await context.send_initial_metadata(())  # so that the node knows that somebody is here

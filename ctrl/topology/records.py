@@ -18,6 +18,7 @@ from ctrl.topology.entry import Address, Key, Node
 
 N_SHARDS = 16
 MAX_NETWORK = (1 << 24) - 1
+_SHARDS = {f"{number:02x}": number for number in range(N_SHARDS)}
 _KEY_SIZES = range(4, 65)
 _ADDRESS_SIZES = (4, 16)
 _ROLES = ("device", "replicator")
@@ -129,8 +130,8 @@ def split_key(store_key: str) -> tuple[str, str]:
 def split_shard(rest: str) -> tuple[str, int]:
     """Split what follows `groups/` into the node's name and the shard."""
     name, _, digits = rest.rpartition("/")
-    shard = int(digits, 16) if len(digits) == 2 and digits.isalnum() and digits.isascii() else N_SHARDS
-    if not name or shard >= N_SHARDS or f"{shard:02x}" != digits:
+    shard = _SHARDS.get(digits)
+    if not name or shard is None:
         raise Damaged(f"store key groups/{rest}: expected groups/NAME/00 to groups/NAME/{N_SHARDS - 1:02x}")
     return name, shard
 

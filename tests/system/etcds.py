@@ -137,6 +137,8 @@ class Relay:
         self.n_lost = self.n_held = 0
         self._released = asyncio.Event()
         self._lost = asyncio.Event()
+        self.arrived = asyncio.Event()
+        """A question that was held was answered, though nobody may have waited for that."""
         self.only = b""
         """What a question must contain to be lost or held."""
 
@@ -176,6 +178,9 @@ class Relay:
                 if self.only in data and self.questions == "hold":
                     self.n_held += 1
                     await self._released.wait()
+                    back.write(data)
+                    await answering  # with the connection open, or the server would not do it
+                    continue
                 if self.only in data and self.answers == "lose":
                     answering.cancel()
                     await asyncio.gather(answering, return_exceptions=True)
@@ -195,6 +200,8 @@ class Relay:
     async def _answer(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await there.read(1 << 20):
+                if self._released.is_set():
+                    self.arrived.set()
                 writer.write(data)
                 await writer.drain()
         writer.close()

@@ -110,10 +110,11 @@ async def test_all_away_and_back_is_waited_for_and_said_meanwhile(three: Cluster
     await store.commit([Write({"live/a": b"1"}, is_leased=True), Write({"node/a": b"1"})])
     await reader.until(lambda: len(reader.items) == 2)
     three.kill()
-    writing = asyncio.create_task(store.commit([Write({"node/b": b"1"}, when={"node/b": 0})]))
-    stepping = asyncio.create_task(reader.until(lambda: {"node/b"} <= reader.items.keys()))
     await asyncio.sleep(2.2)
     assert not store.is_reachable
+    writing = asyncio.create_task(store.commit([Write({"node/b": b"1"}, when={"node/b": 0})]))
+    stepping = asyncio.create_task(reader.until(lambda: {"node/b"} <= reader.items.keys()))
+    await asyncio.sleep(0.2)
     assert not writing.done()
     await asyncio.to_thread(three.start)
     assert await writing == [True]

@@ -50,6 +50,7 @@ def test_devices_with_certificates_are_served_and_one_with_anothers_name_is_not(
     file.write_text(file.read_text().replace("tor2.", "tor3."))
     tors[2].kill()
     tors[2].start()
+    wait_for(tors[2].groups, "its NVE has joined again")
     settles(fabric, 10.0)
     with fabric.traffic(*nves) as data:
         time.sleep(0.3)

@@ -16,7 +16,7 @@ class Log:
     def commit(self, write: Write) -> bool:
         if any(self.revision_of(key) != revision for key, revision in write.when.items()):
             return False
-        self.put(**{key: value for key, value in write.puts.items()})
+        self.put(**write.puts)
         return True
 
     def put(self, **puts: bytes | None) -> int:

@@ -225,6 +225,27 @@ def test_a_process_killed_while_it_writes_leaves_one_state_or_the_next(tmp_path:
     assert not path.with_name("a.db.damaged").exists()
 
 
+CUT = """
+import os, signal, sys; from pathlib import Path; from ctrl.store.held import HeldStore, Update
+from tests.unit.instructed import key, mesh
+
+class Cut(dict):
+    def __iter__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+store = HeldStore(Path(sys.argv[1]), "tor1", "device"); store.load()
+store.write(Update("s", 901, (), {key(1): mesh(1, 8), key(2): None, key(7): mesh(7, 2)}, Cut()))
+"""
+
+
+def test_a_process_killed_between_two_rows_has_written_neither(tmp_path: Path) -> None:
+    """M10: one transaction."""
+    expected = written(tmp_path / "a.db", ALL)
+    run = subprocess.run([sys.executable, "-c", CUT, str(tmp_path / "a.db")], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert read(tmp_path / "a.db") == expected
+
+
 def test_stored_groups_are_read_without_waiting_for_grpc(tmp_path: Path) -> None:
     """M10, issue 5: a box forwards its stored groups before gRPC is imported."""
     written(tmp_path / "a.db", ALL)

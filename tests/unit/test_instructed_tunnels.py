@@ -164,7 +164,10 @@ def test_a_refusal_is_over_with_the_next_word_that_is_in_bounds() -> None:
     assert side.node.peers(key(1)) == (device(6),)
     side.tell(by_point(5), revision=4)
     assert side.node.refused == {key(5): "peer_not_allowed"}
-    side.tell(mesh(2, 6), revision=5, is_full=True)
+    side.tell(removed=(key(5),), revision=5)
+    assert side.node.refused == {}
+    side.tell(by_point(5), revision=6)
+    side.tell(mesh(2, 6), revision=7, is_full=True)
     assert side.node.refused == {}
     assert side.node.take_notes() == ["instructions refused=peer_not_allowed"]  # the first time alone
 

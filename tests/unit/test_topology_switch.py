@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from hypothesis import settings, strategies as st
+from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ctrl.store.model import Write
 from ctrl.topology import Settings, Topology, records
 from ctrl.topology.entry import Address, Entry
 from ctrl.topology.switching import MESHED
-
 from tests.unit.stored import Log
 
 KEY = bytes([239, 1, 1, 1])
@@ -74,7 +74,7 @@ class Fabric:
         for manager in self.managers:
             manager.apply(self.store.everything())
 
-    # --- what managers and nodes do --------------------------------------------------------------------------
+    # --- what managers and nodes do -------------------------------------------------------------------------
 
     def follow(self, number: int, n_revisions: int) -> None:
         manager = self.managers[number]
@@ -130,7 +130,7 @@ class Fabric:
     def set_dead(self, point: str, is_dead: bool) -> None:
         self.store.put(**{records.dead_key(point): b"1" if is_dead else None})
 
-    # --- what packets do -------------------------------------------------------------------------------------
+    # --- what packets do ------------------------------------------------------------------------------------
 
     def arrivals(self, sender: str) -> list[tuple[Address, Address]]:
         """Source and destination of each copy of a packet of `sender` that reaches a device."""
@@ -463,7 +463,7 @@ def test_a_group_goes_to_a_tree_by_way_of_a_mesh():
     fabric.settle()
 
 
-FEW = settings(max_examples=40, stateful_step_count=40, deadline=None)
+FEW = settings(max_examples=15, stateful_step_count=30, deadline=None)
 for machine in (Switching, Tree, Always, Killing):
     machine.TestCase.settings = FEW
 TestM12 = Switching.TestCase

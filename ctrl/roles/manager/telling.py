@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator
+from functools import partial
 
 from ctrl.roles.manager.session import Flight, Session
 from ctrl.roles.manager.values import Convergence
@@ -21,6 +23,10 @@ from ctrl.topology.entry import Entry, Key
 from ctrl.topology.topology import Topology
 
 GATHER_S = 0.05
+CROWD, CROWD_S, CROWDED_S = 100, 1.0, 10.0
+"""So many nodes that come within so long are a crowd: while it lasts, at most for `CROWDED_S`, instructions wait,
+as each node that comes would have all others of its groups told anew."""
+AGAIN_S = 0.25
 PATIENCE_S = 5.0
 """How long an acknowledgement may take; twice as long after each time that it did."""
 PART_KEYS = 4096
@@ -41,12 +47,15 @@ class Telling:
         self.is_settling = is_settling
         """What is told adds and never removes: it is not known yet who is there."""
         self.n_batches = 0
+        self._came: deque[float] = deque(maxlen=CROWD)
+        """When the last nodes came."""
 
     # --- what is to be told ---------------------------------------------------------------------------------
 
     def begin(self, session: Session, now_s: float) -> None:
         """Tell a node that has none of this session yet: what changed since what it holds, or all."""
         hello, topology, name = session.hello, self._topology, session.node.name
+        self._came.append(now_s)
         session.patience_s = PATIENCE_S
         session.is_vnis_due = session.node.role != "device"
         is_resumed = hello.store == self._store_id and hello.revision > 0 and session.node.role == "device"
@@ -81,11 +90,15 @@ class Telling:
         """See to it that what is to be told will be."""
         if session.is_ready and not session.is_scheduled and not session.flight and session.is_due:
             session.is_scheduled = True
-            self._work.at(now_s + GATHER_S, lambda at_s: self._tell(session, at_s))
+            self._work.at(now_s + GATHER_S, partial(self._tell, session, now_s))
 
     # --- telling it -----------------------------------------------------------------------------------------
 
-    def _tell(self, session: Session, now_s: float) -> int:
+    def _tell(self, session: Session, since_s: float, now_s: float) -> int:
+        is_crowd = len(self._came) == CROWD and now_s - self._came[0] < CROWD_S
+        if session.is_open and is_crowd and now_s - since_s < CROWDED_S:
+            self._work.at(now_s + AGAIN_S, partial(self._tell, session, since_s))
+            return 1
         session.is_scheduled = False
         if not session.is_open or session.flight is not None or not session.is_due:
             return 1
