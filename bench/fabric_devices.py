@@ -72,6 +72,7 @@ class World:
         self.done_s = 0.0
         self.n_bytes = 0
         self.n_messages = self.n_entries = self.n_resends = self.n_lost = self.n_refused = 0
+        self.n_given_up = 0
         self.n_welcome = 0
         self._is_done = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -141,9 +142,12 @@ class World:
             if device.held.keys() != device.groups:
                 stale, missing = device.held.keys() - device.groups, device.groups - device.held.keys()
                 faults.append(f"{device.node.name}: {len(stale)} stale, {len(missing)} missing")
-            for key in device.groups & device.held.keys():
-                if device.held[key] != self.truth[key].expected(device.node.address):
-                    faults.append(f"{device.node.name}: wrong peers of {key.hex()}")
+            address, held = device.node.address, device.held
+            faults += [
+                f"{device.node.name}: wrong peers of {key.hex()}"
+                for key in device.groups & held.keys()
+                if held[key] != self.truth[key].expected(address)
+            ]
         return faults
 
     def joins(self, count: int) -> list[tuple[Device, Truth]]:
@@ -174,8 +178,21 @@ class World:
 class Device:
     """One of them."""
 
-    __slots__ = ("_connection", "_full", "_keepalive_s", "_revision", "_said_s", "groups", "held", "node")
-    __slots__ += ("_is_welcome", "_told", "store", "world")
+    __slots__ = (
+        "_connection",
+        "_full",
+        "_heard_s",
+        "_is_welcome",
+        "_keepalive_s",
+        "_revision",
+        "_said_s",
+        "_told",
+        "groups",
+        "held",
+        "node",
+        "store",
+        "world",
+    )
 
     def __init__(self, world: World, number: int) -> None:
         self.world = world
@@ -187,7 +204,7 @@ class Device:
         self._revision = 1
         self._connection: Connection | None = None
         self._is_welcome = False
-        self._keepalive_s = self._said_s = 0.0
+        self._keepalive_s = self._said_s = self._heard_s = 0.0
         self._full: set[Key] | None = None
         """Keys of a full state of which not all is here."""
 
@@ -218,21 +235,25 @@ class Device:
     async def _session(self, address: str, wait_s: float) -> None:
         loop, world = asyncio.get_running_loop(), self.world
         host, _, port = address.rpartition(":")
-        connection = Connection(PATH, self._hear)
+        connection = Connection(PATH, self.hear)
         try:
             async with asyncio.timeout(wait_s):
                 await loop.create_connection(lambda: connection, host, int(port))
                 is_there = await connection.opened
             if is_there:
-                self._connection, self._full = connection, None
-                self._say(Hello(self.node, self.store, self._told))
-                self._say_all()
+                self.attach(connection)
                 await connection.ended
                 world.n_lost += 1
         finally:
             world.n_welcome -= self._connection is not None and self._is_welcome
             self._connection = None
             connection.abort()
+
+    def attach(self, connection: Connection) -> None:
+        """Speak over this one from now on."""
+        self._connection, self._full, self._heard_s = connection, None, time.monotonic()
+        self._say(Hello(self.node, self.store, self._told))
+        self._say_all()
 
     def _say(self, message: FromNode) -> None:
         if self._connection is not None:
@@ -246,8 +267,12 @@ class Device:
         self._say(Groups(self._revision, groups, is_full=True))
 
     def tick(self, now_s: float) -> None:
-        """Say that it is here, if that is due."""
-        if self._is_welcome and now_s - self._said_s >= self._keepalive_s:
+        """Say that it is here, if that is due; give a manager up that says nothing."""
+        silence_s = 3 * self._keepalive_s if self._is_welcome else PATIENCE.welcome_s
+        if self._connection is not None and now_s - self._heard_s > silence_s:
+            self.world.n_given_up += 1
+            self._connection.abort()
+        elif self._is_welcome and now_s - self._said_s >= self._keepalive_s:
             self._say(Keepalive(self._revision))
 
     def ping(self) -> None:
@@ -272,8 +297,10 @@ class Device:
 
     # --- what it is told ------------------------------------------------------------------------------------
 
-    def _hear(self, data: bytes) -> None:
+    def hear(self, data: bytes) -> None:
+        """Take a message of the manager's."""
         world = self.world
+        self._heard_s = time.monotonic()
         world.n_bytes += len(data)
         world.n_messages += 1
         said = pb.FromManager.FromString(data)

@@ -1,11 +1,11 @@
 """A gRPC stream with as little as it takes: thousands of nodes in one process, a connection each.
 
-A client of grpc.aio costs a tenth of a millisecond and more for each message, more than the manager has for it
-at the other end; with ten thousand of them the devices would be what is measured. So the frames are made
-by hand here (RFC 9113; gRPC's HTTP/2 mapping): what goes over the wire is what grpc.aio sends.
+A client of grpc.aio costs a tenth of a millisecond and more for each message, about what the manager has for
+it at the other end: with ten thousand of them the devices would be what is measured. So the frames are made
+by hand here (RFC 9113, and gRPC over HTTP/2); over the wire goes what grpc.aio sends.
 
-1. One request on stream 1; what the answer's headers say is not read, only that they came, and the end.
-2. Flow control is kept to in both directions, with HTTP/2's initial windows, as `ctrl.rpc.transport` leaves them.
+1. One request, on stream 1; of the answer's headers it is not read what they say, only that they came.
+2. Flow control is kept to in both directions, by HTTP/2's initial windows, as `ctrl.rpc.transport` has them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ END_STREAM, ACK, END_HEADERS = 1, 1, 4
 WINDOW = 65535
 MAX_FRAME = 16384
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -157,4 +156,3 @@ class Connection(asyncio.Protocol):
                 self._stream_room += window - self._their_window
                 self._their_window = window
         self._flush()
-

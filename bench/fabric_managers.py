@@ -18,7 +18,7 @@ from pathlib import Path
 
 PROFILE = os.environ.get("BENCH_FABRIC_PROFILE", "")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-RUN = "from ctrl.cli import main; main()"
+RUN = os.environ.get("BENCH_FABRIC_RUN", "from ctrl.cli import main; main()")
 START_S = 60
 
 
@@ -30,7 +30,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process has had: seconds of its core, of the thread with the loop, of all; MiB now and at most."""
+    """What a process has had: seconds of its core, by the loop's thread and by all; MiB now and at most."""
 
     loop_s: float
     all_s: float

@@ -1,8 +1,8 @@
 """Looks at what a process's main thread does, again and again, for where its time goes.
 
-Every 5 ms, from a thread of its own: the innermost functions (self), and every function on the stack
-(with those it calls). What is in C counts for who called it. And how long its garbage collections took. Written to FOLDER/PID-N.txt, and begun anew, at
-each SIGUSR1.
+Every 5 ms, from a thread of its own: the innermost functions (itself), and every function on the stack (with
+what it calls); what is in C counts for who called it. And how long garbage collections took. Written to
+FOLDER/PID-N.txt, and begun anew, at each SIGUSR1.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def start(folder: str) -> None:
         drop()  # it wants to be the only thread
         threading.Thread(target=sample, daemon=True).start()
 
-    privileges.drop = drop_and_sample
+    privileges.drop = drop_and_sample  # type: ignore[assignment]
 
 
 class Collections:

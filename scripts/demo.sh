@@ -1,6 +1,6 @@
 #!/bin/sh
-# What `make demo` shows: two ToRs between Linux VXLAN hosts, live; a real capture through the compiled data path, the
-# same traffic at length, and a race on the wire against what the kernel does by itself.
+# What `make demo` shows: a fabric between Linux VXLAN hosts, live, with its parts killed; a real capture through the
+# compiled data path, the same traffic at length, and a race on the wire against what the kernel does by itself.
 #
 #   scripts/demo.sh VENV
 set -eu

@@ -40,12 +40,16 @@ def run(config_file: str) -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     from ctrl.control.listen import ControlError  # noqa: PLC0415  imported once the config is good
     from ctrl.daemon import Daemon, StartError  # noqa: PLC0415
+    from ctrl.rpc.tls import TlsError  # noqa: PLC0415
+    from ctrl.store.model import StoreError  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         asyncio.run(Daemon(Path(config_file), reading.config).run())
     except StartError as error:
         _fail(f"{config_file}: {error}", MISUSED)
+    except (StoreError, TlsError) as error:
+        _fail(str(error), NOT_DONE)
     except ControlError as error:
         _fail(str(error), NOT_DONE if error.is_allowed else NOT_ALLOWED)
     except OSError as error:

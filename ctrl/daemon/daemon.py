@@ -41,6 +41,7 @@ from ctrl.publisher import Publisher
 from ctrl.refusals import Refused
 from ctrl.roles.device import Device
 from ctrl.static import enroll
+from ctrl.store.model import StoreError
 from ctrl.view import DeviceView, MemberView, Rates, SessionView, View
 from fastpath import Forwarder, Punts
 from fastpath.model import IPAddress
@@ -156,10 +157,10 @@ class Daemon:
                 for job in jobs:
                     job.cancel()
         except ExceptionGroup as broken:
-            if broken.split(OSError)[1]:  # a defect of ours: with all that is known of it
+            if broken.split((OSError, StoreError))[1]:  # a defect of ours: with all that is known of it
                 raise
-            # The kernel can be heard no more: a sentence will do, and whoever started us starts us anew.
-            raise broken.exceptions[0] from None
+            # The kernel or the store is heard no more: a sentence will do, and whoever started us does it anew.
+            raise _leaf(broken) from None
 
     def _hear_signals(self) -> Callable[[], None]:
         """From now on; gives what ends it."""
@@ -381,6 +382,11 @@ class Daemon:
         known = self._device.moved(nves, time.monotonic())
         self._snooping.settle()
         return known
+
+
+def _leaf(group: ExceptionGroup[Exception]) -> Exception:
+    first = group.exceptions[0]
+    return _leaf(first) if isinstance(first, ExceptionGroup) else first
 
 
 def _punts(config: Config) -> Punts:

@@ -53,10 +53,18 @@ class Managing:
         self._next: asyncio.Handle | None = None
 
     async def __aenter__(self) -> Self:
-        table, tls = self._table, tls_files(self._config.tls, self._folder)
+        try:
+            await self._begin()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def _begin(self) -> None:
+        table = self._table
+        tls = tls_files(self._config.tls, self._folder)
         self._store: Store = await open_store(table.store.url, tls)
         self._stack.push_async_callback(self._store.close)
-        settling_s = max(0.0, table.hold_s - self._store.age_s)
         self.topology = Topology(_topology(table))
         self.manager = Manager(
             self._config.node,
@@ -64,16 +72,12 @@ class Managing:
             _settings(table),
             self.topology,
             time.monotonic(),
-            settling_s,
+            settling_s=max(0.0, table.hold_s - self._store.age_s),
         )
         own = tls_files(self._config.tls_of(table), self._folder)
         self._server = Server(str(table.listen), self, own, Limits(max_sessions=table.max_nodes))
-        try:
-            await self._stack.enter_async_context(self._server)
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
+        await self._stack.enter_async_context(self._server)
+        LOG.info("manager listens address=%s store=%s", table.listen, table.store)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -244,6 +244,7 @@ class _Story:
 
     def show(self, name: str, *boxes: str, **filters: str) -> None:
         """Show of some boxes, else of all ToRs and points, what `fastpath show NAME` does."""
+        keys = SHOWN[name] if len(boxes) == 1 else ("box", *SHOWN[name])
         rows = [
             {"box": box} | row
             for box in boxes or (*self.tors, *self.points)
@@ -251,7 +252,7 @@ class _Story:
             if filters.items() <= row.items()
         ]
         click.echo("")
-        _table([{key: row[key] for key in ("box", *SHOWN[name])} for row in rows])
+        _table([{key: row[key] for key in keys} for row in rows])
 
     # --- what these take ------------------------------------------------------------------------------------
 

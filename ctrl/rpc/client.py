@@ -20,14 +20,16 @@ import logging
 import os
 import random
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-# The lines that gRPC's core would write at each try are told here, once. Where there is a server in the same
-# process, it is imported first: its lines are wanted.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# What gRPC's core would write on stderr at each try is told here, once. Where there is a server, what it
+# writes is wanted: a process with both imports that one first.
+if "ctrl.rpc.server" not in sys.modules:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from ctrl.rpc.messages import FromManager, FromNode, Hello, Welcome
 from ctrl.rpc.outbox import Outbox

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,8 +25,6 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
 from urllib.parse import unquote
-
-os.environ.setdefault("GRPC_VERBOSITY", "INFO")  # see 5; before gRPC is imported
 
 from ctrl.rpc.handshakes import Handshakes
 from ctrl.rpc.messages import FromManager, FromNode, Hello
@@ -227,7 +224,7 @@ class Server:
 
     async def _converse(self, number: int, session: _Session, context: Any) -> None:
         loop = asyncio.get_running_loop()
-        pass
+        session.limit.reschedule(loop.time() + self._limits.hello_s)
         pace = Pace(self._limits.rate, self._limits.burst, loop.time())
         identities = self._identities(context.auth_context())
         await context.send_initial_metadata(())  # so that the node knows that somebody is here

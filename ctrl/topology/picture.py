@@ -15,7 +15,7 @@ from ctrl.store.model import Changes, Item
 from ctrl.topology import records
 from ctrl.topology.entries import Group, Known, Shard
 from ctrl.topology.entry import Address, Key, Node
-from ctrl.topology.records import Damaged, Networks
+from ctrl.topology.records import Damaged
 
 LOOK, NETWORKS, MEMBERS = 0, 1, 2
 """What happened to a group: something that it hangs on, so somebody has to look; what its devices say that it
@@ -184,26 +184,25 @@ class Picture:
             known.shards[number] = Shard(revision, groups)
         else:
             known.shards.pop(number, None)
+        told: list[Key] = []
         for group, networks in zip(groups, found.values(), strict=True):
-            self._enter(known, group, networks, revision)
-        if before:
-            for group in set(before).difference(groups):
-                del group.members[known]
-                group.n_devices -= known.is_device
-                self.told.setdefault(name, set()).add(group.key)
-                self._touch(group, MEMBERS, revision)
-
-    def _enter(self, known: Known, group: Group, networks: Networks, revision: int) -> None:
-        was = group.members.get(known)
-        group.members[known] = networks
-        if was is None:
-            group.n_devices += known.is_device
-            self.told.setdefault(known.name, set()).add(group.key)
+            was = group.members.get(known)
+            if was == networks:
+                if group.mode is not None:
+                    self._touch(group, LOOK, revision)
+                continue
+            group.members[known] = networks
+            if was is None:
+                group.n_devices += known.is_device
+                told.append(group.key)
+            self._touch(group, MEMBERS if was is None else NETWORKS, revision)
+        for group in set(before).difference(groups) if before else ():
+            del group.members[known]
+            group.n_devices -= known.is_device
+            told.append(group.key)
             self._touch(group, MEMBERS, revision)
-        elif was != networks:
-            self._touch(group, NETWORKS, revision)
-        elif group.mode is not None:
-            self._touch(group, LOOK, revision)
+        if told:
+            self.told.setdefault(name, set()).update(told)
 
     def _take_mode(self, rest: str, value: bytes | None, revision: int) -> None:
         key = records.decode_group(rest)

@@ -341,7 +341,7 @@ def _dump(value: object) -> bytes:
 
 def _load(value: bytes) -> object:
     try:
-        return json.loads(value)
+        return json.loads(value.decode())
     except (ValueError, RecursionError) as problem:
         raise Damaged(f"{value[:80]!r} is not JSON: {problem}") from None
 

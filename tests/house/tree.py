@@ -17,7 +17,7 @@ def files(root: Path = ROOT) -> Iterator[Path]:
             made = path.name in MADE or path.suffix == ".egg-info"
             if path.name == ".ci" or not (made or path.name.startswith(".")):
                 yield from (path.relative_to(root) / inner for inner in files(path))
-        elif path.suffix not in {".so", ".pyc"}:
+        elif path.suffix not in {".so", ".pyc"} and not path.stem.endswith("_pb2"):
             yield path.relative_to(root)
 
 

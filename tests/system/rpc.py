@@ -150,7 +150,8 @@ async def say(call: grpc.aio.StreamStreamCall, *messages: FromNode) -> None:
 
 async def ending(call: grpc.aio.StreamStreamCall) -> tuple[grpc.StatusCode, str]:
     """Read until the session ends, return why."""
-    with suppress(grpc.aio.AioRpcError):
-        while await call.read() is not grpc.aio.EOF:
-            pass
-    return await call.code(), await call.details()
+    async with asyncio.timeout(10):
+        with suppress(grpc.aio.AioRpcError):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        return await call.code(), await call.details()

@@ -151,6 +151,16 @@ async def test_endless_messages_are_held_up_cost_bounded_memory_and_delay_nobody
         manager.said.clear()
 
 
+async def test_no_session_is_heard_faster_than_its_pace():
+    loop = asyncio.get_running_loop()
+    since = loop.time()
+    async with serving(limits=Limits(rate=100, burst=50)) as manager, calling(manager) as call:
+        await say(call, hello(), *[Keepalive(1)] * 500)
+        await until(lambda: len(manager.said) > 100)
+        assert len(manager.said) <= 50 + 100 * (loop.time() - since) + 1
+        assert manager.server.counts["paced"] > 10
+
+
 async def _throw(port: int, data: bytes, n: int) -> None:
     """Connect, say it n times, and see how it ends."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -8,7 +8,6 @@ that can be taken, so that much happens while little of it is done; the other ru
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import hypothesis.strategies as st
@@ -26,7 +25,8 @@ from hypothesis.stateful import (
 from ctrl.roles.manager import ManagerSettings
 from ctrl.store.model import Changes
 from ctrl.topology import Settings, Topology
-from tests.unit.fabric import SETTLE_S, World, device, group, point
+from tests.unit.fabric import SETTLE_S, World
+from tests.unit.fabric_parts import device, group, point
 
 HOLD_S = 30.0
 THRESHOLD, HYSTERESIS = 3, 1
@@ -69,9 +69,9 @@ class Fabric(RuleBasedStateMachine):
 
     # --- what goes on by itself -----------------------------------------------------------------------------
 
-    def _steps(self, stalled: str) -> list[Callable[[], None]]:
+    def _steps(self, stalled: str) -> list[partial[None]]:
         """List the steps that can be taken now, but those of a node or a manager that is slow."""
-        world, steps = self.world, list[Callable[[], None]]()
+        world, steps = self.world, list[partial[None]]()
         for name, running in world.managers.items():
             if running is None or name == stalled:
                 continue
@@ -296,7 +296,7 @@ def test_the_fabric_ends_in_the_truth_whatever_is_late_lost_or_killed() -> None:
     run_state_machine_as_test(
         Fabric,
         settings=settings(
-            max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=30, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 
@@ -307,6 +307,6 @@ def test_the_fabric_ends_in_the_truth_over_many_more_orders() -> None:
     run_state_machine_as_test(
         Fabric,
         settings=settings(
-            max_examples=600, stateful_step_count=80, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=600, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -167,6 +167,51 @@ def test_auto_takes_a_point_at_the_threshold_and_the_mesh_below_the_hysteresis()
     assert served == [(), (), (), ("p",), ("p",), (), ()]
 
 
+def test_a_switch_waits_until_the_points_know_all_devices_and_devices_the_new_way():
+    """M12: a join while it is prepared is one more thing for the point, not for the devices."""
+    fabric = Follower(AUTO)
+    fabric.store.point("p", P)
+    for name in "abc":
+        fabric.join(name)
+    (write,) = fabric.topology.steps()
+    assert fabric.store.commit(write)
+    fabric.follow()
+    prepared = fabric.store.revision
+    assert fabric.topology.awaited() == dict.fromkeys("abcp", prepared)
+    fabric.join("d")
+    assert fabric.topology.awaited() == dict.fromkeys("abcd", prepared) | {"p": prepared + 1}
+    for name in "abcdp":
+        fabric.store.ack(name, prepared)
+        fabric.follow()
+        assert not fabric.topology.steps()
+    assert fabric.topology.awaited() == {"p": prepared + 1}
+    fabric.store.ack("p", prepared + 1)
+    fabric.follow()
+    assert fabric.topology.steps()
+
+
+def test_a_switch_waits_for_the_point_that_stands_in_as_long_as_that_is_live():
+    """M12"""
+    fabric = Follower(AUTO)
+    for name, address in (("p", P), ("q", Q)):
+        fabric.store.point(name, address)
+        fabric.store.put(**{records.live_key(name): records.encode_live(records.Live("m", 1))})
+    for name in "abc":
+        fabric.join(name)
+    assert fabric.store.commit(fabric.topology.steps()[0])
+    fabric.follow()
+    (first,) = fabric.topology.state_of(G).next
+    second = {"p": "q", "q": "p"}[first]
+    assert fabric.topology.awaited().keys() == {*"abcpq"}
+    for name in ("a", "b", "c", first):
+        fabric.store.ack(name, fabric.store.revision)
+    fabric.follow()
+    assert not fabric.topology.steps()
+    fabric.store.put(**{records.live_key(second): None})
+    fabric.follow()
+    assert fabric.topology.steps()
+
+
 def test_a_group_that_nobody_is_in_leaves_no_mode_behind():
     fabric = Follower(POINTS)
     fabric.store.point("p", P)

@@ -1,0 +1,289 @@
+"""What comes late, twice, or of somebody who is no more (CONFORMANCE M9 to M12).
+
+The rarest orders by hand; test_fabric_machine finds others."""
+
+from __future__ import annotations
+
+from ctrl.roles.tunnels import Bounds
+from ctrl.rpc.messages import Ack, Instructions
+from ctrl.store.model import Write
+from ctrl.topology import Settings
+from tests.unit.fabric import SETTLE_S, World
+from tests.unit.fabric_parts import StoreModel, device, group, point
+
+G, H = group(1), group(2)
+
+
+def world_of(n_devices: int, n_managers: int = 2, n_points: int = 0, mode: str = "mesh") -> World:
+    """Make a world where all are connected to m1."""
+    world = World([f"m{n}" for n in range(1, n_managers + 1)], topology=Settings(mode=mode))
+    for n in range(1, n_devices + 1):
+        world.add(device(n))
+    for n in range(1, n_points + 1):
+        world.add(point(n))
+    for name in world.boxes:
+        world.connect(name, "m1")
+    world.run()
+    return world
+
+
+def deliver(world: World, name: str) -> None:
+    """Deliver what a node said, and nothing else."""
+    number = world.boxes[name].session or 0
+    while world.links[number].to_manager:
+        world.to_manager(number)
+
+
+def test_a_write_of_an_older_session_never_counts() -> None:
+    """M9: m1 heard of G, and comes to write it only after the node went to m2 and left G."""
+    world = world_of(2)
+    world.join("d1", G)
+    deliver(world, "d1")
+    m1 = world.managers["m1"]
+    assert m1 is not None
+    late = list(m1.writes)
+    assert late
+    m1.writes.clear()
+    world.leave("d1", G)
+    world.connect("d1", "m2")
+    world.run()
+    assert [world.store.commit(write) for write in late] == [False]
+
+
+def test_a_claim_that_comes_late_takes_no_node_from_a_newer_session() -> None:
+    """M9."""
+    world = world_of(1)
+    world.connect("d1", "m1")
+    deliver(world, "d1")
+    m1 = world.managers["m1"]
+    assert m1 is not None
+    late = list(m1.writes)
+    m1.writes.clear()
+    number = world.connect("d1", "m2")
+    world.run()
+    assert not any(world.store.commit(write) for write in late)
+    assert world.boxes["d1"].session == number
+    assert world.links[number or 0].is_open_at_manager
+
+
+def test_a_session_that_another_manager_took_over_ends_at_the_first() -> None:
+    """M9: m1 did not notice that the node went away."""
+    world = world_of(1)
+    old = world.boxes["d1"].session or 0
+    world.connect("d1", "m2")
+    world.run()
+    assert not world.links[old].is_open_at_manager
+    assert ("d1", "the node is served by a newer session") in world.endings
+
+
+def test_a_manager_that_lags_says_nothing_before_it_knows_what_the_node_knows() -> None:
+    """M9: an older revision never wins, and never keeps a newer one out."""
+    world = world_of(2)
+    m2 = world.managers["m2"]
+    assert m2 is not None
+    world.join("d1", G)
+    world.join("d2", G)
+    for _ in range(30):
+        for name in world.boxes:
+            deliver(world, name)
+            number = world.boxes[name].session or 0
+            world.to_node(number)
+        world.commit("m1")
+        world.report("m1")
+        world.follow("m1")
+        world.advance(SETTLE_S)
+    assert world.peers("d1", G) == ["d2"]
+    assert m2.followed < world.boxes["d1"].instructed.revision
+    number = world.connect("d1", "m2") or 0
+    deliver(world, "d1")
+    world.commit("m2", 9)
+    world.report("m2")
+    for _ in range(4):
+        world.advance(SETTLE_S)
+    assert not any(isinstance(message, Instructions) for message in world.links[number].to_node)
+    world.run()
+    assert world.boxes["d1"].instructed.refusals.total() == 0
+    assert world.peers("d1", G) == ["d2"]
+
+
+def removal_of(world: World, name: str) -> Write:
+    """The write by which m1 ends the hold of a node; m1 does not follow the store meanwhile."""
+    m1 = world.managers["m1"]
+    assert m1 is not None
+    world.poll(m1)
+    (write,) = [write for write in m1.writes if f"node/{name}" in write.puts]
+    m1.writes.remove(write)
+    return write
+
+
+def gone_for(world: World, name: str, seconds: float) -> None:
+    """Have a node be without a session for so long, and nobody do anything."""
+    number = world.boxes[name].session or 0
+    world.close_at_node(number)
+    world.close_at_manager(number)
+    world.flow()
+    world.now_s += seconds
+
+
+def test_a_node_that_came_back_is_not_removed_by_a_manager_that_has_not_seen_it() -> None:
+    """M9: m1's hold runs out before it follows."""
+    world = world_of(1)
+    gone_for(world, "d1", 31)
+    world.connect("d1", "m2")
+    deliver(world, "d1")
+    world.commit("m2", 9)
+    world.follow("m2")
+    assert not world.store.commit(removal_of(world, "d1"))
+
+
+def test_a_node_that_came_and_went_again_is_held_anew() -> None:
+    """M9: m1 saw neither."""
+    world = world_of(1)
+    gone_for(world, "d1", 31)
+    world.restart("d1")
+    number = world.connect("d1", "m2") or 0
+    deliver(world, "d1")
+    for _ in range(3):
+        world.commit("m2", 9)
+        world.report("m2")
+        world.follow("m2")
+    world.close_at_node(number)
+    world.close_at_manager(number)
+    world.commit("m2", 9)
+    assert "live/d1" not in world.store.items
+    assert not world.store.commit(removal_of(world, "d1"))
+
+
+def test_what_a_node_left_while_it_had_no_session_is_taken_back() -> None:
+    """M10, M11: its full state counts, by what it holds and by what it does not."""
+    world = world_of(2)
+    for key in (G, H):
+        world.join("d1", key)
+        world.join("d2", key)
+    world.run()
+    gone_for(world, "d1", 1)
+    world.leave("d1", G)
+    world.connect("d1", "m2")
+    world.run()
+    assert world.peers("d2", G) == []
+    assert world.peers("d2", H) == ["d1"]
+    assert world.boxes["d1"].instructed.entries.keys() == {H}
+
+
+def test_a_node_is_told_nothing_before_its_own_groups_are_in_the_store() -> None:
+    """M10: else the first that it hears would end what it forwards by."""
+    world = world_of(1, n_managers=1)
+    world.join("d1", G)
+    world.run()
+    world.kill_manager("m1")
+    world.store = StoreModel("s2")
+    world.start_manager("m1")
+    world.close_at_node(world.boxes["d1"].session or 0)
+    number = world.connect("d1", "m1") or 0
+    deliver(world, "d1")
+    for _ in range(20):
+        world.commit("m1")
+        world.report("m1")
+        world.follow("m1", 1)
+        world.advance(SETTLE_S)
+        world.to_node(number)
+        assert world.entry("d1", G) is not None
+        deliver(world, "d1")
+    assert world.boxes["d1"].instructed.store == "s2"
+
+
+def test_a_switch_waits_for_a_device_that_has_not_acknowledged() -> None:
+    """M12: what was in force before counts for nothing, nor does an acknowledgement of something older."""
+    world = world_of(3, n_managers=1, mode="point")
+    for n in (1, 2, 3):
+        world.join(f"d{n}", G)
+    world.run()
+    world.add(point(1))
+    world.connect("p1", "m1")
+    slow = world.boxes["d1"].session or 0
+    m1 = world.managers["m1"]
+    assert m1 is not None
+    for _ in range(20):  # d1 hears nothing
+        for name in ("d2", "d3", "p1"):
+            deliver(world, name)
+            while world.links[world.boxes[name].session or 0].to_node:
+                world.to_node(world.boxes[name].session or 0)
+            deliver(world, name)
+        m1.manager.hear(slow, Ack(0), world.now_s)
+        world.commit("m1", 9)
+        world.report("m1")
+        world.follow("m1")
+        world.advance(SETTLE_S)
+    assert world.peers("p1", G) == ["d1", "d2", "d3"]  # it is prepared
+    assert world.peers("d2", G) == ["d1", "d3"]  # but d1 would take no copy from the point yet
+    world.run(1)
+    assert world.peers("d2", G) == ["p1"]
+
+
+def test_a_switch_waits_for_a_point_that_refuses_its_list() -> None:
+    """M12: acknowledged is not in force; the mesh stays."""
+    world = world_of(3, n_managers=1, mode="point")
+    for n in (1, 2, 3):
+        world.join(f"d{n}", G)
+    world.run()
+    world.bounds = Bounds(max_peers_per_group=2, shrink_hold_s=0)
+    world.add(point(1))
+    world.connect("p1", "m1")
+    world.run(2)
+    m1 = world.managers["m1"]
+    assert m1 is not None
+    assert m1.manager.refused == {"refused_by_node": 1}
+    assert all(sum(world.copies(f"d{n}", G).values()) == 2 for n in (1, 2, 3))
+    world.leave("d3", G)
+    world.run(2)
+    assert world.peers("d1", G) == ["p1"]
+
+
+def test_a_live_key_of_a_process_before_this_one_is_removed() -> None:
+    """M9: the hold time begins at once."""
+    world = world_of(1, n_managers=1)
+    world.kill_manager("m1")
+    world.start_manager("m1")
+    world.kill("d1")
+    world.flow()
+    assert "live/d1" not in world.store.items
+
+
+def test_what_comes_twice_changes_nothing() -> None:
+    """M11."""
+    world = world_of(2, n_managers=1)
+    world.join("d1", G)
+    link = world.links[world.boxes["d1"].session or 0]
+    link.to_manager.extend(list(link.to_manager))
+    world.run()
+    revision = world.store.revision
+    world.run()
+    assert world.store.revision == revision
+    assert set(world.boxes["d1"].instructed.entries) == {G}
+
+
+def test_two_sessions_of_a_node_at_one_manager_leave_the_newer() -> None:
+    """M11: the older one's claim is on its way to the store still."""
+    world = World(("m1",))
+    world.add(device(1))
+    world.join("d1", H)
+    first = world.connect("d1", "m1") or 0
+    deliver(world, "d1")
+    second = world.connect("d1", "m1") or 0
+    deliver(world, "d1")
+    world.run()
+    assert not world.links[first].is_open_at_manager
+    assert world.links[second].is_open_at_manager
+    assert world.entry("d1", H) is not None
+
+
+def test_a_session_whose_lease_ran_out_ends() -> None:
+    """M9: the store was away for longer than a lease lives."""
+    world = world_of(1, n_managers=1)
+    m1 = world.managers["m1"]
+    assert m1 is not None
+    world.store.expire(m1.process)
+    world.flow()
+    assert world.endings == [("d1", "the node is served by a newer session")]
+    world.quiesce()
+    assert "live/d1" in world.store.items
