@@ -25,6 +25,8 @@ class Origin(StrEnum):
     STATIC = "static"
     IGMP = "igmp"
     MLD = "mld"
+    STORED = "stored"
+    """The box itself, which was in the group when it ended, and starts anew."""
 
 
 class Who(NamedTuple):

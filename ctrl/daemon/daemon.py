@@ -100,6 +100,7 @@ class Daemon:
             await self._neighbours_known()
             self._reach = r.work_out(config, self._watch.view, self._fabric.told)
             self._enroll(config)
+            self._fabric.restore(r.attached(config, self._reach.layout, self._watch.view))
             self._publisher.rebase(self._reach.basis)
             self._forwarder = Forwarder(
                 self._reach.layout,
@@ -159,7 +160,7 @@ class Daemon:
         except ExceptionGroup as broken:
             if broken.split((OSError, StoreError))[1]:  # a defect of ours: with all that is known of it
                 raise
-            # The kernel or the store is heard no more: a sentence will do, and whoever started us does it anew.
+            # The kernel or the store is lost: a sentence will do, and whoever started us does it anew.
             raise _leaf(broken) from None
 
     def _hear_signals(self) -> Callable[[], None]:

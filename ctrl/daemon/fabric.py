@@ -4,6 +4,8 @@
    count from the same FIB on.
 2. What the box says of itself is its second information: the groups that the membership table has, with the
    networks that the config has them carry.
+3. A device that starts anew knows no member for a second or so. Until its NVEs had the time to say who wants
+   what, every port that faces them gets what the device was in before.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from ctrl.config.schema_roles import DeviceTable, ReplicatorTable
 from ctrl.daemon.instructing import Instructing, address_of
 from ctrl.daemon.reach import Told
 from ctrl.events import Bus, applied_event
-from ctrl.membership import Event, Membership
+from ctrl.membership import ALL, Event, Membership, Origin, Who
 from ctrl.point_lists import Receivers
 from ctrl.publisher import Publisher
 from ctrl.roles.device import Device
@@ -72,19 +74,40 @@ class Fabric:
 
     def member(self, event: Event) -> None:
         """The device's second information differs, if it is the first or the last of a group."""
-        for side in self.sides:
-            if side.scope is Scope.DEVICE and event.is_first:
+        for side in self._devices():
+            if event.is_first:
                 side.joined(event.group, *_numbers(self._config, event.group))
-            elif side.scope is Scope.DEVICE and event.is_last:
+            elif event.is_last:
                 side.left(event.group)
+
+    def restore(self, places: Collection[int]) -> None:
+        """Have all of these ports want the groups that the device was in when it ended, until `_confirm`."""
+        for side in self._devices():
+            for key in side.instructed.groups:
+                for place in places:
+                    self._membership.apply(address_of(key), Who(place, Origin.STORED), ALL)
+
+    def _confirm(self) -> None:
+        """NVEs had their time: go by what they said."""
+        for group, who in self._membership.of_origin(Origin.STORED):
+            self._membership.apply(group, who, None)
+        for side in self._devices():
+            self._join_all(side)
+            side.confirm()
+
+    def _join_all(self, side: Instructing) -> None:
+        for group in self._membership.groups():
+            side.joined(group, *_numbers(self._config, group))
+
+    def _devices(self) -> list[Instructing]:
+        return [side for side in self.sides if side.scope is Scope.DEVICE]
 
     def configure(self, config: Config) -> None:
         """Go on by another config: groups may carry other networks."""
-        if config.networks != self._config.networks:
-            for side in self.sides:
-                for group in self._membership.groups() if side.scope is Scope.DEVICE else ():
-                    side.joined(group, *_numbers(config, group))
+        is_other = config.networks != self._config.networks
         self._config = config
+        for side in self._devices() if is_other else ():
+            self._join_all(side)
 
     async def run(self, folder: Path) -> None:
         """Serve managers for as long as the box runs; `folder`: where the paths of [tls] begin."""
@@ -95,11 +118,12 @@ class Fabric:
 
         settings = self._config.membership
         confirm_s = settings.robustness * settings.startup_response_interval_s + GRACE_S
+        asyncio.get_running_loop().call_later(confirm_s, self._confirm)
         with ExitStack() as stack:
             async with asyncio.TaskGroup() as tasks:
                 for side, (scope, table) in zip(self.sides, _instructed(self._config), strict=True):
                     client = client_of(side, table, self._config, folder)
-                    run = side.run(client, probes_of(stack, side, table), confirm_s)
+                    run = side.run(client, probes_of(stack, side, table))
                     tasks.create_task(run, name=f"managers of the {ROLE[scope]}")
 
     # --- what managers say ----------------------------------------------------------------------------------

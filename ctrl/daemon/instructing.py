@@ -78,13 +78,9 @@ class Instructing:
         self._next: asyncio.Handle | None = None
         self._loop = asyncio.get_running_loop()
 
-    async def run(self, client: Client, probes: Prober | Responder | None, confirm_s: float) -> None:
-        """Serve a manager's word for as long as the box runs.
-
-        `confirm_s`: how long NVEs have to say again which groups they are in.
-        """
+    async def run(self, client: Client, probes: Prober | Responder | None) -> None:
+        """Serve a manager's word for as long as the box runs."""
         self.client, self.probes = client, probes
-        self._loop.call_later(confirm_s, self._confirm)
         self._look_after_points()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(client.run(), name="session with a manager")
@@ -132,7 +128,8 @@ class Instructing:
         self.instructed.left(group.packed)
         self._soon()
 
-    def _confirm(self) -> None:
+    def confirm(self) -> None:
+        """NVEs had the time to say again which groups they are in."""
         self.instructed.confirm()
         self.settle()
 

@@ -8,7 +8,7 @@ import pytest
 
 from ctrl.protocols.messages import Kind
 from tests.system.crowd import FIRST_OTHER, sent
-from tests.system.fabric import Fabric, expect_whole, lacking
+from tests.system.fabric import Fabric, Node, expect_whole, lacking
 from tests.system.fabric_etcd import Etcds
 from tests.system.fabric_truth import joined, settles
 from tests.system.lab import Lab, wait_for
@@ -19,6 +19,11 @@ pytestmark = [
 ]
 VNI, STEP, N_STEPS = 100, 300, 4
 """Groups joined in each step."""
+
+
+def served(manager: Node) -> int:
+    """How many nodes have a session with a manager."""
+    return sum(row["state"] == "up" for row in manager.fastpath.show("sessions"))
 
 
 @pytest.fixture
@@ -62,8 +67,10 @@ def test_a_killed_leader_a_killed_manager_and_a_compaction_cost_no_copy_and_no_t
         managers[0].start()
 
         managers[1].fastpath.process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: served(managers[0]) == len(tors), "all have gone to the one that answers", 30.0)
         join(2)
-        for n in range(3):  # it has lost its watch, whichever node that was
+        settles(fabric, 5.0)
+        for n in range(3):  # whichever node it watched by, it has to ask anew for what it missed
             etcds.restart(n)
         etcds.compact()
         managers[1].fastpath.process.send_signal(signal.SIGCONT)

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import lru_cache
 
 from ctrl.roles.manager.bounds import Joining, is_group
 from ctrl.roles.manager.session import Session
@@ -296,6 +297,7 @@ class Reporting:
             self._ready.append(session)
 
 
+@lru_cache(maxsize=65536)
 def _networks(vnis: tuple[int, ...], vsids: tuple[int, ...]) -> Networks | None:
     if not vnis and not vsids:
         return NO_NETWORKS
