@@ -42,11 +42,11 @@ class Batch:
             self.vnis = part.vnis
 
     def merged(self, entries: Mapping[Key, Entry], is_device: bool) -> Words:
-        """What was said added to what is held; nothing ends (CONFORMANCE M10)."""
+        """What was said, added to these entries, of which nothing ends (CONFORMANCE M10)."""
         return {
-            key: _sum(entries[key], word, is_device) if key in entries else word
+            key: _sum(entries[key], word, is_device) if word is not None and key in entries else word
             for key, word in self.words.items()
-            if word is not None
+            if word is not None or key not in entries
         }
 
 

@@ -74,6 +74,8 @@ class Instructed:
         self._notes: list[str] = []
         self._is_vnis_changed = False
         self._is_whole = held.store != ""
+        self._foreign: set[Key] = set()
+        """Keys whose entries are of another store than that of the manager."""
         for entry in held.entries.values():
             self._put(entry)
         self._tunnels.unstored = held.entries.keys() - self._tunnels.entries.keys()
@@ -135,6 +137,8 @@ class Instructed:
             self._ending = f"the manager asks for a keepalive every {welcome.keepalive_s} s"
             return
         self._welcome = welcome
+        if welcome.store != self.store:
+            self._foreign = set(self._tunnels.entries)
         self._keepalive_at_s = now_s + welcome.keepalive_s
         self.manager = welcome.manager
         if self._is_device and welcome.store and welcome.store == self._claimed:
@@ -164,11 +168,13 @@ class Instructed:
     def _apply(self, batch: Batch, store: str, now_s: float) -> None:
         words = batch.words
         if batch.merge:
-            words = batch.merged(self._tunnels.entries, self._is_device)
+            foreign = {key: entry for key, entry in self._tunnels.entries.items() if key in self._foreign}
+            words = batch.merged(foreign, self._is_device)
             self._is_whole = False
         elif batch.is_full:
             words |= dict.fromkeys(self._tunnels.entries.keys() - words.keys())
             self.refused.clear()
+            self._foreign.clear()
             self._is_whole = True
         elif store != self.store:
             self._is_whole = False

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import NamedTuple
 
 from ctrl.topology.entry import MESH, POINT, Address, Entry, Key, Node
@@ -201,7 +202,9 @@ def device_entry(group: Group, known: Known, n_mesh: int) -> Entry | None:
     via = POINT if sending.points else MESH
     if group.n_devices < 2:
         return Entry(group.key, via)
-    others = _without(group.roll.addresses, (node.address,))
+    others = _without(group.roll.addresses, node.address)
+    if len(group.ways) == 1 and not sending.points:
+        return Entry(group.key, via, others)  # nearly all groups
     stand_in = others if group.n_devices <= n_mesh else ()
     accept: set[Address] = set()
     for way in group.ways:
@@ -233,9 +236,12 @@ def point_entry(group: Group, point: str) -> Entry | None:
         onward = tuple(sorted(other.address for other in way.points if other != own))
     else:
         addresses, onward = list(roll.addresses), ()
-    peers = _without(tuple(addresses), (own.address, own.replicate))
+    peers = _without(_without(tuple(addresses), own.address), own.replicate)
     return Entry(group.key, POINT, peers, onward=onward, vnis=roll.vnis, vsids=roll.vsids)
 
 
-def _without(addresses: tuple[Address, ...], these: tuple[Address, ...]) -> tuple[Address, ...]:
-    return tuple(address for address in addresses if address not in these)
+def _without(addresses: tuple[Address, ...], this: Address) -> tuple[Address, ...]:
+    """Leave one out of what is in order."""
+    place = bisect_left(addresses, this)
+    is_there = place < len(addresses) and addresses[place] == this
+    return addresses[:place] + addresses[place + 1 :] if is_there else addresses

@@ -246,11 +246,17 @@ class Manager:
                 self._telling.touch_vnis(by_node[name], before, now_s)
         for value in dirty.moved:
             self._tell_moved(value)
-        for write in self._topology.steps():
-            self._work.write(write)
+        self._step()
         for name in self._topology.awaited():
             if name in by_node:
                 self._note_in_force(by_node[name])
+
+    def _step(self) -> None:
+        """Write the changes of mode that are due. While it settles none is: what a node holds of another store
+        is merged, not replaced, and an acknowledgement does not say that a switch is in force."""
+        if not self.is_settling:
+            for write in self._topology.steps():
+                self._work.write(write)
 
     def _seen(self, changes: Changes) -> float | None:
         """Note which writes are back; when the oldest second information in them was heard, if by us."""
@@ -343,6 +349,7 @@ class Manager:
         for session in self._sessions.values():
             session.is_full_due = True
             self._telling.schedule(session, now_s)
+        self._step()
         return len(self._sessions)
 
     # --- show -----------------------------------------------------------------------------------------------
