@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +73,7 @@ class World:
         self.done_s = 0.0
         self.n_bytes = 0
         self.n_messages = self.n_entries = self.n_resends = self.n_lost = self.n_refused = 0
-        self.n_given_up = 0
+        self.n_given_up = self.n_tries = 0
         self.n_welcome = 0
         self._is_done = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -187,6 +188,7 @@ class Device:
         "_revision",
         "_said_s",
         "_told",
+        "_wait_s",
         "groups",
         "held",
         "node",
@@ -204,7 +206,7 @@ class Device:
         self._revision = 1
         self._connection: Connection | None = None
         self._is_welcome = False
-        self._keepalive_s = self._said_s = self._heard_s = 0.0
+        self._keepalive_s = self._said_s = self._heard_s = self._wait_s = 0.0
         self._full: set[Key] | None = None
         """Keys of a full state of which not all is here."""
 
@@ -212,18 +214,18 @@ class Device:
 
     async def run(self) -> None:
         """As `ctrl.rpc.client.Client.run`."""
-        pause_s, slow = PATIENCE.first_pause_s, set[str]()
+        pause_s, n_slow = PATIENCE.first_pause_s, Counter[str]()
         while True:
             for address in self.world.addresses_of(self):
                 self._is_welcome = False
-                wait_s = PATIENCE.connect_s
-                if address in slow:
-                    slow.discard(address)
-                    wait_s = PATIENCE.busy_s
+                self.world.n_tries += 1
+                self._wait_s = PATIENCE.connect_s
+                if n := n_slow[address]:
+                    self._wait_s = min(PATIENCE.busy_s * 2 ** (n - 1), 60)
                 try:
-                    await self._session(address, wait_s)
+                    await self._session(address, self._wait_s)
                 except TimeoutError:
-                    slow.add(address)
+                    n_slow[address] += 1
                 except OSError:
                     pass  # nobody there
                 if self._is_welcome:
@@ -268,7 +270,7 @@ class Device:
 
     def tick(self, now_s: float) -> None:
         """Say that it is here, if that is due; give a manager up that says nothing."""
-        silence_s = 3 * self._keepalive_s if self._is_welcome else PATIENCE.welcome_s
+        silence_s = 3 * self._keepalive_s if self._is_welcome else max(PATIENCE.welcome_s, self._wait_s)
         if self._connection is not None and now_s - self._heard_s > silence_s:
             self.world.n_given_up += 1
             self._connection.abort()

@@ -85,8 +85,7 @@ class Instructing:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(client.run(), name="session with a manager")
             tasks.create_task(self._acknowledge(), name="acknowledge")
-            if self._store is not None:
-                tasks.create_task(self._keep(self._store), name="keep instructions")
+            tasks.create_task(self._keep(), name="keep instructions")
 
     # --- what happens ---------------------------------------------------------------------------------------
 
@@ -198,15 +197,16 @@ class Instructing:
             for ack in acks:
                 self._send(ack)
 
-    async def _keep(self, store: HeldStore) -> None:
+    async def _keep(self) -> None:
+        """Write what is new to the disk now and then; without one it is only taken, or it would gather."""
         has_failed = False
         while True:
             await asyncio.sleep(STORE_S)
             update = self.instructed.take_stored()
-            if update is None:
+            if update is None or self._store is None:
                 continue
             try:
-                await asyncio.to_thread(store.write, update)
+                await asyncio.to_thread(self._store.write, update)
                 has_failed = False
             except OSError as error:
                 self.instructed.store_again()

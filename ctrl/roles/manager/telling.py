@@ -23,7 +23,7 @@ from ctrl.topology.entry import Entry, Key
 from ctrl.topology.topology import Topology
 
 GATHER_S = 0.05
-CROWD, CROWD_S, CROWDED_S = 100, 1.0, 10.0
+CROWD, CROWD_S, CROWDED_S = 100, 1.0, 30.0
 """So many nodes within so long are a crowd: while it lasts, at most for `CROWDED_S`, instructions wait,
 as each node that comes would have all others of its groups told anew."""
 AGAIN_S = 0.25
