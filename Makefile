@@ -34,7 +34,7 @@ FILES = -n 2 --dist loadfile -p no:benchmark
 NO_C = $$($(PY) -m tests.house.imports) -k "not [reference"
 MERE_IMPORT = $(foreach part,control* metrics view* cli_* explain daemon_reach fuzz,--ignore-glob='*/test_$(part).py')
 # Live tests of control's own work, in which the data path has nothing to do that others do not have it do.
-OF_CONTROL = $(foreach part,lab* netlink consume* privileges systemd record_captures snooping* reload process abuse,\
+OF_CONTROL = $(foreach part,lab* fabric* rpc* etcd* bfd* netlink consume* privileges systemd record_captures snooping* reload process abuse,\
 	--ignore-glob='*/system/test_$(part).py')
 SOME = $(if $(ARGS),|| [ $$? = 5 ])# that ARGS leave no test in one part is no fault
 
@@ -47,7 +47,7 @@ help:  ## say what each target does
 build: $(READY)  ## build everything: ./.venv with ./.venv/bin/fastpath, seeing this tree as it is
 	@$(SETUP) build_ext --inplace
 
-demo: build  ## show two ToRs between Linux VXLAN hosts at work, a capture replayed, and a race against the kernel
+demo: build  ## show a fabric of Linux VXLAN hosts at work while its parts are killed, a capture replayed, a race against the kernel
 	@scripts/demo.sh $(VENV)
 
 test: build  ## run the tests, except those that take longer than ten seconds each

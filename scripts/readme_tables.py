@@ -55,6 +55,9 @@ def with_tables(text: str) -> str:
         "keys": lambda _: keys_table().strip(),
         "device": lambda _: example("device.toml"),
         "point": lambda _: example("point.toml"),
+        "fabric-device": lambda _: example("fabric/device.toml"),
+        "fabric-point": lambda _: example("fabric/point.toml"),
+        "manager": lambda _: example("fabric/manager.toml"),
     }
     for name, part in parts.items():
         marks = re.compile(rf"(<!-- {name}:begin -->\n)(.*?)(<!-- {name}:end -->)", re.DOTALL)

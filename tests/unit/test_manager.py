@@ -165,6 +165,16 @@ def test_a_session_without_a_word_ends_after_the_hold_time() -> None:
     assert link_of(world, "d2").is_open_at_manager
 
 
+def test_a_manager_that_stood_still_itself_ends_nobody_for_it() -> None:
+    """M9: what nodes said meanwhile waits to be heard."""
+    world = world_of(1)
+    world.now_s += 100
+    running = world.managers["m1"]
+    assert running is not None
+    world.poll(running)
+    assert link_of(world, "d1").is_open_at_manager
+
+
 def test_a_manager_that_was_killed_knows_all_when_it_is_back_and_removes_nothing() -> None:
     """M10."""
     world = world_of(3)

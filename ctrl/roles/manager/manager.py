@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from ctrl.roles.manager import rows
 from ctrl.roles.manager.absent import Absent
@@ -31,6 +32,7 @@ KEEPALIVES_PER_S = 1000
 """Of all nodes together; more nodes are heard less often."""
 POLL_KEYS = 20_000
 """What one poll tells at most, so that who waits for the loop waits tenths of a second."""
+LATE_S = 1.0
 MOVED_S = 5.0
 """How long word of moved VMs stays in the store."""
 
@@ -101,7 +103,7 @@ class Manager:
         self._admission.coming.add(name)
         self._claim(opened)
         self._send(opened, Welcome(self.name, self._store_id, keepalive_s))
-        self._work.at(now_s + keepalive_s, lambda at_s: self._tick(opened, at_s))
+        self._work.at(now_s + keepalive_s, partial(self._tick, opened, now_s + keepalive_s))
         self._work.tell("session_open", node=name, session=session, role=hello.node.role)
         return None
 
@@ -151,16 +153,18 @@ class Manager:
         if session.live:
             self._release(session.node.name, session.live)
 
-    def _tick(self, session: Session, now_s: float) -> int:
-        """Keep a session, or end it."""
+    def _tick(self, session: Session, due_s: float, now_s: float) -> int:
+        """Keep a session, or end it: not when we come late ourselves, as what it said may wait to be heard."""
         if not session.is_open:
             return 1
-        if now_s - session.last_s >= max(self._settings.hold_s, 3 * session.keepalive_s):
+        is_silent = now_s - session.last_s >= max(self._settings.hold_s, 3 * session.keepalive_s)
+        if is_silent and now_s - due_s < LATE_S:
             self._end(session, f"silent for {now_s - session.last_s:.0f} s")
             return 1
         self._send(session, Keepalive(session.n_batches))
         self._telling.repeat(session, now_s)
-        self._work.at(now_s + session.keepalive_s, lambda at_s: self._tick(session, at_s))
+        next_s = now_s + session.keepalive_s
+        self._work.at(next_s, partial(self._tick, session, next_s))
         return 1
 
     # --- whose word counts ----------------------------------------------------------------------------------
