@@ -76,6 +76,25 @@ def point_cases() -> None:
         **fields,
     )
     case("point_ir_ip_never_serves_the_remote_segment", ir, "no_receiver", lists=to_all, note="W7", **fields)
+    tree = (of_group(*three[:1], scope=REPLICATOR, remote=three[1:]),)
+    case(
+        "point_of_a_tree_sends_to_devices_and_points",
+        ar,
+        REPLICATE,
+        lists=tree,
+        copies=served[::-1],
+        note="R11 W7",
+        **fields,
+    )
+    case(
+        "point_of_a_tree_sends_what_a_point_sent_to_devices_alone",
+        ir,
+        REPLICATE,
+        lists=tree,
+        copies=served[1:],
+        note="R11 W7",
+        **fields,
+    )
     other = arriving(nested(FROM_NVE, FAR_PEER, "10.0.0.111"))
     theirs = [
         leaving(CORE, nested(FROM_NVE, "10.0.0.110", PEER, TENANT_PORT, **ours)),
