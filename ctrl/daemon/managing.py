@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ from ctrl.topology.entry import Node
 from fastpath.model import IPAddress
 
 LOG = logging.getLogger("fastpath.manager")
+GC_THRESHOLDS = 200_000, 50, 1000
+"""Millions of objects that stay: looking through them all now and then was a third of the work."""
 STORE_LOOK_S = 1.0
 
 
@@ -89,6 +92,7 @@ class Managing:
 
     async def run(self) -> None:
         """Serve nodes for as long as the box runs."""
+        gc.set_threshold(*GC_THRESHOLDS)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow(), name="follow the store")
             tasks.create_task(self._commit(), name="write to the store")
@@ -136,6 +140,8 @@ class Managing:
         async for changes in self._store.changes():
             self.manager.follow(changes, time.monotonic())
             self._settle()
+            if changes.is_all:
+                gc.freeze()
 
     async def _commit(self) -> None:
         while True:
@@ -177,6 +183,8 @@ class Managing:
                 for row in told_events(node.name, message):
                     self._events.publish("instructions", row)
             self._server.send(session, message)
+        for session in manager.take_ready():
+            self._server.begun(session)
         for session, why in manager.take_endings():
             self._server.end(session, why)
         for event, values in manager.take_news():
