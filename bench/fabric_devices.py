@@ -188,7 +188,6 @@ class Device:
         "_revision",
         "_said_s",
         "_told",
-        "_wait_s",
         "groups",
         "held",
         "node",
@@ -206,7 +205,7 @@ class Device:
         self._revision = 1
         self._connection: Connection | None = None
         self._is_welcome = False
-        self._keepalive_s = self._said_s = self._heard_s = self._wait_s = 0.0
+        self._keepalive_s = self._said_s = self._heard_s = 0.0
         self._full: set[Key] | None = None
         """Keys of a full state of which not all is here."""
 
@@ -219,11 +218,11 @@ class Device:
             for address in self.world.addresses_of(self):
                 self._is_welcome = False
                 self.world.n_tries += 1
-                self._wait_s = PATIENCE.connect_s
+                wait_s = PATIENCE.connect_s
                 if n := n_slow[address]:
-                    self._wait_s = min(PATIENCE.busy_s * 2 ** (n - 1), 60)
+                    wait_s = min(PATIENCE.busy_s * 2 ** (n - 1), PATIENCE.busiest_s)
                 try:
-                    await self._session(address, self._wait_s)
+                    await self._session(address, wait_s)
                 except TimeoutError:
                     n_slow[address] += 1
                 except OSError:
@@ -255,7 +254,6 @@ class Device:
         """Speak over this one from now on."""
         self._connection, self._full, self._heard_s = connection, None, time.monotonic()
         self._say(Hello(self.node, self.store, self._told))
-        self._say_all()
 
     def _say(self, message: FromNode) -> None:
         if self._connection is not None:
@@ -270,7 +268,7 @@ class Device:
 
     def tick(self, now_s: float) -> None:
         """Say that it is here, if that is due; give a manager up that says nothing."""
-        silence_s = 3 * self._keepalive_s if self._is_welcome else max(PATIENCE.welcome_s, self._wait_s)
+        silence_s = 3 * self._keepalive_s if self._is_welcome else PATIENCE.welcome_s
         if self._connection is not None and now_s - self._heard_s > silence_s:
             self.world.n_given_up += 1
             self._connection.abort()
@@ -288,14 +286,16 @@ class Device:
         self.groups.add(truth.key)
         self.world.turn(truth, self, is_in=True)
         self._revision += 1
-        self._say(Groups(self._revision, (Group(truth.key),), base=self._revision - 1))
+        if self._is_welcome:
+            self._say(Groups(self._revision, (Group(truth.key),), base=self._revision - 1))
 
     def leave(self, truth: Truth) -> None:
         """Say that it is not."""
         self.groups.discard(truth.key)
         self.world.turn(truth, self, is_in=False)
         self._revision += 1
-        self._say(Groups(self._revision, (), (truth.key,), base=self._revision - 1))
+        if self._is_welcome:
+            self._say(Groups(self._revision, (), (truth.key,), base=self._revision - 1))
 
     # --- what it is told ------------------------------------------------------------------------------------
 
@@ -315,6 +315,7 @@ class Device:
             world.look()
             self.store, self._told = said.welcome.store, self._told if said.welcome.store == self.store else 0
             self._keepalive_s = said.welcome.keepalive_s
+            self._say_all()
         elif kind == "resend":
             world.n_resends += 1
             self._say_all()

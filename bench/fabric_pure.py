@@ -17,7 +17,8 @@ from ctrl.rpc.messages import FromManager, Hello
 from ctrl.rpc.reading import Malformed, decode_from_node
 from ctrl.rpc.writing import encode_from_manager
 from ctrl.store.model import Changes, Item, Write
-from ctrl.topology import Settings, Topology
+from ctrl.topology.points import Settings
+from ctrl.topology.topology import Topology
 
 T = TypeVar("T")
 HOLD_S = 36_000.0

@@ -27,14 +27,15 @@ from ctrl.rpc.messages import FromNode, Hello, Instructions
 from ctrl.rpc.server import Limits, Server
 from ctrl.store.model import Store, Write
 from ctrl.store.opening import open_store
-from ctrl.topology import Allocation, Settings, Topology
 from ctrl.topology.entry import Node
+from ctrl.topology.points import Allocation, Settings
+from ctrl.topology.topology import Topology
 from fastpath.model import IPAddress
 
 LOG = logging.getLogger("fastpath.manager")
 GC_THRESHOLDS = 200_000, 50, 1000
 """Millions of objects that stay: looking through them all now and then was a third of the work."""
-STORE_LOOK_S = 1.0
+LOOK_S = 1.0
 
 
 class Managing:
@@ -50,6 +51,7 @@ class Managing:
         self._stack = AsyncExitStack()
         self._nodes: dict[int, Node] = {}
         """Who is served, by session."""
+        self._warned: list[str] = []
         self._waiting: list[Write] = []
         self._has_writes = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
@@ -96,7 +98,7 @@ class Managing:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow(), name="follow the store")
             tasks.create_task(self._commit(), name="write to the store")
-            tasks.create_task(self._watch_store(), name="watch the store")
+            tasks.create_task(self._look(), name="look after all")
 
     @property
     def is_store_reachable(self) -> bool:
@@ -143,6 +145,12 @@ class Managing:
             if changes.is_all:
                 gc.freeze()
 
+    def _warn(self) -> None:
+        warned, self._warned = self._warned, self.topology.warnings()
+        for sentence in self._warned:
+            if sentence not in warned:
+                LOG.warning("%s", sentence)
+
     async def _commit(self) -> None:
         while True:
             await self._has_writes.wait()
@@ -153,9 +161,10 @@ class Managing:
                 self.manager.written(write, is_done, time.monotonic())
             self._settle()
 
-    async def _watch_store(self) -> None:
+    async def _look(self) -> None:
         while True:
-            await asyncio.sleep(STORE_LOOK_S)
+            await asyncio.sleep(LOOK_S)
+            self._warn()
             if not self.is_store_reachable:
                 for session in list(self._nodes):
                     self._server.end(session, "the manager does not reach its store")

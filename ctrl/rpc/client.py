@@ -5,8 +5,8 @@
    all come back at once. A session that was welcomed starts it all anew.
 2. A partition is noticed by HTTP/2 pings (3 s, answered within 3 s), a manager that hangs by its silence for
    three times its keepalive. A try never waits longer than 2 s for an address that does not answer. One that
-   does is given longer for the handshake: a manager to which everyone returns at once has much to do, and who
-   gives up makes more of it.
+   does is given longer, twice as long after each time: a manager to which everyone returns at once has much
+   to do, and who gives up makes more of it.
 3. What goes wrong is logged when it changes, not each time.
 4. The manager's certificate has to be valid for the address it was called at (an IP address of its
    subjectAltName), and ours is read again for each try.
@@ -21,6 +21,7 @@ import os
 import random
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,8 +48,10 @@ class Patience:
 
     connect_s: float = 2
     busy_s: float = 10
-    """For an address that is known to answer."""
-    welcome_s: float = 10
+    """For an address that is known to answer, at first."""
+    busiest_s: float = 60
+    welcome_s: float = 60
+    """For a turn at a manager that is there: it answers pings."""
     first_pause_s: float = 0.1
     last_pause_s: float = 2
     ping_s: float = 3
@@ -96,7 +99,8 @@ class Client:
         self._waiting: list[FromNode] = []  # for the Welcome
         self._limit = asyncio.timeout(None)  # of the session: what it hears in time moves it
         self._stuck = ""
-        self._slow: set[str] = set()
+        self._slow: Counter[str] = Counter()
+        """How often each address was too slow, since it was not."""
 
     def send(self, message: FromNode) -> None:
         """Say it after all that was said before; nothing while there is no session. What follows the Hello
@@ -171,15 +175,13 @@ class Client:
 
     async def _connect(self, address: str, call: Any) -> None:
         wait_s = self._patience.connect_s
-        if address in self._slow:
-            self._slow.discard(address)
-            if await _answers(address, wait_s):
-                wait_s = self._patience.busy_s
+        if (n_slow := self._slow[address]) and await _answers(address, wait_s):
+            wait_s = min(self._patience.busy_s * 2 ** (n_slow - 1), self._patience.busiest_s)
         try:
             async with asyncio.timeout(wait_s):
                 await call.wait_for_connection()
         except TimeoutError:
-            self._slow.add(address)
+            self._slow[address] += 1
             raise _OverError("no answer in time") from None
 
     async def _converse(self, address: str, call: Any) -> None:
@@ -228,6 +230,7 @@ class Client:
 
     def _welcome(self, address: str, welcome: Welcome) -> None:
         self._is_welcome = True
+        self._slow.pop(address, None)
         for waiting in self._waiting:
             self.send(waiting)
         self._waiting.clear()

@@ -7,9 +7,11 @@
    for a while: HTTP/2 holds it up, at its end. A message is small (`bounds`), so a turn is short.
 3. Bytes come and go through a generic handler: `reading` makes of whatever comes a message or a sentence;
    gRPC's own deserialisers end the session without a reason.
-4. A session that we end is over for our user at once; its slot is free when gRPC has let go of it: that a
+4. Sessions begin a few at a time, the others wait for their turn, and their limits in time count from there:
+   ten thousand that come at once are served one after the other, instead of all too late.
+5. A session that we end is over for our user at once; its slot is free when gRPC has let go of it: that a
    peer that does not read holds a connection does not let it hold many.
-5. Of a failed handshake gRPC's core prints why on stderr ("Handshake failed with error ... certificate has
+6. Of a failed handshake gRPC's core prints why on stderr ("Handshake failed with error ... certificate has
    expired"), and tells us nothing. `Handshakes` finds out how many came to no stream, and from where.
 """
 
@@ -47,6 +49,10 @@ class Limits:
     max_sessions: int = 10_000
     hello_s: float = 5
     """For a handshake, and then for a Hello."""
+    max_beginning: int = 128
+    """Sessions of which the first is not settled yet."""
+    begin_s: float = 5
+    """How long that counts."""
     max_queued: int = 256
     """Messages that wait for a session."""
     stall_s: float = 10
@@ -78,6 +84,7 @@ class _Session:
     outbox: Outbox[FromManager]
     node: str = ""
     is_open: bool = False
+    is_beginning: bool = False
     ending: tuple[grpc.StatusCode, str] | None = None
     limit: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
 
@@ -100,6 +107,7 @@ class Server:
         self._limits = limits or Limits()
         self._handshakes = Handshakes(tls) if tls else None
         self._sessions: dict[int, _Session] = {}
+        self._turns = asyncio.Semaphore(self._limits.max_beginning)
         self._n_streams = 0  # with those that gRPC has not let go of yet
         self._last = 0
         self._quiet_until_s: dict[tuple[str, str], float] = {}
@@ -116,6 +124,16 @@ class Server:
     def end(self, session: int, why: str) -> None:
         """End a session, with the reason told to the peer."""
         self._end(session, "ended", grpc.StatusCode.ABORTED, why)
+
+    def begun(self, session: int) -> None:
+        """What a session said at first is dealt with: let the next one begin."""
+        if found := self._sessions.get(session):
+            self._give_turn(found)
+
+    def _give_turn(self, session: _Session) -> None:
+        if session.is_beginning:
+            session.is_beginning = False
+            self._turns.release()
 
     def peer(self, session: int) -> str:
         """Say where a session comes from: address:port, "" if it is over."""
@@ -217,6 +235,7 @@ class Server:
             self._end(number, "silent", grpc.StatusCode.DEADLINE_EXCEEDED, why)
         finally:
             session.outbox.close()
+            self._give_turn(session)
             del self._sessions[number]
             if session.is_open:
                 self._handlers.closed(number)
@@ -224,10 +243,13 @@ class Server:
 
     async def _converse(self, number: int, session: _Session, context: Any) -> None:
         loop = asyncio.get_running_loop()
-        session.limit.reschedule(loop.time() + self._limits.hello_s)
-        pace = Pace(self._limits.rate, self._limits.burst, loop.time())
         identities = self._identities(context.auth_context())
         await context.send_initial_metadata(())  # so that the node knows that somebody is here
+        await self._turns.acquire()
+        session.is_beginning = True
+        loop.call_later(self._limits.begin_s, self._give_turn, session)
+        session.limit.reschedule(loop.time() + self._limits.hello_s)
+        pace = Pace(self._limits.rate, self._limits.burst, loop.time())
         while session.ending is None:
             data = await context.read()
             if data is grpc.aio.EOF:

@@ -107,21 +107,11 @@ class Way(NamedTuple):
 MESH_WAY = Way()
 
 
-class Roll(NamedTuple):
-    """What the devices of a group come to: their addresses and networks, in order."""
-
-    addresses: tuple[Address, ...]
-    vnis: tuple[int, ...]
-    vsids: tuple[int, ...]
-    is_known: bool
-    """Whether each of them said which networks the group carries."""
-
-
 class Group:
     """A group: who is in it and how it is served."""
 
     __slots__ = (
-        "_roll",
+        "_addresses",
         "changed",
         "key",
         "listed",
@@ -158,27 +148,24 @@ class Group:
         self.touched = 0
         self.was_alone = True
         self.waits: dict[Known, int] = {}
-        self._roll: Roll | None = None
+        self._addresses: tuple[Address, ...] | None = None
 
-    def forget_roll(self) -> None:
-        """Say that members, their addresses or networks changed."""
-        self._roll = None
+    def forget_addresses(self) -> None:
+        """Say that members or their addresses changed."""
+        self._addresses = None
 
     @property
-    def roll(self) -> Roll:
-        """What the devices come to."""
-        if self._roll is None:
-            addresses: set[Address] = set()
-            carried: set[Networks] = set()
-            for known, networks in self.members.items():
-                if known.is_device and known.node is not None:
-                    addresses.add(known.node.address)
-                    carried.add(networks)
-            vnis = {number for networks in carried for number in networks.vnis}
-            vsids = {number for networks in carried for number in networks.vsids}
-            is_known = all(networks.vnis or networks.vsids for networks in carried)
-            self._roll = Roll(tuple(sorted(addresses)), tuple(sorted(vnis)), tuple(sorted(vsids)), is_known)
-        return self._roll
+    def addresses(self) -> tuple[Address, ...]:
+        """All devices' addresses, in order."""
+        if self._addresses is None:
+            nodes = [known.node for known in self.members if known.is_device]
+            self._addresses = tuple(sorted({node.address for node in nodes if node is not None}))
+        return self._addresses
+
+    @property
+    def carries(self) -> set[Networks]:
+        """What each of the devices knows the group to carry."""
+        return {networks for known, networks in self.members.items() if known.is_device}
 
     @property
     def is_raced(self) -> bool:
@@ -202,7 +189,7 @@ def device_entry(group: Group, known: Known, n_mesh: int) -> Entry | None:
     via = POINT if sending.points else MESH
     if group.n_devices < 2:
         return Entry(group.key, via)
-    others = _without(group.roll.addresses, node.address)
+    others = _without(group.addresses, node.address)
     if len(group.ways) == 1 and not sending.points:
         return Entry(group.key, via, others)  # nearly all groups
     stand_in = others if group.n_devices <= n_mesh else ()
@@ -228,16 +215,17 @@ def point_entry(group: Group, point: str) -> Entry | None:
     if point not in group.listed:
         return None
     way = next(way for way in group.ways if point in way.listed())
-    roll = group.roll
     own = next(p for p in (*way.points, way.backup) if p is not None and p.name == point)
     if way.is_tree:
         members = [known for known in group.members if known.is_device and way.point_of(known.name) == own]
         addresses = sorted({known.node.address for known in members if known.node is not None})
         onward = tuple(sorted(other.address for other in way.points if other != own))
     else:
-        addresses, onward = list(roll.addresses), ()
+        addresses, onward = list(group.addresses), ()
     peers = _without(_without(tuple(addresses), own.address), own.replicate)
-    return Entry(group.key, POINT, peers, onward=onward, vnis=roll.vnis, vsids=roll.vsids)
+    vnis = {number for networks in group.carries for number in networks.vnis}
+    vsids = {number for networks in group.carries for number in networks.vsids}
+    return Entry(group.key, POINT, peers, onward=onward, vnis=tuple(sorted(vnis)), vsids=tuple(sorted(vsids)))
 
 
 def _without(addresses: tuple[Address, ...], this: Address) -> tuple[Address, ...]:

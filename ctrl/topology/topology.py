@@ -116,8 +116,8 @@ class Topology:
 
     def _settle(self, group: Group, what: int, dirty: dict[str, set[Key]]) -> None:
         """Work out how a group that was touched is served, and whose entries that changes."""
-        if what:
-            group.forget_roll()
+        if what & MEMBERS:
+            group.forget_addresses()
         was_alone, group.was_alone = group.was_alone, group.n_devices < 2
         is_other, was_listed = was_alone != group.was_alone, group.listed
         if group.mode is not None or group in self._served:
@@ -335,10 +335,10 @@ class Topology:
             floor = settings.threshold - settings.hysteresis
             if group.n_devices <= floor or (group.n_devices < settings.threshold and not group.state.next):
                 return ()
-        roll = group.roll
-        return self._candidates.choose(
-            group.key, frozenset(roll.vnis + roll.vsids) if roll.is_known else None
-        )
+        carries = group.carries
+        is_known = all(networks.vnis or networks.vsids for networks in carries)
+        found = frozenset(n for networks in carries for numbers in networks for n in numbers)
+        return self._candidates.choose(group.key, found if is_known else None)
 
     def _may_want(self, group: Group) -> bool:
         """Say, at once, whether a step of this group may be due."""

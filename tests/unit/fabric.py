@@ -20,8 +20,9 @@ from ctrl.roles.manager import Manager, ManagerSettings
 from ctrl.roles.tunnels import Bounds
 from ctrl.rpc.messages import Group, Hello, Instructions
 from ctrl.store.held import Held
-from ctrl.topology import Settings, Topology
 from ctrl.topology.entry import Address, Entry, Key, Node
+from ctrl.topology.points import Settings
+from ctrl.topology.topology import Topology
 from tests.unit.fabric_parts import Box, Link, Running, StoreModel
 
 V = TypeVar("V")

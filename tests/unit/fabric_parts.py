@@ -10,8 +10,8 @@ from ctrl.roles.manager import Manager
 from ctrl.rpc.messages import FromManager, FromNode, Group
 from ctrl.store.held import Held
 from ctrl.store.model import Changes, Item, Write, check_write
-from ctrl.topology import Topology
 from ctrl.topology.entry import Key, Node
+from ctrl.topology.topology import Topology
 
 
 def group(number: int) -> Key:

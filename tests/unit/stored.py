@@ -2,7 +2,9 @@
 
 from ctrl.store.model import Changes, Item, Write
 from ctrl.topology import records
-from ctrl.topology.entry import Address, Key, Node
+from ctrl.topology.entry import Address, Entry, Key, Node
+from ctrl.topology.points import Settings
+from ctrl.topology.topology import Dirty, Topology
 
 
 class Log:
@@ -70,3 +72,47 @@ class Log:
 
     def ack(self, name: str, revision: int) -> int:
         return self.put(**{records.acked_key(name): records.encode_number(revision)})
+
+
+G = bytes([239, 1, 1, 1])
+A, B, C, D = (bytes([10, 0, 0, n]) for n in (1, 2, 3, 4))
+MESHES = Settings("mesh")
+POINTS = Settings("point")
+AUTO = Settings("auto", threshold=3, hysteresis=1)
+
+
+class Follower:
+    """A topology that sees each change of its store at once."""
+
+    def __init__(self, settings: Settings = MESHES) -> None:
+        self.store = Log()
+        self.topology = Topology(settings)
+        for name, address in (("a", A), ("b", B), ("c", C), ("d", D)):
+            self.store.device(name, address)
+        self.follow()
+
+    def follow(self) -> Dirty:
+        return self.topology.apply(self.store.since(self.topology.revision))
+
+    def join(self, name: str, key: Key = G, vnis: tuple[int, ...] = ()) -> Dirty:
+        self.store.join(name, key, vnis)
+        return self.follow()
+
+    def leave(self, name: str, key: Key = G) -> Dirty:
+        self.store.leave(name, key)
+        return self.follow()
+
+    def entry(self, name: str, key: Key = G) -> Entry:
+        entry = self.topology.entry(name, key)
+        assert entry is not None
+        return entry
+
+    def settle(self) -> None:
+        """Switch to whatever is due, with all acknowledged at once."""
+        while writes := self.topology.steps():
+            for write in writes:
+                assert self.store.commit(write)
+            self.follow()
+            for name, revision in dict(self.topology.awaited()).items():
+                self.store.ack(name, revision)
+            self.follow()

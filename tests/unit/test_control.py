@@ -56,10 +56,18 @@ async def test_the_members_are_asked_for_where_they_are_shown_alone(path):
 
 async def test_nodes_and_sessions_are_asked_for_where_they_are_shown_and_counted_alone(path):
     """A manager may have ten thousand."""
-    without = view(devices=(), served=())
-    box, asked = Box(lambda: without), []
-    box.devices = lambda: asked.append("devices") or DEVICES
-    box.sessions = lambda: asked.append("sessions") or SERVED
+    asked = []
+
+    class Manager(Box):
+        def devices(self):
+            asked.append("devices")
+            return DEVICES
+
+        def sessions(self):
+            asked.append("sessions")
+            return SERVED
+
+    box = Manager(lambda: view(devices=(), served=()))
     async with serving(box, str(path), None):
         for page in OBJECTS:
             _, body = await get(path, f"/v1/{page}")

@@ -24,7 +24,8 @@ from hypothesis.stateful import (
 
 from ctrl.roles.manager import ManagerSettings
 from ctrl.store.model import Changes
-from ctrl.topology import Settings, Topology
+from ctrl.topology.points import Settings
+from ctrl.topology.topology import Topology
 from tests.unit.fabric import SETTLE_S, World
 from tests.unit.fabric_parts import device, group, point
 

@@ -6,7 +6,7 @@ import pytest
 
 from ctrl.roles.manager import ManagerSettings
 from ctrl.rpc.messages import Instructions, Keepalive
-from ctrl.topology import Settings
+from ctrl.topology.points import Settings
 from tests.unit.fabric import SETTLE_S, World
 from tests.unit.fabric_parts import Link, device, group, point
 

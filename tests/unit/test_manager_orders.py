@@ -7,7 +7,7 @@ from __future__ import annotations
 from ctrl.roles.tunnels import Bounds
 from ctrl.rpc.messages import Ack, Instructions
 from ctrl.store.model import Write
-from ctrl.topology import Settings
+from ctrl.topology.points import Settings
 from tests.unit.fabric import SETTLE_S, World
 from tests.unit.fabric_parts import StoreModel, device, group, point
 

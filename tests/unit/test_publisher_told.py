@@ -179,7 +179,8 @@ BOTH = replace(DEVICE, point=Point(OWN))
 
 @given(WORDS, st.integers(1, 4))
 def test_any_sequence_of_words_comes_to_the_lists_of_the_last_ones(words, every):
-    publisher, kept = Publisher(Membership(), BOTH), {}
+    publisher = Publisher(Membership(), BOTH)
+    kept: dict = {}
     last = {}
     for place, (is_point, group, peers, vnis) in enumerate(words):
         last[is_point, group] = (peers, vnis)

@@ -65,6 +65,7 @@ class Manager:
         self._by_node: dict[str, Session] = {}
         self._lost: dict[int, Session] = {}
         """Those whose live key was not written, as somebody was faster."""
+        self._ready: list[int] = []
         self._n_moved = 0
         if settling_s > 0:
             work.at(now_s + settling_s, self._end_settling)
@@ -117,6 +118,7 @@ class Manager:
         match message:
             case Groups():
                 self._reporting.hear(heard, message, now_s)
+                self._begin(now_s)
                 self._telling.schedule(heard, now_s)
             case Ack():
                 self._telling.acked(heard, message, now_s)
@@ -154,7 +156,7 @@ class Manager:
             self._release(session.node.name, session.live)
 
     def _tick(self, session: Session, due_s: float, now_s: float) -> int:
-        """Keep a session, or end it: not when we come late ourselves, as what it said may wait to be heard."""
+        """Keep a session, or end it; not where we come late ourselves: what it said may wait to be heard."""
         if not session.is_open:
             return 1
         is_silent = now_s - session.last_s >= max(self._settings.hold_s, 3 * session.keepalive_s)
@@ -239,8 +241,7 @@ class Manager:
             self._look_live(name, now_s)
         for session in list(self._lost.values()):
             self._claim_again(session)
-        for session in self._reporting.settle():
-            self._telling.begin(session, now_s)
+        self._begin(now_s)
         by_node = self._by_node
         for name, keys in dirty.keys.items():
             if name in by_node:
@@ -256,11 +257,17 @@ class Manager:
                 self._note_in_force(by_node[name])
 
     def _step(self) -> None:
-        """Write the changes of mode that are due. While it settles none is: what a node holds of another store
-        is merged, not replaced, and an acknowledgement does not say that a switch is in force."""
+        """Write the changes of mode that are due. None is while it settles: what a node holds of another
+        store is merged, not replaced, and an acknowledgement does not say that a switch is in force."""
         if not self.is_settling:
             for write in self._topology.steps():
                 self._work.write(write)
+
+    def _begin(self, now_s: float) -> None:
+        """Tell those whose full state is in the store by now."""
+        for session in self._reporting.settle():
+            self._telling.begin(session, now_s)
+            self._ready.append(session.number)
 
     def _seen(self, changes: Changes) -> float | None:
         """Note which writes are back; when the oldest second information in them was heard, if by us."""
@@ -329,6 +336,11 @@ class Manager:
         """(session, why): to be ended, after its messages were sent. They count as closed already."""
         endings, self._work.endings = self._work.endings, []
         return endings
+
+    def take_ready(self) -> list[int]:
+        """Sessions of which all that they said at first is in the store."""
+        ready, self._ready = self._ready, []
+        return ready
 
     def take_news(self) -> list[News]:
         """State changes for the log: (event, keys and values), each once."""
