@@ -11,7 +11,7 @@ from ctrl.membership import ALL, Membership, Origin, Who
 from ctrl.planner import Remote, Tunnel, Ways
 from ctrl.point_lists import Point, Receivers
 from ctrl.publisher import Basis, Publisher, Step
-from fastpath.model import Egress, Encap, Form, Owner, ReplicationList, Scope, group_key, vni_key
+from fastpath.model import Egress, Encap, Form, GroupKey, Owner, ReplicationList, Scope, group_key, vni_key
 
 G, H = ip_address("239.1.1.100"), ip_address("239.1.1.101")
 A, B, C, D = (ip_address(f"10.0.0.{n}") for n in (1, 2, 3, 4))
@@ -180,7 +180,7 @@ BOTH = replace(DEVICE, point=Point(OWN))
 @given(WORDS, st.integers(1, 4))
 def test_any_sequence_of_words_comes_to_the_lists_of_the_last_ones(words, every):
     publisher = Publisher(Membership(), BOTH)
-    kept: dict = {}
+    kept: dict[GroupKey, ReplicationList] = {}
     last = {}
     for place, (is_point, group, peers, vnis) in enumerate(words):
         last[is_point, group] = (peers, vnis)
