@@ -49,7 +49,7 @@ class Limits:
     max_sessions: int = 10_000
     hello_s: float = 5
     """For a handshake, and then for a Hello."""
-    max_beginning: int = 128
+    max_beginning: int = 512
     """Sessions of which the first is not settled yet."""
     begin_s: float = 5
     """How long that counts."""

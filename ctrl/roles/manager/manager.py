@@ -30,8 +30,8 @@ from ctrl.topology.topology import Topology
 
 KEEPALIVES_PER_S = 1000
 """Of all nodes together; more nodes are heard less often."""
-POLL_KEYS = 20_000
-"""What one poll tells at most, so that who waits for the loop waits tenths of a second."""
+POLL_KEYS = 5_000
+"""What one poll tells at most, so that who waits for the loop waits less than a tenth of a second."""
 LATE_S = 1.0
 MOVED_S = 5.0
 """How long word of moved VMs stays in the store."""
@@ -102,6 +102,7 @@ class Manager:
         opened = Session(session, hello, keepalive_s, now_s, now_s)
         self._sessions[session] = self._by_node[name] = opened
         self._admission.coming.add(name)
+        self._telling.n_beginning += 1
         self._claim(opened)
         self._send(opened, Welcome(self.name, self._store_id, keepalive_s))
         self._work.at(now_s + keepalive_s, partial(self._tick, opened, now_s + keepalive_s))
@@ -145,6 +146,7 @@ class Manager:
 
     def _forget(self, session: Session) -> None:
         session.is_open = False
+        self._telling.n_beginning -= not session.is_ready
         del self._sessions[session.number]
         self._lost.pop(session.number, None)
         if self._by_node.get(session.node.name) is session:
@@ -266,6 +268,7 @@ class Manager:
     def _begin(self, now_s: float) -> None:
         """Tell those whose full state is in the store by now."""
         for session in self._reporting.settle():
+            self._telling.n_beginning -= 1
             self._telling.begin(session, now_s)
             self._ready.append(session.number)
 

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 
@@ -23,8 +22,8 @@ from ctrl.topology.entry import Entry, Key
 from ctrl.topology.topology import Topology
 
 GATHER_S = 0.05
-CROWD, CROWD_S, CROWDED_S = 100, 1.0, 30.0
-"""So many nodes within so long are a crowd: while it lasts, at most for `CROWDED_S`, instructions wait,
+CROWD, CROWDED_S = 20, 30.0
+"""So many nodes that begin at once are a crowd: while there is one, at most for `CROWDED_S`, instructions wait,
 as each node that comes would have all others of its groups told anew."""
 AGAIN_S = 0.25
 PATIENCE_S = 5.0
@@ -47,15 +46,14 @@ class Telling:
         self.is_settling = is_settling
         """What is told adds and never removes: it is not known yet who is there."""
         self.n_batches = 0
-        self._came: deque[float] = deque(maxlen=CROWD)
-        """When the last nodes came."""
+        self.n_beginning = 0
+        """Nodes that are here, and whose full state is not in the store yet."""
 
     # --- what is to be told ---------------------------------------------------------------------------------
 
     def begin(self, session: Session, now_s: float) -> None:
         """Tell a node that has none of this session yet: what changed since what it holds, or all."""
         hello, topology, name = session.hello, self._topology, session.node.name
-        self._came.append(now_s)
         session.patience_s = PATIENCE_S
         session.is_vnis_due = session.node.role != "device"
         is_resumed = hello.store == self._store_id and hello.revision > 0 and session.node.role == "device"
@@ -95,8 +93,7 @@ class Telling:
     # --- telling it -----------------------------------------------------------------------------------------
 
     def _tell(self, session: Session, since_s: float, now_s: float) -> int:
-        is_crowd = len(self._came) == CROWD and now_s - self._came[0] < CROWD_S
-        if session.is_open and is_crowd and now_s - since_s < CROWDED_S:
+        if session.is_open and self.n_beginning >= CROWD and now_s - since_s < CROWDED_S:
             self._work.at(now_s + AGAIN_S, partial(self._tell, session, since_s))
             return 1
         session.is_scheduled = False
