@@ -90,7 +90,9 @@ class Fabric:
     def _confirm(self) -> None:
         """NVEs had their time: go by what they said."""
         for group, who in self._membership.of_origin(Origin.STORED):
-            self._membership.apply(group, who, None)
+            event = self._membership.apply(group, who, None)
+            if event is not None:
+                self.member(event)
         for side in self._devices():
             self._join_all(side)
             side.confirm()

@@ -191,8 +191,9 @@ class Instructing:
         while True:
             await self._acks_due.wait()
             self._acks_due.clear()
-            fresh, self._fresh = self._fresh, frozenset()
-            await self._resolved(fresh)
+            while self._fresh:  # more may come meanwhile, with an Ack of their own
+                fresh, self._fresh = self._fresh, frozenset()
+                await self._resolved(fresh)
             acks, self._acks = self._acks, []
             for ack in acks:
                 self._send(ack)

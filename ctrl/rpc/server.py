@@ -147,7 +147,7 @@ class Server:
                 *OPTIONS,
                 ("grpc.so_reuseport", 0),  # a second manager on this address is a mistake
                 ("grpc.max_concurrent_streams", 1),  # of a connection
-                ("grpc.max_allowed_incoming_connections", limits.max_sessions + 100),
+                ("grpc.max_allowed_incoming_connections", 2 * limits.max_sessions + 100),
                 ("grpc.server_handshake_timeout_ms", int(limits.hello_s * 1000)),
                 ("grpc.max_connection_idle_ms", int(limits.hello_s * 1000)),  # without a stream
                 # Nodes ping every 3 s; one that sends many more than that is cut off.

@@ -23,8 +23,8 @@ from ctrl.topology.topology import Topology
 
 GATHER_S = 0.05
 CROWD, CROWDED_S = 20, 30.0
-"""So many nodes that begin at once are a crowd: while there is one, at most for `CROWDED_S`, instructions wait,
-as each node that comes would have all others of its groups told anew."""
+"""So many nodes that begin at once are a crowd: while there is one, at most for `CROWDED_S`, instructions
+wait, as each node that comes would have all others of its groups told anew."""
 AGAIN_S = 0.25
 PATIENCE_S = 5.0
 """How long an acknowledgement may take; twice as long after each time that it did."""
