@@ -20,7 +20,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from ctrl.daemon.probing import Prober, Responder
-from ctrl.events import Bus, applied_event, session_event
+from ctrl.events import Bus, applied_event, session_event, tunnel_event
 from ctrl.rpc.messages import Ack, FromManager, FromNode, Instructions
 from fastpath.model import IPAddress, Scope
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ctrl.store.held import HeldStore
 
 LOG = logging.getLogger("fastpath.fabric")
+REFUSED_LINES = 10
 STORE_S = 0.2
 """Between two writes of instructions to the disk."""
 
@@ -114,6 +115,12 @@ class Instructing:
 
     def probed(self, address: bytes, is_up: bool) -> None:
         """A point's probes came through, or no longer do."""
+        point = address_of(address)
+        LOG.log(
+            logging.INFO if is_up else logging.WARNING,
+            *("point %s address=%s", "answers probes" if is_up else "does not answer probes", point),
+        )
+        self._events.publish("tunnels", tunnel_event(point, "up" if is_up else "unreached"))
         self.instructed.set_point_state(address, is_up, time.monotonic())
         self.settle()
 
@@ -179,6 +186,10 @@ class Instructing:
 
     def _tell_refused(self, ack: Ack) -> None:
         name, revision = self.instructed.node.name, self.instructed.revision
+        for key, why in ack.refused[:REFUSED_LINES]:
+            LOG.warning("instruction refused group=%s why=%s", address_of(key), why)
+        if len(ack.refused) > REFUSED_LINES:
+            LOG.warning("instructions refused besides=%d", len(ack.refused) - REFUSED_LINES)
         for key, why in ack.refused:
             entry = self.instructed.entry(key)
             self._events.publish("instructions", applied_event(name, key, entry, revision, why))

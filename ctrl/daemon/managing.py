@@ -36,6 +36,7 @@ LOG = logging.getLogger("fastpath.manager")
 GC_THRESHOLDS = 200_000, 50, 1000
 """Millions of objects that stay: looking through them all now and then was a third of the work."""
 LOOK_S = 1.0
+AWAY = "the manager does not reach its store"
 
 
 class Managing:
@@ -109,12 +110,13 @@ class Managing:
 
     def opened(self, session: int, hello: Hello, identity: str | None) -> str | None:
         """A node says who it is; a sentence why it is not served."""
-        if not self.is_store_reachable:
-            return "the manager does not reach its store"
-        if identity is not None and hello.node.name == f"{identity}.point":
-            identity = hello.node.name  # a point beside a device: one box, one certificate
         node = hello.node
-        why = self.manager.open(session, hello, identity, time.monotonic())
+        if identity is not None and node.name == f"{identity}.point":
+            identity = node.name  # a point beside a device: one box, one certificate
+        if self.is_store_reachable:
+            why = self.manager.open(session, hello, identity, time.monotonic())
+        else:
+            why = AWAY
         if why is None:
             self._nodes[session] = node
         self._tell("refused" if why else "came", node, why)
@@ -167,7 +169,7 @@ class Managing:
             self._warn()
             if not self.is_store_reachable:
                 for session in list(self._nodes):
-                    self._server.end(session, "the manager does not reach its store")
+                    self._server.end(session, AWAY)
 
     def _tell(self, event: str, node: Node, why: str | None) -> None:
         row = session_event(event, node.name, node.role, self._config.node, why)

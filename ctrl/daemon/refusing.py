@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ctrl.config import Config
 from ctrl.config.schema_roles import NodeTable
+from ctrl.config.table import Table
 from ctrl.daemon.ports import LIVE_KINDS
 
 _HELLO_KEYS = ("replicate", "tunnel", "vnis")
@@ -38,11 +39,18 @@ def refuse_what_takes_a_restart(old: Config, new: Config) -> None:
         for key in _RESTART_KEYS
         if getattr(old.dataplane, key) != getattr(new.dataplane, key)
     ]
-    keys += [key for key in ("control", "node", "manager", "tls") if getattr(old, key) != getattr(new, key)]
+    keys += [key for key in ("control", "node") if getattr(old, key) != getattr(new, key)]
+    keys += _table_keys("manager", old.manager, new.manager) + _table_keys("tls", old.tls, new.tls)
     keys += _session_keys("device", old.device, new.device)
     keys += _session_keys("replicator", old.replicator, new.replicator)
     if keys:
         raise StartError(f"{', '.join(keys)} changed, which takes a restart")
+
+
+def _table_keys(name: str, old: Table | None, new: Table | None) -> list[str]:
+    if old is None or new is None:
+        return [name] if old is not new else []
+    return [f"{name}.{key}" for key in type(old).model_fields if getattr(old, key) != getattr(new, key)]
 
 
 def _session_keys(name: str, old: NodeTable | None, new: NodeTable | None) -> list[str]:

@@ -22,7 +22,7 @@ from pyroute2 import IPRoute
 from ctrl.cli.asking import NotAnswered, get
 from ctrl.lab.echo import Echo
 from ctrl.lab.numbered import DISCARD, Numbered, hearing, sending
-from ctrl.lab.running import NOT_DONE, Keeper, LabError, State
+from ctrl.lab.running import NOT_DONE, Keeper, LabError, State, last_words
 from ctrl.lab.system import join_user_of, run_in
 from ctrl.table import Row, table
 
@@ -274,8 +274,15 @@ class _Story:
         try:
             rows: list[Row] = get(Path(self.state.sockets[box]), f"/v1/{name}")
         except NotAnswered as why:
-            raise LabError(NOT_DONE, f"{box}: {why}") from None
+            raise LabError(NOT_DONE, f"{box}: {why}; {self._last_words(box)}") from None
         return rows
+
+    def _last_words(self, box: str) -> str:
+        """What the `fastpath run` of a box said last: most likely why it ended."""
+        try:
+            return f"its log ends: {last_words(Path(self.state.sockets[box]).with_suffix('.log'))}"
+        except OSError:
+            return "the folder of the lab is gone, too"
 
     def _is_on_its_way(self, but: str) -> bool:
         """Whether each ToR's copies of each group go to the other ToRs that are in it, or to one point that

@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +29,7 @@ from pathlib import Path
 from ctrl.lab.build import build
 from ctrl.lab.labfile import LabFile, config_of, read
 from ctrl.lab.namespaces import Lab, Namespace, missing
-from ctrl.lab.running import BUILT, KILL, NOT_ALLOWED, NOT_DONE, STAY, UP, LabError, State, tidy
+from ctrl.lab.running import BUILT, KILL, NOT_ALLOWED, NOT_DONE, STAY, UP, LabError, State, last_words, tidy
 from ctrl.lab.system import become_root_of_own
 
 READY_S = 30.0
@@ -83,6 +84,7 @@ class _Keeper:
         if not self._wanted():
             return
         programs = _Programs(self.folder)
+        stack.callback(_end_strangers, [os.fstat(box.fd).st_ino for box in boxes.values()])
         stack.callback(programs.end)
         for name, text in file.fastpaths.items():
             state.sockets[name] = programs.start(name, boxes[name], text)
@@ -122,6 +124,14 @@ class _Keeper:
         os.close(log)
 
 
+def _end_strangers(boxes: Collection[int]) -> None:
+    """End what users started in the boxes (`lab exec`), by the inodes of their network namespaces."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "ns/net").stat().st_ino in boxes and int(process.name) != os.getpid():
+                os.kill(int(process.name), signal.SIGTERM)
+
+
 class _Programs:
     """The `fastpath run` of the boxes. Each tells that it forwards as it would tell a service manager."""
 
@@ -159,18 +169,19 @@ class _Programs:
                 if ear.recv(4096).startswith(b"READY=1"):
                     del self._waiting[ear]
                     ear.close()
-            for name in self._waiting.values():
-                code = self._started[name].poll()
-                if code is not None or time.monotonic() > deadline:
+            for name, program in self._started.items():  # those that forward, too: one may end meanwhile
+                code = program.poll()
+                is_late = time.monotonic() > deadline and name in self._waiting.values()
+                if code is not None or is_late:
                     why = f"does not forward after {READY_S:g} s" if code is None else f"ended with {code}"
-                    last = self._log(name).read_text(encoding="utf-8").strip().rpartition("\n")[2]
-                    raise LabError(NOT_DONE, f"{name}: fastpath run {why}: {last}")
+                    raise LabError(NOT_DONE, f"{name}: fastpath run {why}: {last_words(self._log(name))}")
         return True
 
     def kill(self, name: str) -> None:
         """Kill one, as `kill -9` does."""
-        self._started[name].kill()
-        self._started[name].wait()
+        program = self._started.pop(name)
+        program.kill()
+        program.wait()
 
     def end(self) -> None:
         """Tell all to end; their boxes wait until they have."""

@@ -99,6 +99,12 @@ def tidy(folder: Path) -> None:
         folder.rmdir()
 
 
+def last_words(log: Path) -> str:
+    """What a program said last, without the frame that Python draws around several errors."""
+    lines = [line.strip(" |+-") for line in log.read_text(encoding="utf-8").splitlines()]
+    return next(filter(None, reversed(lines)), "nothing")
+
+
 def only(name: str | None) -> State:
     """The running lab of a name, or the only one; LabError if there is no such."""
     there = states()
@@ -222,7 +228,9 @@ def _state(folder: Path) -> State | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     if lock is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            if folder.samefile(f"/proc/self/fd/{lock}"):  # else someone has just made a new one of the name
+                shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
         return None
     with suppress(FileNotFoundError):  # it ends, or has just begun

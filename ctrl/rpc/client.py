@@ -36,7 +36,7 @@ from ctrl.rpc.messages import FromManager, FromNode, Hello, Welcome
 from ctrl.rpc.outbox import Outbox
 from ctrl.rpc.reading import Malformed, decode_from_manager
 from ctrl.rpc.tls import Certificate, TlsError, TlsFiles
-from ctrl.rpc.transport import OPTIONS, PATH, grpc
+from ctrl.rpc.transport import OPTIONS, PATH, grpc, roused_lightly
 from ctrl.rpc.writing import encode_from_node
 
 LOG = logging.getLogger("fastpath.rpc")
@@ -168,10 +168,11 @@ class Client:
             ("grpc.keepalive_timeout_ms", ping_ms),
             ("grpc.http2.ping_timeout_ms", ping_ms),  # the one that counts in grpcio 1.8x; else a minute
         )
-        if own is None:
-            return grpc.aio.insecure_channel(address, options)
-        credentials = grpc.ssl_channel_credentials(own.ca, own.key, own.cert)
-        return grpc.aio.secure_channel(address, credentials, options)
+        with roused_lightly():
+            if own is None:
+                return grpc.aio.insecure_channel(address, options)
+            credentials = grpc.ssl_channel_credentials(own.ca, own.key, own.cert)
+            return grpc.aio.secure_channel(address, credentials, options)
 
     async def _connect(self, address: str, call: Any) -> None:
         wait_s = self._patience.connect_s

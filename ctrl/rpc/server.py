@@ -34,7 +34,7 @@ from ctrl.rpc.outbox import Outbox
 from ctrl.rpc.pace import Pace
 from ctrl.rpc.reading import Malformed, decode_from_node
 from ctrl.rpc.tls import TlsFiles
-from ctrl.rpc.transport import METHOD, OPTIONS, SERVICE, grpc
+from ctrl.rpc.transport import METHOD, OPTIONS, SERVICE, grpc, roused_lightly
 from ctrl.rpc.writing import encode_from_manager
 
 LOG = logging.getLogger("fastpath.rpc")
@@ -142,23 +142,27 @@ class Server:
 
     async def __aenter__(self) -> Self:
         limits = self._limits
-        self._server = grpc.aio.server(
-            options=(
-                *OPTIONS,
-                ("grpc.so_reuseport", 0),  # a second manager on this address is a mistake
-                ("grpc.max_concurrent_streams", 1),  # of a connection
-                ("grpc.max_allowed_incoming_connections", 2 * limits.max_sessions + 100),
-                ("grpc.server_handshake_timeout_ms", int(limits.hello_s * 1000)),
-                ("grpc.max_connection_idle_ms", int(limits.hello_s * 1000)),  # without a stream
-                # Nodes ping every 3 s; one that sends many more than that is cut off.
-                ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-                ("grpc.http2.max_ping_strikes", 5),
-                # A connection that died silently frees its slot.
-                ("grpc.keepalive_time_ms", 20_000),
-                ("grpc.keepalive_timeout_ms", 10_000),
-                ("grpc.http2.ping_timeout_ms", 10_000),  # the one that counts in grpcio 1.8x
+        with roused_lightly():
+            self._server = grpc.aio.server(
+                options=(
+                    *OPTIONS,
+                    ("grpc.so_reuseport", 0),  # a second manager on this address is a mistake
+                    ("grpc.max_concurrent_streams", 1),  # of a connection
+                    (
+                        "grpc.max_allowed_incoming_connections",
+                        limits.max_sessions + max(100, limits.max_sessions // 2),
+                    ),
+                    ("grpc.server_handshake_timeout_ms", int(limits.hello_s * 1000)),
+                    ("grpc.max_connection_idle_ms", int(limits.hello_s * 1000)),  # without a stream
+                    # Nodes ping every 3 s; one that sends many more than that is cut off.
+                    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+                    ("grpc.http2.max_ping_strikes", 5),
+                    # A connection that died silently frees its slot.
+                    ("grpc.keepalive_time_ms", 20_000),
+                    ("grpc.keepalive_timeout_ms", 10_000),
+                    ("grpc.http2.ping_timeout_ms", 10_000),  # the one that counts in grpcio 1.8x
+                )
             )
-        )
         handler = grpc.stream_stream_rpc_method_handler(self._serve)
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
@@ -170,7 +174,8 @@ class Server:
                 self.port = self._server.add_secure_port(self._listen, self._handshakes.credentials())
                 self._handshakes.port = self.port
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {self._listen}: {error}") from None
+            why = "it is taken, or no address of this box"
+            raise OSError(f"cannot listen on {self._listen}: {why}") from error
         await self._server.start()
         self._watch = asyncio.create_task(self._tell_of_handshakes(), name="handshakes")
         return self

@@ -293,9 +293,7 @@ class Topology:
         n_points = sum(1 for node in self.nodes.values() if node.role == "replicator")
         n_devices = len(self.nodes) - n_points
         if self.settings.mode != "mesh" and n_devices and n_points >= n_devices:
-            return [
-                f"{n_points} replication points serve {n_devices} devices; expected fewer points than devices"
-            ]
+            return [f"fewer points than devices are expected: points={n_points} devices={n_devices}"]
         return []
 
     # --- changes of mode ------------------------------------------------------------------------------------
@@ -333,7 +331,7 @@ class Topology:
             return ()
         if settings.mode == "auto":
             floor = settings.threshold - settings.hysteresis
-            if group.n_devices <= floor or (group.n_devices < settings.threshold and not group.state.next):
+            if group.n_devices < settings.threshold and (group.n_devices <= floor or not group.state.next):
                 return ()
         carries = group.carries
         is_known = all(networks.vnis or networks.vsids for networks in carries)

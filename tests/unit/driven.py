@@ -1,16 +1,18 @@
-"""What stands in for the rest of a box where the daemon's fabric is tested: a session's end that notes what is
-said, a disk that can be full, and waiting without sleeping."""
+"""What stands in for the rest of a box where the daemon's fabric is tested: a session's end that notes what
+is said, a disk that can be full, and waiting without sleeping."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from ctrl.daemon.probing import Prober
 from ctrl.rpc.messages import FromNode
 from ctrl.store.held import Update
+from ctrl.topology.entry import Address
 
 PATIENCE_S = 10.0
 T = TypeVar("T")
@@ -19,7 +21,7 @@ T = TypeVar("T")
 async def until(condition: Callable[[], object]) -> None:
     """Let the loop go on until it is so."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  of anything that may come to be so
             await asyncio.sleep(0.001)
 
 
@@ -68,17 +70,20 @@ class Client:
 class Probes(Prober):
     """A prober without a socket."""
 
-    counts: dict[str, int] = {}  # noqa: RUF012
-
     def __init__(self) -> None:
-        self.wanted: set[bytes] = set()
+        self.wanted: set[Address] = set()
+        self.counted: dict[str, int] = {}
 
-    def want(self, addresses) -> None:
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return self.counted
+
+    def want(self, addresses: AbstractSet[Address]) -> None:
         self.wanted = set(addresses)
 
 
 class Disk:
-    """ctrl.store.held.HeldStore, with nothing below; it fails while it is `full`."""
+    """ctrl.store.held.HeldStore, with nothing below; it fails while `is_full`."""
 
     def __init__(self) -> None:
         self.is_full = False

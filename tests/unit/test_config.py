@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from ctrl.config import ConfigError, Severity, check, load, parse, read
 from ctrl.config.document import keys_table
 from ctrl.config.finding import given, key_name, nearest
 from ctrl.config.schema import TABLES, keys_of
+from ctrl.rpc.tls import TlsFiles
+from tests.certificates import needs_openssl
 from tests.unit.marked import check_marked
 
 ROOT = Path(__file__).parents[2]
@@ -272,6 +275,18 @@ def test_nor_do_those_of_a_fabric_once_the_certificates_are_there(tmp_path, name
     assert [finding.key for finding in check(file)] == ["tls.cert", "tls.key", "tls.ca"]
     write_tls(tmp_path, node)
     assert check(file) == []
+
+
+@needs_openssl
+def test_the_script_beside_them_makes_the_certificates_that_they_name(tmp_path):
+    made = ["sh", ROOT / "examples/fabric/certificates.sh", tmp_path, "tor1", "point1", "manager1=10.0.0.100"]
+    subprocess.run(made, check=True)
+    for name, node in (("manager", "manager1"), ("device", "tor1"), ("point", "point1")):
+        file = tmp_path / f"{name}.toml"
+        file.write_text((ROOT / "examples" / "fabric" / file.name).read_text())
+        assert check(file) == []
+        files = TlsFiles(tmp_path / f"{node}.pem", tmp_path / f"{node}.key", tmp_path / "ca.pem")
+        assert files.read(of_manager=name == "manager").names == (node,)
 
 
 def test_values_and_keys_are_shown_on_one_line_as_toml_has_them():

@@ -1,8 +1,9 @@
 """What managers say to the roles of a box, carried out: the publisher, whom the layout knows, and the groups
 over a start."""
 
-from dataclasses import dataclass, field
+import time
 from ipaddress import ip_address
+from typing import cast
 
 import pytest
 
@@ -11,14 +12,16 @@ from ctrl.daemon import fabric as f
 from ctrl.daemon import sessions
 from ctrl.daemon.reach import Told
 from ctrl.events import Bus
-from ctrl.membership import ALL, Membership, Origin, Who
+from ctrl.membership import ALL, Event, Membership, Origin, Who
 from ctrl.planner import Tunnel, Ways
 from ctrl.point_lists import Point
 from ctrl.publisher import Basis, Publisher
+from ctrl.roles.device import Device
+from ctrl.rpc.client import Client as RpcClient
 from ctrl.rpc.messages import Ack, Group, Groups, Hello, Instructions, Moved, Welcome
 from ctrl.store.held import HeldStore, Update
 from ctrl.topology.entry import MESH, POINT, Entry, Node
-from fastpath.model import Encap, Form, Scope, group_key
+from fastpath.model import Encap, Form, IPAddress, Scope, group_key
 from tests.unit.driven import Client, going, rounds, until
 
 pytestmark = pytest.mark.asyncio
@@ -28,7 +31,7 @@ A, B, C, P, Q = (ip_address(f"10.0.0.{n}") for n in (1, 2, 3, 110, 111))
 NVE = Who(0, Origin.IGMP, bytes.fromhex("020000000001"), ip_address("10.1.1.2"))
 
 PORTS = '[[port]]\nname = "p1"\nfaces = "nve"\n[[port]]\nname = "core"\nfaces = "core"\n'
-DEVICE = '[device]\naddress = "10.0.0.1"\nmanager = ["127.0.0.1:9470"]\nstate = "{state}"\n'
+DEVICE_TABLE = '[device]\naddress = "10.0.0.1"\nmanager = ["127.0.0.1:9470"]\nstate = "{state}"\n'
 POINT_TABLE = (
     '[replicator]\naddress = "10.0.0.110"\nmanager = ["127.0.0.1:9470"]\nstate = "{state}"\n'
     'vnis = ["100-199", 7]\n'
@@ -39,8 +42,8 @@ MAPPED = (
     '[[network]]\nname = "red"\nvni = 200\ngroup = "239.1.1.1"\n'
     '[[network.map]]\ninner = "239.0.0.0/8"\ngroup = "239.1.1.100"\n'
 )
-ALONE = PORTS + DEVICE.format(state="")
-BOTH = PORTS + DEVICE.format(state="") + POINT_TABLE.format(state="")
+ALONE = PORTS + DEVICE_TABLE.format(state="")
+BOTH = PORTS + DEVICE_TABLE.format(state="") + POINT_TABLE.format(state="")
 
 
 def config_of(text, node="tor1"):
@@ -49,11 +52,11 @@ def config_of(text, node="tor1"):
     return reading.config
 
 
-@dataclass
 class Asked:
     """The device role, as far as it is told of NVEs to ask."""
 
-    nves: list = field(default_factory=list)
+    def __init__(self) -> None:
+        self.nves: list[IPAddress] = []
 
     def moved(self, nves, now_s):
         self.nves += nves
@@ -67,27 +70,25 @@ class Box:
         self.membership = Membership()
         self.publisher = Publisher(
             self.membership,
-            Basis(
-                (Encap.VXLAN,) * 2, Tunnel(Form.NESTED, A), ways=Ways((), (1,)), point=Point(P)
-            ),
+            Basis((Encap.VXLAN,) * 2, Tunnel(Form.NESTED, A), ways=Ways((), (1,)), point=Point(P)),
         )
         self.events = Bus(lambda: 0.0)
         self.asked = Asked()
-        self.done = []
+        self.done: list[str] = []
         self.waited_for = []
         self.client = Client()
         self.fabric = f.Fabric(
             config_of(text, node),
             self.membership,
             self.publisher,
-            self.asked,
+            cast("Device", self.asked),
             self.events,
             apply=lambda: self.done.append("apply"),
             settle=lambda: self.done.append("settle"),
             resolved=self.resolved,
         )
         for side in self.fabric.sides:
-            side.client = self.client
+            side.client = cast("RpcClient", self.client)
         self.number = 0
 
     async def resolved(self, fresh):
@@ -108,10 +109,10 @@ class Box:
         return list(self.done)
 
     def join(self, group, who=NVE):
-        self.fabric.member(self.membership.apply(group, who, ALL))
+        self.fabric.member(cast("Event", self.membership.apply(group, who, ALL)))
 
     def leave(self, group, who=NVE):
-        self.fabric.member(self.membership.apply(group, who, None))
+        self.fabric.member(cast("Event", self.membership.apply(group, who, None)))
 
     def groups(self):
         """The second information, as a manager is to know it."""
@@ -155,6 +156,8 @@ async def test_a_word_that_names_nobody_new_leaves_the_layout_alone():
     box.tell(mesh(G, B, C), is_full=True)
     assert box.tell(mesh(H, C)) == ["settle"]
     assert box.publisher.told == {G: (B, C), H: (C,)}
+    assert box.tell(mesh(H, B, C), removed=(G.packed,)) == ["settle"]
+    assert box.publisher.told == {H: (B, C)}
 
 
 async def test_only_peers_that_were_not_there_before_are_waited_for():
@@ -234,12 +237,15 @@ async def test_d3_the_first_member_of_a_group_and_the_last_are_told_and_no_other
     other = NVE._replace(port=1)
     box = Box()
     box.begin()
+    n_said = []
     for step in (box.join, box.leave):
         for who in (NVE, other):
             step(G, who)
             await rounds()
-    full, joined, left = box.client.said(Groups)
-    assert (full.added, joined.added, left.gone) == ((), (Group(G.packed),), (G.packed,))
+            n_said.append(len(box.client.said(Groups)))
+    assert n_said == [2, 2, 2, 3]
+    _, joined, left = box.client.said(Groups)
+    assert (joined.added, left.gone) == ((Group(G.packed),), (G.packed,))
 
 
 @pytest.mark.parametrize(
@@ -264,13 +270,13 @@ async def test_m13_after_a_reload_groups_are_told_with_the_networks_that_they_ca
     box.join(G)
     box.join(H)
     await rounds()
-    n_said = len(box.client.sent)
+    n_said = len(box.client.said(Groups))
     box.fabric.configure(config_of(ALONE + BLUE + "[membership]\nrobustness = 3\n"))
     await rounds()
-    assert len(box.client.sent) == n_said
+    assert len(box.client.said(Groups)) == n_said
     box.fabric.configure(config_of(ALONE + GREEN))
     await rounds()
-    assert [one.added for one in box.client.sent[n_said:]] == [(Group(G.packed, (5000,), (4999,)),)]
+    assert [one.added for one in box.client.said(Groups)[n_said:]] == [(Group(G.packed, (5000,), (4999,)),)]
 
 
 # --- over a start -------------------------------------------------------------------------------------------
@@ -283,14 +289,14 @@ def keep(path, *groups, entries=(), node="tor1", role="device"):
     held = {group.packed: Group(group.packed) for group in groups}
     store.write(Update("s", 5, (), {entry.key: entry for entry in entries}, held, is_all=True))
     store.close()
-    return DEVICE.format(state=path)
+    return DEVICE_TABLE.format(state=path)
 
 
 @pytest.fixture
 def no_grace(monkeypatch):
     """NVEs have had their time when the sessions begin."""
     monkeypatch.setattr(f, "GRACE_S", -2.0)
-    return '[membership]\nstartup_response_interval_s = 1.0\nrobustness = 2\n'
+    return "[membership]\nstartup_response_interval_s = 1.0\nrobustness = 2\n"
 
 
 @pytest.fixture
@@ -371,7 +377,7 @@ async def test_a_point_wants_nothing_for_itself(tmp_path):
 
 async def test_where_nothing_can_be_kept_a_box_starts_with_nothing_and_says_so(tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    box = Box(PORTS + DEVICE.format(state=tmp_path / "file" / "tor1.db"))
+    box = Box(PORTS + DEVICE_TABLE.format(state=tmp_path / "file" / "tor1.db"))
     assert box.side().instructed.entries == {}
     (said,) = caplog.messages
     assert said.startswith("instructions are not kept why=")
@@ -401,7 +407,7 @@ async def test_a_node_says_how_it_is_reached_and_how_its_copies_travel():
 
 async def test_each_start_is_a_newer_generation(monkeypatch):
     now_ns = 1_800_000_000_000_000_000
-    monkeypatch.setattr(f.time, "time_ns", lambda: now_ns)
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns)
     first = f.node_of(config_of(ALONE), Scope.DEVICE).generation
     now_ns += 1_000_000
     assert f.node_of(config_of(ALONE), Scope.DEVICE).generation == first + 1

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import cast
 
 import pytest
 
@@ -12,10 +13,11 @@ from ctrl.events import Bus
 from ctrl.refusals import REFUSALS
 from ctrl.roles.instructed import Instructed
 from ctrl.roles.tunnels import Bounds
-from ctrl.rpc.messages import Ack, Groups, Hello, Instructions, Keepalive, PointState, Refused, Welcome
+from ctrl.rpc.client import Client as RpcClient
+from ctrl.rpc.messages import Ack, Group, Groups, Hello, Instructions, Keepalive, PointState, Refused, Welcome
 from ctrl.store.held import Held
 from ctrl.view import PointStateView
-from fastpath.model import Scope
+from fastpath.model import IPAddress, Scope
 from tests.unit.driven import Client, Disk, Probes, going, rounds, until
 from tests.unit.instructed import P1, P2, TOR, by_point, device, key, mesh
 
@@ -25,24 +27,23 @@ FAR = ip_address(device(2))
 FURTHER = ip_address(device(3))
 GROUP = ip_address(key(1))
 MANAGER = "10.0.0.100:9470"
+BOUNDS, NOTHING = Bounds(), Held()
 
 
 class Box:
     """The rest of a box: `fresh` are the peers that the next look finds new, `answer` is set when next hops
     are known."""
 
-    def __init__(self, bounds=Bounds(), held=Held(), store=None):
+    def __init__(self, bounds=BOUNDS, held=NOTHING, store=None):
         self.events = Bus(lambda: 0.0)
         self.instructed = Instructed(TOR, bounds, held)
         self.client = Client()
-        self.fresh = frozenset()
+        self.fresh: frozenset[IPAddress] = frozenset()
         self.obeyed = []
         """What group 1 had for peers whenever the box was to obey."""
         self.asked = []
         self.answer = asyncio.Event()
-        self.side = Instructing(
-            Scope.DEVICE, self.instructed, store, self.events, self.obey, self.resolved
-        )
+        self.side = Instructing(Scope.DEVICE, self.instructed, store, self.events, self.obey, self.resolved)
 
     def obey(self):
         self.obeyed.append(self.instructed.peers(key(1)))
@@ -55,7 +56,7 @@ class Box:
         self.answer.clear()
 
     def run(self, probes=None):
-        return going(self.side.run(self.client, probes))
+        return going(self.side.run(cast("RpcClient", self.client), probes))
 
     def begin(self, keepalive_s=10.0):
         self.side.connected(MANAGER)
@@ -73,11 +74,9 @@ async def test_a_session_begins_with_who_we_are_and_all_our_groups():
     box = Box()
     async with box.run():
         box.side.joined(GROUP, (7,), (7000,))
-        box.begin()
-        assert [type(one) for one in box.client.sent] == [Hello, Groups]
-        assert box.client.sent[0] == Hello(TOR)
-        assert box.client.sent[1].is_full
-        assert box.client.sent[1].added == ((key(1), (7,), (7000,)),)
+        box.side.connected(MANAGER)
+        groups = Group(key(1), (7,), (7000,))
+        assert box.client.sent == [Hello(TOR), Groups(2, added=(groups,), is_full=True)]
 
 
 async def test_groups_that_are_joined_in_one_round_are_one_message():
@@ -286,6 +285,8 @@ async def test_a_session_is_shown_with_what_is_in_force_and_what_is_not():
         (row,) = shown_fabric.own_sessions([box.side])
     assert (row.manager, row.is_up, row.revision) == (MANAGER, True, 4)
     assert (row.n_pending, row.n_refused) == (1, 2)
+    assert row.last_s is not None
+    assert row.told_s is not None
     assert 0 <= row.last_s <= row.told_s <= row.since_s
 
 
@@ -315,12 +316,12 @@ async def test_points_are_shown_where_they_are_probed():
 
 
 async def test_what_roles_and_probes_refuse_is_counted_together_by_names_of_the_table():
-    boxes = [Box(), Box(bounds=replace(Bounds(), max_peers_per_group=1))]
+    probes, boxes = Probes(), [Box(), Box(bounds=replace(BOUNDS, max_peers_per_group=1))]
     for box in boxes:
         box.begin()
         box.tell(1, mesh(1, 1), mesh(2, 2, 3), is_full=True)
-        box.side.probes = Probes()
-    boxes[1].side.probes.counts = {"overrun": 3, "heard": 9}
+    boxes[1].side.probes = probes
+    probes.counted = {"overrun": 3, "heard": 9}
     counts = shown_fabric.refused([box.side for box in boxes], None)
     assert counts == {
         "instruction_own_address_as_peer": 2,

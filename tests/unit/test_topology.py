@@ -127,6 +127,18 @@ def test_auto_takes_a_point_at_the_threshold_and_the_mesh_below_the_hysteresis()
     assert served == [(), (), (), ("p",), ("p",), (), ()]
 
 
+def test_without_hysteresis_a_group_goes_by_a_point_exactly_from_the_threshold_on():
+    """M12"""
+    fabric = Follower(Settings("auto", threshold=2, hysteresis=0))
+    fabric.store.point("p", P)
+    served = []
+    for act, name in zip("jjlj", "abbb", strict=True):
+        (fabric.join if act == "j" else fabric.leave)(name)
+        fabric.settle()
+        served.append(fabric.topology.state_of(G).now)
+    assert served[1] == served[3] == ("p",)
+
+
 def test_a_switch_waits_until_the_points_know_all_devices_and_devices_the_new_way():
     """M12: a join while it is prepared is one more thing for the point, not for the devices."""
     fabric = Follower(AUTO)
@@ -282,7 +294,7 @@ def test_more_points_than_devices_are_warned_of():
     for n in range(4):
         fabric.store.point(f"p{n}", bytes([10, 0, 9, n]))
     fabric.follow()
-    assert "4 replication points serve 4 devices" in fabric.topology.warnings()[0]
+    assert "points=4 devices=4" in fabric.topology.warnings()[0]
 
 
 KEYS = [bytes([239, 1, 1, n]) for n in range(3)]

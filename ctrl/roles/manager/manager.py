@@ -30,6 +30,8 @@ from ctrl.topology.topology import Topology
 
 KEEPALIVES_PER_S = 1000
 """Of all nodes together; more nodes are heard less often."""
+SPREAD = 0.618
+"""Nodes that come at once are not spoken to at once for ever: this deals them out, session by session."""
 POLL_KEYS = 5_000
 """What one poll tells at most, so that who waits for the loop waits less than a tenth of a second."""
 LATE_S = 1.0
@@ -92,7 +94,6 @@ class Manager:
         certificate, None where there is no TLS."""
         why = self._admission.refusal(hello.node, identity)
         if why is not None:
-            self._work.tell("hello_refused", node=hello.node.name[:255], why=why)
             return why
         name = hello.node.name
         if name in self._by_node:
@@ -105,7 +106,8 @@ class Manager:
         self._telling.n_beginning += 1
         self._claim(opened)
         self._send(opened, Welcome(self.name, self._store_id, keepalive_s))
-        self._work.at(now_s + keepalive_s, partial(self._tick, opened, now_s + keepalive_s))
+        first_s = now_s + keepalive_s * (session * SPREAD % 1)
+        self._work.at(first_s, partial(self._tick, opened, first_s))
         self._work.tell("session_open", node=name, session=session, role=hello.node.role)
         return None
 
@@ -161,13 +163,15 @@ class Manager:
         """Keep a session, or end it; not where we come late ourselves: what it said may wait to be heard."""
         if not session.is_open:
             return 1
-        is_silent = now_s - session.last_s >= max(self._settings.hold_s, 3 * session.keepalive_s)
-        if is_silent and now_s - due_s < LATE_S:
+        silent_s = session.last_s + max(self._settings.hold_s, 3 * session.keepalive_s)
+        if now_s >= silent_s and now_s - due_s < LATE_S:
             self._end(session, f"silent for {now_s - session.last_s:.0f} s")
             return 1
         self._send(session, Keepalive(session.n_batches))
         self._telling.repeat(session, now_s)
         next_s = now_s + session.keepalive_s
+        if now_s < silent_s < next_s:
+            next_s = silent_s
         self._work.at(next_s, partial(self._tick, session, next_s))
         return 1
 

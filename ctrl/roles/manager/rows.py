@@ -19,7 +19,7 @@ def device(topology: Topology, node: Node, session: Session | None, now_s: float
         state=state,
         manager=live.manager if live is not None else None,
         session=live.session if live is not None else None,
-        revision_told=session.told if session is not None else None,
+        revision_told=_told(topology, session) if session is not None else None,
         revision_acked=_acked(topology, session) if session is not None else None,
         groups=len(topology.groups_of(node.name)),
         last_s=now_s - session.last_s if session is not None else None,
@@ -39,10 +39,15 @@ def session(topology: Topology, session: Session, now_s: float) -> SessionRow:
         unwritten=len(session.pending) + len(session.full or session.parts),
         pending=n_all if session.is_full_due else len(session.dirty),
         in_flight=0 if flight is None else n_all if flight.keys is None else len(flight.keys),
-        revision_told=session.told,
+        revision_told=_told(topology, session),
         revision_acked=_acked(topology, session),
     )
 
 
 def _acked(topology: Topology, session: Session) -> int:
     return topology.revision if session.is_current else session.in_force
+
+
+def _told(topology: Topology, session: Session) -> int:
+    """Up to where nothing is left to be told; what concerned others alone counts as told and acknowledged."""
+    return max(session.told, _acked(topology, session))
