@@ -18,7 +18,7 @@ from pathlib import Path
 
 PROFILE = os.environ.get("BENCH_FABRIC_PROFILE", "")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-RUN = os.environ.get("BENCH_FABRIC_RUN", "from ctrl.cli import main; main()")
+RUN = "from ctrl.cli import main; main()"
 START_S = 60
 
 

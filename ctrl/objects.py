@@ -85,15 +85,23 @@ OBJECTS: dict[str, Shown] = {
         ),
     ),
     "groups": Shown(
-        "A replication list.",
+        "A replication list; at a manager, a group with its devices.",
         (
-            Column("role", "text", "Whose list it is: device, replicator or nve."),
+            Column("role", "text", "Whose list it is: device, replicator or nve; or manager."),
             Column("group", "text", "The group, or the number of packets from plain VTEPs."),
             Column("vni", "list", "The VNIs that it carries, as far as the config names them."),
-            Column("local", "list", "Its local members: a port, or PORT/NVE for one served by unicast."),
-            Column("remote", "list", "The peers that get a copy."),
+            Column(
+                "local",
+                "list",
+                "Its local members: a port, or PORT/NVE for one served by unicast; at a manager: its points.",
+            ),
+            Column("remote", "list", "The peers that get a copy; at a manager: the devices that are in it."),
             Column("via", "text", "Who planned the copies to peers: static, mesh or point."),
-            Column("revision", "count", "The revision of the replication lists that it stands in."),
+            Column(
+                "revision",
+                "count",
+                "The revision of the replication lists that it stands in; at a manager: of the store.",
+            ),
             Column("frames", "count", "Frames replicated by it; null: not counted singly.", nullable=True),
         ),
     ),

@@ -116,6 +116,17 @@ class SessionView:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupView:
+    """A group as a manager knows it: its devices, and the points that serve it, none in a mesh."""
+
+    group: IPAddress
+    devices: tuple[IPAddress, ...]
+    points: tuple[str, ...]
+    vnis: tuple[int, ...]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class PointStateView:
     """A replication point that the device probes (BFD), and whether it answers."""
 
@@ -190,6 +201,8 @@ class View:
     """Filled in for who shows them alone: there may be a hundred thousand."""
     devices: Sequence[DeviceView] = ()
     """The same: at a manager there may be ten thousand."""
+    groups: Sequence[GroupView] = ()
+    """The same: those of the manager of this box."""
     served: Sequence[SessionView] = ()
     """The same: the sessions that the manager of this box serves."""
 

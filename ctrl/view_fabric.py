@@ -33,6 +33,21 @@ def device_rows(view: View) -> Iterator[Row]:
         }
 
 
+def managed_group_rows(view: View) -> Iterator[Row]:
+    """One row a group that the manager knows."""
+    for one in sorted(view.groups, key=lambda one: (one.group.version, int(one.group))):
+        yield {
+            "role": "manager",
+            "group": str(one.group),
+            "vni": [str(vni) for vni in one.vnis],
+            "local": list(one.points),
+            "remote": [str(device) for device in one.devices],
+            "via": "point" if one.points else "mesh",
+            "revision": one.revision,
+            "frames": None,
+        }
+
+
 def session_rows(view: View) -> Iterator[Row]:
     """One row a session: those of this box with its managers, then those that it serves, by name."""
     yield from map(_session, view.own_sessions)

@@ -15,7 +15,14 @@ from ctrl.config.schema import Config
 from ctrl.rows import drop_counts, each_member, key_name, vnis_by_group
 from ctrl.table import Row
 from ctrl.view import View
-from ctrl.view_fabric import Planners, Tunnel, device_rows, session_rows, tunnels_told
+from ctrl.view_fabric import (
+    Planners,
+    Tunnel,
+    device_rows,
+    managed_group_rows,
+    session_rows,
+    tunnels_told,
+)
 from fastpath.model import Egress, Encap, GroupKey, IPAddress, Layout, ReplicationList
 
 
@@ -91,6 +98,7 @@ def list_rows(view: View) -> Iterator[Row]:
             "revision": view.revision,
             "frames": frames.get(key),
         }
+    yield from managed_group_rows(view)
 
 
 def tunnel_rows(view: View) -> list[Row]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from ctrl.events import Bus
-from ctrl.view import DeviceView, MemberView, SessionView, View
+from ctrl.view import DeviceView, GroupView, MemberView, SessionView, View
 from fastpath.model import IPAddress
 
 
@@ -30,6 +30,10 @@ class Box(Protocol):
     def devices(self) -> Iterable[DeviceView]:
         """The nodes that the manager of this box knows, in any order; called for `show devices` and the
         metrics alone. Walked like `members`."""
+
+    def groups(self) -> Iterable[GroupView]:
+        """The groups that the manager of this box knows, in any order; called for `show groups` alone. Walked
+        like `members`."""
 
     def sessions(self) -> Iterable[SessionView]:
         """The sessions that the manager of this box serves; called for `show sessions` and the metrics alone.

@@ -98,6 +98,8 @@ class _Service:
                 view = replace(view, members=await _walked(self._box.members()))
             elif name == "devices":
                 view = replace(view, devices=await _walked(self._box.devices()))
+            elif name == "groups":
+                view = replace(view, groups=await _walked(self._box.groups()))
             elif name == "sessions":
                 view = replace(view, served=await _walked(self._box.sessions()))
             return await asyncio.to_thread(_rows, view, name, request)

@@ -42,7 +42,7 @@ from ctrl.refusals import Refused
 from ctrl.roles.device import Device
 from ctrl.static import enroll
 from ctrl.store.model import StoreError
-from ctrl.view import DeviceView, MemberView, Rates, SessionView, View
+from ctrl.view import DeviceView, GroupView, MemberView, Rates, SessionView, View
 from fastpath import Forwarder, Punts
 from fastpath.model import IPAddress
 from fastpath.ports import LivePort
@@ -367,6 +367,10 @@ class Daemon:
     def devices(self) -> Iterable[DeviceView]:
         """The nodes that the manager of this box knows."""
         return shown_fabric.devices(self._managing) if self._managing else ()
+
+    def groups(self) -> Iterable[GroupView]:
+        """The groups that the manager of this box knows."""
+        return shown_fabric.groups(self._managing) if self._managing else ()
 
     def sessions(self) -> Iterable[SessionView]:
         """The sessions that the manager of this box serves."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ctrl.daemon.instructing import Instructing, address_of
 from ctrl.refusals import fabric_counts
 from ctrl.topology.entry import Entry, Key
-from ctrl.view import DeviceView, ManagerView, PointStateView, SessionView
+from ctrl.view import DeviceView, GroupView, ManagerView, PointStateView, SessionView
 from fastpath.model import Scope
 
 if TYPE_CHECKING:
@@ -87,6 +87,13 @@ def devices(managing: Managing) -> Iterator[DeviceView]:
             n_groups=row.groups,
             last_s=row.last_s,
         )
+
+
+def groups(managing: Managing) -> Iterator[GroupView]:
+    """Every group that the manager knows."""
+    for row in managing.topology.served():
+        devices = tuple(map(address_of, row.devices))
+        yield GroupView(address_of(row.key), devices, row.points, row.vnis, row.revision)
 
 
 def served(managing: Managing, name: str) -> Iterator[SessionView]:

@@ -35,6 +35,17 @@ class LiveAt(NamedTuple):
     revision: int
 
 
+class Served(NamedTuple):
+    """A group as a whole: the addresses of its devices, and the points that serve it, none in a mesh."""
+
+    key: Key
+    devices: tuple[Address, ...]
+    points: tuple[str, ...]
+    vnis: tuple[int, ...]
+    revision: int
+    """Of the store, when it changed last."""
+
+
 @dataclass(slots=True)
 class Dirty:
     """What may differ from before."""
@@ -235,6 +246,13 @@ class Topology:
     def vnis_of(self, point: str) -> Ranges:
         """List the VNIs that a point serves alone (CONFORMANCE R7), () for all."""
         return self._vnis.get(point, ())
+
+    def served(self) -> Iterator[Served]:
+        """List all groups, with who is in them and who serves them."""
+        for group in list(self._picture.groups.values()):
+            vnis = {vni for networks in group.carries for vni in networks.vnis}
+            points = tuple(sorted(group.state.now))
+            yield Served(group.key, tuple(group.addresses), points, tuple(sorted(vnis)), group.changed)
 
     # --- what is known --------------------------------------------------------------------------------------
 

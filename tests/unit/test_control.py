@@ -19,7 +19,7 @@ from ctrl.objects import OBJECTS
 from ctrl.view_rows import ROWS
 from tests.unit.served import serving
 from tests.unit.unix_http import free_port, get
-from tests.unit.viewed import DEVICES, MEMBERS, SERVED, Box, view
+from tests.unit.viewed import DEVICES, GROUPS, MEMBERS, SERVED, Box, view
 
 pytestmark = pytest.mark.asyncio
 
@@ -75,6 +75,19 @@ async def test_nodes_and_sessions_are_asked_for_where_they_are_shown_and_counted
         assert asked == ["devices", "sessions"]
         await get(path, "/metrics")
         assert asked[2:] == ["devices", "sessions"]
+
+
+async def test_a_manager_shows_its_groups_behind_the_lists_of_the_box(path):
+    class Manager(Box):
+        def groups(self):
+            return GROUPS
+
+    async with serving(Manager(), str(path), None):
+        _, body = await get(path, "/v1/groups?role=manager")
+    assert [(row["group"], row["via"], row["local"], row["remote"]) for row in json.loads(body)] == [
+        ("239.1.1.7", "mesh", [], ["10.0.0.3"]),
+        ("239.1.1.200", "point", ["point1"], ["10.0.0.3", "10.0.0.4"]),
+    ]
 
 
 async def test_the_loop_goes_on_while_many_members_are_handed_over(path):

@@ -100,7 +100,8 @@ async def test_d19_devices_are_told_which_nves_moved():
         assert far.open(2, POINT) == ""
         await far.begun(1)
         assert far.managing.moved([nve]) == 1
-        await until(lambda: far.told(1, Moved) == [Moved((nve.packed,))])
+        await rounds()
+        assert far.told(1, Moved) == [Moved((nve.packed,))]
         assert far.told(2, Moved) == []
 
 

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from ctrl.config import Config, parse
 from ctrl.events import Bus
 from ctrl.static import plan
-from ctrl.view import DeviceView, MemberView, PortView, Recent, SessionView, SnoopingView, View
+from ctrl.view import DeviceView, GroupView, MemberView, PortView, Recent, SessionView, SnoopingView, View
 from fastpath.model import IPAddress, Scope, group_key
 from fastpath.reasons import REASONS
 from fastpath.statistics import (
@@ -116,6 +116,12 @@ DEVICES = (
     DeviceView("point1", "replicator", ip_address("10.0.0.110"), "live", "m1", 73, 73, 0, 0.25),
     DeviceView("tor9", "device", ip_address("2001:db8::9"), "held", n_groups=8),
 )
+GROUPS = (
+    GroupView(
+        ip_address("239.1.1.200"), (ip_address("10.0.0.3"), ip_address("10.0.0.4")), ("point1",), (200,), 73
+    ),
+    GroupView(ip_address("239.1.1.7"), (ip_address("10.0.0.3"),), (), (), 71),
+)
 """At a manager, in no order."""
 WALL_S = 1766379482.9
 
@@ -137,6 +143,9 @@ class Box:
 
     def devices(self) -> Sequence[DeviceView]:
         return DEVICES
+
+    def groups(self) -> Sequence[GroupView]:
+        return ()
 
     def sessions(self) -> Sequence[SessionView]:
         return SERVED

@@ -28,7 +28,7 @@ from ctrl.topology.entry import Address
 from ctrl.topology.records import STABLE, Live
 from ctrl.topology.topology import Topology
 
-KEEPALIVES_PER_S = 1000
+KEEPALIVES_PER_S = 400
 """Of all nodes together; more nodes are heard less often."""
 SPREAD = 0.618
 """Nodes that come at once are not spoken to at once for ever: this deals them out, session by session."""
