@@ -66,6 +66,7 @@ async def test_a_point_beside_a_device_shows_the_certificate_of_its_box():
         assert far.open(1, TOR1, "tor1") == ""
         assert far.open(2, POINT, "tor1") == ""
         assert "tor2" in far.open(3, POINT, "tor2")
+        assert far.open(5, POINT, "tor1, tor1.example") == ""
         assert "tor1.point" in far.open(4, TOR1, "tor1.point")
         assert far.managing.manager.refused["wrong_identity"] == 2
 
