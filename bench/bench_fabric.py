@@ -34,7 +34,8 @@ from tests.system.etcds import cluster, needs_etcd
 
 N_DEVICES = int(os.environ.get("BENCH_FABRIC_DEVICES", "10000" if FULL else "1000"))
 PER_DEVICE, PER_GROUP = 100, 10
-N_JOINS, JOINS_PER_S, JOINS_S = 200, 200, 10
+IS_LARGE = N_DEVICES >= 10_000
+N_JOINS, JOINS_PER_S, JOINS_S = (200, 200, 10) if IS_LARGE else (50, 200, 3)
 N_MISSED = 500
 """Joins while there is no manager."""
 SIZE = {"devices": N_DEVICES, "groups": N_DEVICES * PER_DEVICE // PER_GROUP}
@@ -44,7 +45,7 @@ MANAGERS_CPU = min({*range(os.cpu_count() or 1)} - {OWN_CPU}, default=OWN_CPU)
 
 def aim(limit: float) -> Target | None:
     """Issue 5's aims are for ten thousand."""
-    return Target(limit) if N_DEVICES >= 10_000 else None
+    return Target(limit) if IS_LARGE else None
 
 
 @contextmanager

@@ -151,8 +151,7 @@ class Daemon:
                 ]
                 if self._managing is not None:
                     jobs.append(tasks.create_task(self._managing.run(), name="manager"))
-                if self._ports or self._managing is None:
-                    LOG.info("forwarding node=%s ports=%d lists=%d", *self._sizes())
+                LOG.info("forwarding node=%s ports=%d lists=%d", *self._sizes())
                 notify.ready(f"forwarding, {len(self._publisher.lists)} lists")
                 await self._stopping.wait()
                 notify.stopping()
