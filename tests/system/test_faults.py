@@ -249,7 +249,7 @@ def test_a_full_ring_is_said_in_the_log(scene):
 
 def refuse(scene):
     """Give the member's interface a queue that is soon full, and send more than it takes."""
-    queue = ("tbf", "rate", "100kbit", "burst", "2000", "limit", "3000")
+    queue = ("tbf", "rate", "8kbit", "burst", "2000", "limit", "3000")
     scene.box.command("tc", "qdisc", "replace", "dev", "p2", "root", *queue)
     before = scene.fastpath.status()["copies_out"]
     for number in range(200):
