@@ -129,14 +129,21 @@ OBJECTS: dict[str, Shown] = {
         ),
     ),
     "tunnels": Shown(
-        "A peer that gets copies, in one form.",
+        "A peer that gets copies, in one form; at a manager, a node that others send to.",
         (
             Column("peer", "text", "Its address."),
             Column("groups", "count", "Replication lists that it stands in."),
-            Column("told", "count", "Groups for which a manager named it."),
+            Column(
+                "told",
+                "count",
+                "Groups for which a manager named it; at that manager, those that it is in or serves.",
+            ),
             Column("tunnel", "text", "nested or rewrite."),
             Column(
-                "state", "text", "up, no_neighbour, no_route, down, or unreached: a point without answers."
+                "state",
+                "text",
+                "up, no_neighbour, no_route, down, or unreached: a point without answers; at a manager live, "
+                "held or dead, as in devices.",
             ),
             Column("copies", "count", "Copies sent to it."),
             Column("bytes", "count", "Their bytes, Ethernet headers included."),

@@ -85,6 +85,7 @@ class DeviceView:
     n_groups: int = 0
     last_s: float | None = None
     """How long ago it was heard."""
+    tunnel: str = "nested"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,8 @@ class View:
     """Filled in for who shows them alone: there may be a hundred thousand."""
     devices: Sequence[DeviceView] = ()
     """The same: at a manager there may be ten thousand."""
+    managed: Sequence[DeviceView] = ()
+    """The same, where tunnels are shown."""
     groups: Sequence[GroupView] = ()
     """The same: those of the manager of this box."""
     served: Sequence[SessionView] = ()

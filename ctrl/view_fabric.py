@@ -48,6 +48,22 @@ def managed_group_rows(view: View) -> Iterator[Row]:
         }
 
 
+def managed_tunnel_rows(view: View) -> Iterator[Row]:
+    """One row a node that the manager has others send to. It sends nothing itself."""
+    for one in sorted(view.managed, key=lambda one: one.node):
+        yield {
+            "peer": str(one.address),
+            "groups": 0,
+            "told": one.n_groups,
+            "tunnel": one.tunnel,
+            "state": one.state,
+            "copies": 0,
+            "bytes": 0,
+            "dropped": 0,
+            "last_s": None,
+        }
+
+
 def session_rows(view: View) -> Iterator[Row]:
     """One row a session: those of this box with its managers, then those that it serves, by name."""
     yield from map(_session, view.own_sessions)

@@ -20,6 +20,7 @@ from ctrl.view_fabric import (
     Tunnel,
     device_rows,
     managed_group_rows,
+    managed_tunnel_rows,
     session_rows,
     tunnels_told,
 )
@@ -127,7 +128,7 @@ def tunnel_rows(view: View) -> list[Row]:
             "last_s": _age(view, peer),
         }
         for peer, form in sent
-    ]
+    ] + list(managed_tunnel_rows(view))
 
 
 def drop_rows(view: View) -> list[Row]:

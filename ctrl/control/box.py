@@ -28,8 +28,8 @@ class Box(Protocol):
         """
 
     def devices(self) -> Iterable[DeviceView]:
-        """The nodes that the manager of this box knows, in any order; called for `show devices` and the
-        metrics alone. Walked like `members`."""
+        """The nodes that the manager of this box knows, in any order; called for `show devices`,
+        `show tunnels` and the metrics alone. Walked like `members`."""
 
     def groups(self) -> Iterable[GroupView]:
         """The groups that the manager of this box knows, in any order; called for `show groups` alone. Walked

@@ -96,6 +96,8 @@ class _Service:
             view = self._box.view()
             if name == "members":
                 view = replace(view, members=await _walked(self._box.members()))
+            elif name == "tunnels":
+                view = replace(view, managed=await _walked(self._box.devices()))
             elif name == "devices":
                 view = replace(view, devices=await _walked(self._box.devices()))
             elif name == "groups":

@@ -86,6 +86,7 @@ def devices(managing: Managing) -> Iterator[DeviceView]:
             revision_acked=row.revision_acked,
             n_groups=row.groups,
             last_s=row.last_s,
+            tunnel=managing.topology.nodes[row.node].tunnel,
         )
 
 

@@ -16,6 +16,7 @@ from ctrl.config.values import HostPort
 from ctrl.control import connections, listen
 from ctrl.control.listen import ControlError
 from ctrl.objects import OBJECTS
+from ctrl.view import NOTHING_COUNTED
 from ctrl.view_rows import ROWS
 from tests.unit.served import serving
 from tests.unit.unix_http import free_port, get
@@ -40,7 +41,8 @@ async def test_every_object_is_an_array_of_its_rows(path):
     async with serving(Box(), str(path), None):
         for name in OBJECTS:
             status, body = await get(path, f"/v1/{name}")
-            assert (status, json.loads(body)) == (200, list(ROWS[name](view())))
+            shown = view(managed=DEVICES if name == "tunnels" else ())
+            assert (status, json.loads(body)) == (200, list(ROWS[name](shown)))
 
 
 async def test_the_members_are_asked_for_where_they_are_shown_alone(path):
@@ -71,10 +73,20 @@ async def test_nodes_and_sessions_are_asked_for_where_they_are_shown_and_counted
     async with serving(box, str(path), None):
         for page in OBJECTS:
             _, body = await get(path, f"/v1/{page}")
-            assert json.loads(body) == list(ROWS[page](view()))
-        assert asked == ["devices", "sessions"]
+            assert json.loads(body) == list(ROWS[page](view(managed=DEVICES if page == "tunnels" else ())))
+        assert asked == ["devices", "devices", "sessions"], "for tunnels, too"
         await get(path, "/metrics")
-        assert asked[2:] == ["devices", "sessions"]
+        assert asked[3:] == ["devices", "sessions"]
+
+
+async def test_a_manager_shows_whom_it_has_others_send_to(path):
+    async with serving(Box(lambda: view(lists={}, statistics=NOTHING_COUNTED)), str(path), None):
+        _, body = await get(path, "/v1/tunnels")
+    assert [(row["peer"], row["told"], row["state"]) for row in json.loads(body)] == [
+        ("10.0.0.110", 0, "live"),
+        ("10.0.0.3", 7, "live"),
+        ("2001:db8::9", 8, "held"),
+    ]
 
 
 async def test_a_manager_shows_its_groups_behind_the_lists_of_the_box(path):
