@@ -54,8 +54,9 @@ test: build  ## run the tests, except those that take longer than ten seconds ea
 	$(PY) -m pytest -m "not slow" $(FAST) tests/unit tests/contract $(ARGS) $(SOME)
 	$(PY) -m pytest -m "not slow" $(FILES) tests/house tests/system $(ARGS) $(SOME)
 
+# Of these the longest file is in tests/unit: it begins first.
 slow: build  ## run the tests that take longer: packaging, load, many starts and stops
-	$(PY) -m pytest -m slow $(FILES) $(ARGS)
+	$(PY) -m pytest -m slow $(FILES) tests/unit tests/house tests/system $(ARGS)
 
 pythons:  ## run the tests on the other Pythons that we declare, where they are present
 	@for v in 3.12 3.13; do \
