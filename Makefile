@@ -26,11 +26,11 @@ SANITIZED = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 $(call UNDER,sanitize)
 
 # Tests share the processors: those that need nothing one by one, those among real neighbours file by file, three at
-# a time, as they wait a lot. What looks at the tree (tests/house), and what reaches no compiled code (NO_C: by its imports, or since it looks
+# a time, as they wait a lot (those that load the machine: two). What looks at the tree (tests/house), and what reaches no compiled code (NO_C: by its imports, or since it looks
 # at the reference), is the same in every build. The sanitizer, which costs three times the time, also leaves out what
 # imports compiled code and has next to none run, and the tests of the fuzzing that `make fuzz` does on that very build.
 FAST = -n $(shell nproc) -p no:benchmark
-FILES = -n 3 --dist loadfile -p no:benchmark
+FILES = --dist loadfile -p no:benchmark
 NO_C = $$($(PY) -m tests.house.imports) -k "not [reference"
 MERE_IMPORT = $(foreach part,control* metrics view* cli_* explain daemon_reach fuzz,--ignore-glob='*/test_$(part).py')
 # Live tests of control's own work, in which the data path has nothing to do that others do not have it do.
@@ -52,11 +52,11 @@ demo: build  ## show a fabric of Linux VXLAN hosts at work while its parts are k
 
 test: build  ## run the tests, except those that take longer than ten seconds each
 	$(PY) -m pytest -m "not slow" $(FAST) tests/unit tests/contract $(ARGS) $(SOME)
-	$(PY) -m pytest -m "not slow" $(FILES) tests/house tests/system $(ARGS) $(SOME)
+	$(PY) -m pytest -m "not slow" -n 3 $(FILES) tests/house tests/system $(ARGS) $(SOME)
 
 # Of these the longest file is in tests/unit: it begins first.
 slow: build  ## run the tests that take longer: packaging, load, many starts and stops
-	$(PY) -m pytest -m slow $(FILES) tests/unit tests/house tests/system $(ARGS)
+	$(PY) -m pytest -m slow -n 2 $(FILES) tests/unit tests/house tests/system $(ARGS)
 
 pythons:  ## run the tests on the other Pythons that we declare, where they are present
 	@for v in 3.12 3.13; do \
@@ -73,11 +73,11 @@ types: $(READY)  ## check types alone (mypy --strict)
 
 debug: debug-build  ## run the tests that reach compiled code on a build with Cython's own checks
 	$(call UNDER,debug) $(PY) -m pytest -m "not slow" $(FAST) $(NO_C) tests/unit tests/contract $(ARGS) $(SOME)
-	$(call UNDER,debug) $(PY) -m pytest -m "not slow" $(FILES) $(OF_CONTROL) tests/system $(ARGS) $(SOME)
+	$(call UNDER,debug) $(PY) -m pytest -m "not slow" -n 3 $(FILES) $(OF_CONTROL) tests/system $(ARGS) $(SOME)
 
 sanitize: sanitize-build  ## run the tests that reach C under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(FAST) $(NO_C) $(MERE_IMPORT) tests/unit tests/contract $(ARGS) $(SOME)
-	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(FILES) $(wildcard tests/system/test_*port*.py) $(ARGS) $(SOME)
+	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys -n 3 $(FILES) $(wildcard tests/system/test_*port*.py) $(ARGS) $(SOME)
 
 fuzz: sanitize-build  ## put a million mutated frames through the sanitizer build, in two processes
 	@for seed in 1 2; do \
