@@ -25,10 +25,11 @@ UNDER = FASTPATH_BUILD=$(ROOT)/build/$1/lib PYTHONSAFEPATH=1 \
 SANITIZED = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 $(call UNDER,sanitize)
 
-# Tests share the processors: those that need nothing one by one, those among real neighbours file by file, three at
-# a time, as they wait a lot (those that load the machine: two). What looks at the tree (tests/house), and what reaches no compiled code (NO_C: by its imports, or since it looks
-# at the reference), is the same in every build. The sanitizer, which costs three times the time, also leaves out what
-# imports compiled code and has next to none run, and the tests of the fuzzing that `make fuzz` does on that very build.
+# Tests share the processors: those that need nothing one by one, those among real neighbours file by file, three at a
+# time, as they wait a lot (those that load the machine: two). What looks at the tree (tests/house), and what reaches
+# no compiled code (NO_C: by its imports, or since it looks at the reference), is the same in every build. The
+# sanitizer, which costs three times the time, also leaves out what imports compiled code and has next to none run,
+# and the tests of the fuzzing that `make fuzz` does on that very build.
 FAST = -n $(shell nproc) -p no:benchmark
 FILES = --dist loadfile -p no:benchmark
 NO_C = $$($(PY) -m tests.house.imports) -k "not [reference"
