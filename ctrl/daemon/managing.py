@@ -111,8 +111,6 @@ class Managing:
     def opened(self, session: int, hello: Hello, identity: str | None) -> str | None:
         """A node says who it is; a sentence why it is not served."""
         node = hello.node
-        if identity is not None and node.name.removesuffix(".point") in identity.split(", "):
-            identity = node.name  # a point beside a device: one box, one certificate
         if self.is_store_reachable:
             why = self.manager.open(session, hello, identity, time.monotonic())
         else:

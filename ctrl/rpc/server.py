@@ -277,7 +277,8 @@ class Server:
         session.node = hello.node.name
         identity = None
         if identities is not None:
-            identity = session.node if session.node in identities else ", ".join(identities)
+            box = session.node.removesuffix(".point")  # a point beside a device shows the certificate of both
+            identity = session.node if box in identities else ", ".join(identities)
         session.is_open = True  # it may be spoken to, and end, from within
         refusal = self._handlers.opened(number, hello, identity)
         if refusal is None:

@@ -34,6 +34,7 @@ def made(tmp_path_factory):
         "tor1": ca.sign("tor1", cn="rack", names="DNS:tor1,DNS:tor1.example"),
         "plain": ca.sign("plain", cn="tor1"),
         "tor2": ca.sign("tor2", cn="tor2"),
+        "sly": ca.sign("sly", cn="tor2, tor1"),
         "expired": ca.sign("expired", cn="tor1", days=-1),
         "foreign": other.sign("foreign", cn="tor1"),
         "foreign manager": other.sign("foreignmanager", cn="m1", names="IP:127.0.0.1"),
@@ -51,7 +52,11 @@ class Strict(Manager):
         return super().opened(session, hello, identity)
 
 
-@pytest.mark.parametrize(("files", "name"), [("tor1", "tor1"), ("tor1", "tor1.example"), ("plain", "tor1")])
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [("tor1", "tor1"), ("tor1", "tor1.example"), ("plain", "tor1"), ("tor1", "tor1.point")],
+    ids=["name", "another of its names", "common name", "the point beside it"],
+)
 async def test_a_node_is_who_its_certificate_says(made, files, name):
     async with (
         serving(Strict(), made["manager"]) as manager,
@@ -61,11 +66,14 @@ async def test_a_node_is_who_its_certificate_says(made, files, name):
         assert manager.opened_by == [(1, device.hello, name)]
 
 
-async def test_a_node_with_the_certificate_of_another_is_refused_on_both_sides_log(made, caplog):
-    why = "tor1 given; its certificate is of tor2"
+@pytest.mark.parametrize(("files", "names"), [("tor2", "tor2"), ("sly", "tor2, tor1")])
+async def test_a_node_with_the_certificate_of_another_is_refused_on_both_sides_log(
+    made, caplog, files, names
+):
+    why = f"tor1 given; its certificate is of {names}"
     async with (
         serving(Strict(), made["manager"]) as manager,
-        running(at(manager), tls=made["tor2"]) as device,
+        running(at(manager), tls=made[files]) as device,
     ):
         await until(lambda: device.client.problems == {at(manager): why})
         (line,) = [line for line in caplog.messages if line.startswith("session refused")]
