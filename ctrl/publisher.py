@@ -88,11 +88,6 @@ class Publisher:
         """A manager says whom a replication point serves (CONFORMANCE R1)."""
         self._points.instruct(group, receivers)
 
-    @property
-    def told(self) -> Mapping[IPAddress, tuple[IPAddress, ...]]:
-        """What a manager said last, by group."""
-        return self._told
-
     def rebase(self, basis: Basis) -> Step:
         """Plan everything anew; what the table has collected by now is in it."""
         self._membership.take_changed()

@@ -92,6 +92,7 @@ class Daemon:
                 self._publisher,
                 self._device,
                 self.events,
+                tell=self._teller.member,
                 apply=lambda: self._apply(self._config, self._watch.view),
                 settle=self._settle,
                 resolved=self._peers_resolved,
@@ -322,8 +323,11 @@ class Daemon:
         """Wait until the next hops of these peers are known, or had their time."""
         deadline = time.monotonic() + RESOLVE_S
         await self._watch.want(*self._wanted(self._config))
+        seen = None
         while time.monotonic() < deadline:
-            self._apply(self._config, self._watch.view)
+            if self._watch.view is not seen:
+                seen = self._watch.view
+                self._apply(self._config, seen)
             if all(mac is not None for (_, peer), mac in self._reach.hops.items() if peer in fresh):
                 return
             await asyncio.sleep(0.01)

@@ -42,8 +42,8 @@ GRACE_S = 1.0
 class Fabric:
     """The sessions of a box with managers, and what came of them.
 
-    `apply` has the box forward by another layout, `settle` by other lists alone; `resolved` waits until the
-    next hops of peers are known, or had their time.
+    `tell` hears of members that come and go here; `apply` has the box forward by another layout, `settle` by
+    other lists alone; `resolved` waits until the next hops of peers are known, or had their time.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Fabric:
         publisher: Publisher,
         device: Device,
         events: Bus,
+        tell: Callable[[Event], None],
         apply: Callable[[], None],
         settle: Callable[[], None],
         resolved: Callable[[frozenset[IPAddress]], Awaitable[None]],
@@ -62,7 +63,7 @@ class Fabric:
         self._publisher = publisher
         self._device = device
         self._events = events
-        self._apply, self._settle = apply, settle
+        self._tell, self._apply, self._settle = tell, apply, settle
         self.told = Told()
         self.sides = [
             Instructing(scope, *_loaded(config, scope, table), events, self._obey, resolved)
@@ -85,17 +86,21 @@ class Fabric:
         for side in self._devices():
             for key in side.instructed.groups:
                 for place in places:
-                    self._membership.apply(address_of(key), Who(place, Origin.STORED), ALL)
+                    event = self._membership.apply(address_of(key), Who(place, Origin.STORED), ALL)
+                    if event is not None:
+                        self._tell(event)
 
     def _confirm(self) -> None:
         """NVEs had their time: go by what they said."""
         for group, who in self._membership.of_origin(Origin.STORED):
             event = self._membership.apply(group, who, None)
             if event is not None:
+                self._tell(event)
                 self.member(event)
         for side in self._devices():
             self._join_all(side)
             side.confirm()
+        self._settle()
 
     def _join_all(self, side: Instructing) -> None:
         for group in self._membership.groups():
@@ -132,22 +137,26 @@ class Fabric:
 
     def _obey(self) -> frozenset[IPAddress]:
         """Carry out what the roles hold by now; the peers that were not there before."""
+        is_other = False
         for side in self.sides:
-            self._take(side)
+            is_other |= self._take(side)
             moved = side.instructed.take_moved()
             if moved:
                 self._device.moved([address_of(nve) for nve in moved], time.monotonic())
+                is_other = True
         before = self.told
         if self._take_told():
             self._apply()
-        else:
+        elif is_other:
             self._settle()
         return (self.told.device | self.told.point) - (before.device | before.point)
 
-    def _take(self, side: Instructing) -> None:
+    def _take(self, side: Instructing) -> bool:
+        """Give the publisher what is new; False: nothing is."""
         instructed = side.instructed
         is_watched = self._events.wanted("instructions")
-        for key in instructed.take_changes():
+        changes = instructed.take_changes()
+        for key in changes:
             group = address_of(key)
             if is_watched:
                 now = instructed.entry(key), instructed.revision
@@ -161,6 +170,7 @@ class Fabric:
                 entry
                 and Receivers(_addresses(entry.peers), _addresses(entry.onward), entry.vnis, entry.vsids),
             )
+        return bool(changes)
 
     def _take_told(self) -> bool:
         """Note whom the roles were told of; True where that is another set than before."""

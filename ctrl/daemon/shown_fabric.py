@@ -75,7 +75,8 @@ def manager_view(managing: Managing) -> ManagerView:
 
 def devices(managing: Managing) -> Iterator[DeviceView]:
     """Every node that the manager knows."""
-    for row in list(managing.manager.devices(time.monotonic())):  # the table changes while this is walked
+    nodes = dict(managing.topology.nodes)  # both change while this is walked
+    for row in list(managing.manager.devices(time.monotonic())):
         yield DeviceView(
             node=row.node,
             role=row.role,
@@ -86,7 +87,7 @@ def devices(managing: Managing) -> Iterator[DeviceView]:
             revision_acked=row.revision_acked,
             n_groups=row.groups,
             last_s=row.last_s,
-            tunnel=managing.topology.nodes[row.node].tunnel,
+            tunnel=nodes[row.node].tunnel,
         )
 
 

@@ -76,6 +76,7 @@ class Box:
         self.asked = Asked()
         self.done: list[str] = []
         self.waited_for = []
+        self.told: list[Event] = []
         self.client = Client()
         self.fabric = f.Fabric(
             config_of(text, node),
@@ -83,6 +84,7 @@ class Box:
             self.publisher,
             cast("Device", self.asked),
             self.events,
+            tell=self.told.append,
             apply=lambda: self.done.append("apply"),
             settle=lambda: self.done.append("settle"),
             resolved=self.resolved,
@@ -90,6 +92,14 @@ class Box:
         for side in self.fabric.sides:
             side.client = cast("RpcClient", self.client)
         self.number = 0
+
+    def peers(self):
+        """Who gets copies of each group, besides members."""
+        self.publisher.update()
+        lists = self.publisher.lists.items()
+        of_device = [(key.group, one) for key, one in lists if key.scope is Scope.DEVICE]
+        found = {group: tuple(e.address for e in one.remote) for group, one in of_device}
+        return {group: peers for group, peers in found.items() if peers}
 
     async def resolved(self, fresh):
         self.waited_for.append(fresh)
@@ -140,13 +150,13 @@ async def test_d8_the_peers_of_a_group_go_to_the_publisher_and_into_the_layout()
     box = Box()
     box.begin()
     assert box.tell(mesh(G, B, accept=(P,)), is_full=True) == ["apply"]
-    assert box.publisher.told == {G: (B,)}
+    assert box.peers() == {G: (B,)}
     assert box.fabric.told == Told(frozenset({B, P}))
     assert box.tell(mesh(G, B, C)) == ["apply"]
-    assert box.publisher.told == {G: (B, C)}
+    assert box.peers() == {G: (B, C)}
     assert box.fabric.told == Told(frozenset({B, C}))
     assert box.tell(removed=(G.packed,)) == ["apply"]
-    assert box.publisher.told == {}
+    assert box.peers() == {}
     assert box.fabric.told == Told()
 
 
@@ -155,9 +165,9 @@ async def test_a_word_that_names_nobody_new_leaves_the_layout_alone():
     box.begin()
     box.tell(mesh(G, B, C), is_full=True)
     assert box.tell(mesh(H, C)) == ["settle"]
-    assert box.publisher.told == {G: (B, C), H: (C,)}
+    assert box.peers() == {G: (B, C), H: (C,)}
     assert box.tell(mesh(H, B, C), removed=(G.packed,)) == ["settle"]
-    assert box.publisher.told == {H: (B, C)}
+    assert box.peers() == {H: (B, C)}
 
 
 async def test_only_peers_that_were_not_there_before_are_waited_for():
@@ -185,7 +195,7 @@ async def test_r1_the_lists_of_a_point_and_what_it_serves_alone_come_from_the_ma
     assert box.fabric.told.vnis == ((8, 9),)
     assert box.tell(removed=(G.packed,), **how) == ["apply"]
     assert box.point_list() is None
-    assert box.publisher.told == {}
+    assert box.peers() == {}
 
 
 async def test_r8_what_a_device_is_told_is_not_the_word_of_the_point_beside_it():
@@ -194,7 +204,7 @@ async def test_r8_what_a_device_is_told_is_not_the_word_of_the_point_beside_it()
         box.begin(scope)
     box.tell(mesh(G, B), is_full=True)
     box.tell(at_point(G, A, C), scope=Scope.REPLICATOR, is_full=True)
-    assert box.publisher.told == {G: (B,)}
+    assert box.peers() == {G: (B,)}
     assert box.point_list() == {A, C}
     assert box.fabric.told == Told(frozenset({B}), frozenset({A, C}))
     assert [one.node.name for one in box.client.said(Hello)] == ["tor1", "tor1.point"]
@@ -319,7 +329,7 @@ def wanting(box):
 async def test_m9_what_was_in_force_is_in_force_before_anybody_is_heard(tmp_path):
     """M9, M10: a box that starts anew forwards by its last good instructions."""
     box = Box(PORTS + keep(tmp_path / "tor1.db", G, entries=[mesh(G, B)]))
-    assert box.publisher.told == {G: (B,)}
+    assert box.peers() == {G: (B,)}
     assert box.fabric.told == Told(frozenset({B}))
     box.begin()
     assert box.client.said(Hello)[0].revision == 5
@@ -332,6 +342,10 @@ async def test_ports_with_nves_want_what_the_box_was_in_until_these_had_the_time
     box = Box(PORTS + keep(tmp_path / "tor1.db", G, H) + no_grace)
     box.fabric.restore([0, 3])
     assert wanting(box) == {(G, 0), (G, 3), (H, 0), (H, 3)}
+    assert [(event.group, event.who.port, event.is_first) for event in box.told] == [
+        *((G, 0, True), (G, 3, False)),
+        *((H, 0, True), (H, 3, False)),
+    ]
     box.join(G)
     box.join(J)
     box.leave(J)
@@ -343,6 +357,7 @@ async def test_ports_with_nves_want_what_the_box_was_in_until_these_had_the_time
     assert set(box.membership.groups()) == box.groups() == {G, J}
     assert box.client.said(Groups)[-1].gone == (H.packed,)
     assert "settle" in box.done, "the lists follow"
+    assert [event.group for event in box.told if event.is_last] == [H], "who watches hears of it"
 
 
 async def test_what_a_device_was_in_counts_for_as_long_without_a_port_for_it(tmp_path, no_grace, serving):
