@@ -14,6 +14,7 @@ import pytest
 from fastpath.forwarder import Forwarder
 from fastpath.model import Faces, Layout, Network, Port
 from fastpath.ports import MemoryPort
+from fastpath.punts import Punts
 from tests import frames as f
 from tests.cases import box as b
 from tests.cases import made as m
@@ -38,6 +39,16 @@ def working(forwarder: Forwarder) -> Iterator[None]:
         yield
     finally:
         forwarder.stop()
+
+
+def test_between_no_ports_a_worker_waits_and_ends_when_it_is_told():
+    """A box that is a manager alone."""
+    forwarder = Forwarder(Layout(()), [], punts=Punts(rate_pps=10, burst=10))
+    with working(forwarder):
+        assert forwarder.read_punted() == []
+        forwarder.publish([])
+    counted = forwarder.statistics()
+    assert (counted.received, counted.ports, counted.drops) == (0, (), ())
 
 
 def pushed(n: int) -> Arrivals:
