@@ -19,11 +19,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass
 from struct import unpack_from
 
 from ctrl.protocols import bfd
-from ctrl.protocols.bfd_table import REFUSALS as TABLE_REFUSALS
 from ctrl.protocols.bfd_table import Row, Settings, Table
 from ctrl.topology.entry import Address
 
@@ -33,25 +31,10 @@ READS = 512
 BUFFER_BYTES = 4 << 20
 """Of what waits to be read: a second and more of what a point lets itself be sent."""
 
-REFUSALS = {
-    **TABLE_REFUSALS,
-    "overrun": "It came while the socket's buffer was full.",
-    "not_sent": "The kernel would not send it: no route, or no room.",
-}
-"""Why packets were not heard, or not sent: names, and a sentence each."""
-
 IP_RECVTTL, SO_RCVBUFFORCE, SO_MEMINFO = 12, 33, 55  # Linux; the socket module does not name them
 CLASS_SELECTOR_6 = 0xC0
 SOURCE_PORTS = range(49152, 65536)
 """RFC 5881 section 4."""
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """A session, for show."""
-
-    address: Address
-    session: Row
 
 
 class _Endpoint:
@@ -78,13 +61,13 @@ class _Endpoint:
     def _packed(self, peer: str) -> Address:
         return socket.inet_pton(self._family, peer.partition("%")[0])
 
-    def states(self) -> list[Probe]:
+    def rows(self) -> list[Row]:
         """Show the sessions."""
-        return [Probe(self._packed(row.peer), row) for row in self._table.rows(self._loop.time())]
+        return self._table.rows(self._loop.time())
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """`heard` and `sent` packets, and those of REFUSALS."""
+        """`heard` and `sent` packets, and those that were refused, by their names in `ctrl.refusals`."""
         counts = self._counts + self._table.refused
         if self._is_open:
             with suppress(OSError):

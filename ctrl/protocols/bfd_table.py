@@ -55,7 +55,6 @@ class Settings:
     max_sessions: int = 4096
     heard_per_s: int = 2000
     sent_per_s: int = 8000
-    min_ttl: int = MIN_TTL
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ class Table:
 
     def hear(self, data: bytes, peer: str, ttl: int, now_s: float) -> None:
         """Take a packet."""
-        if ttl < self._settings.min_ttl:
+        if ttl < MIN_TTL:
             self.refused["too_far"] += 1
             return
         place = self._places.get(peer)

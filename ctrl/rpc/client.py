@@ -7,7 +7,9 @@
    three times its keepalive. A try never waits longer than 2 s for an address that does not answer. One that
    does is given longer, twice as long after each time: a manager to which everyone returns at once has much
    to do, and who gives up makes more of it.
-3. What goes wrong is logged when it changes, not each time.
+3. What goes wrong is logged when it changes, not each time. What gRPC's core writes on stderr at each try is
+   for whoever imports this to turn off before (`GRPC_VERBOSITY`), but in a process with a server, whose
+   failed handshakes are explained nowhere else.
 4. The manager's certificate has to be valid for the address it was called at (an IP address of its
    subjectAltName), and ours is read again for each try.
 """
@@ -17,20 +19,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import random
 import re
-import sys
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
-
-# What gRPC's core would write on stderr at each try is told here, once. Where there is a server, what it
-# writes is wanted: a process with both imports that one first.
-if "ctrl.rpc.server" not in sys.modules:
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from ctrl.rpc.messages import FromManager, FromNode, Hello, Welcome
 from ctrl.rpc.outbox import Outbox
@@ -99,8 +93,8 @@ class Client:
         self._waiting: list[FromNode] = []  # for the Welcome
         self._limit = asyncio.timeout(None)  # of the session: what it hears in time moves it
         self._stuck = ""
-        self._slow: Counter[str] = Counter()
-        """How often each address was too slow, since it was not."""
+        self._longer_s: dict[str, float] = {}
+        """How long an address that was too slow is given, if somebody answers there."""
 
     def send(self, message: FromNode) -> None:
         """Say it after all that was said before; nothing while there is no session. What follows the Hello
@@ -175,14 +169,16 @@ class Client:
             return grpc.aio.secure_channel(address, credentials, options)
 
     async def _connect(self, address: str, call: Any) -> None:
-        wait_s = self._patience.connect_s
-        if (n_slow := self._slow[address]) and await _answers(address, wait_s):
-            wait_s = min(self._patience.busy_s * 2 ** (n_slow - 1), self._patience.busiest_s)
+        patience = self._patience
+        next_s = patience.busy_s
         try:
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(patience.connect_s) as limit:
+                if (longer_s := self._longer_s.get(address)) and await _answers(address):
+                    limit.reschedule(asyncio.get_running_loop().time() + longer_s)
+                    next_s = min(2 * longer_s, patience.busiest_s)
                 await call.wait_for_connection()
         except TimeoutError:
-            self._slow[address] += 1
+            self._longer_s[address] = next_s
             raise _OverError("no answer in time") from None
 
     async def _converse(self, address: str, call: Any) -> None:
@@ -231,7 +227,7 @@ class Client:
 
     def _welcome(self, address: str, welcome: Welcome) -> None:
         self._is_welcome = True
-        self._slow.pop(address, None)
+        self._longer_s.pop(address, None)
         for waiting in self._waiting:
             self.send(waiting)
         self._waiting.clear()
@@ -244,13 +240,12 @@ class Client:
             LOG.warning("manager lost address=%s why=%s", address, json.dumps(why))
 
 
-async def _answers(address: str, wait_s: float) -> bool:
+async def _answers(address: str) -> bool:
     """Tell whether somebody listens there, and is reached."""
     host, _, port = address.rpartition(":")
     try:
-        async with asyncio.timeout(wait_s):
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    except (OSError, TimeoutError):
+        _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except OSError:
         return False
     writer.transport.abort()
     return True

@@ -36,14 +36,11 @@ class Outbox(Generic[M]):
         self._stall_s = stall_s
         self._queue: deque[M] = deque()
         self._task: asyncio.Task[None] | None = None  # lives while there is something to say
-        self.is_open = True
-
-    def __len__(self) -> int:
-        return len(self._queue)
+        self._is_open = True
 
     def put(self, message: M) -> None:
         """Say it after all that waits. Nothing, once it is closed."""
-        if not self.is_open:
+        if not self._is_open:
             return
         if len(self._queue) >= self._max_queued:
             self._give_up(f"it does not read: {len(self._queue)} messages wait")
@@ -54,7 +51,7 @@ class Outbox(Generic[M]):
 
     def close(self) -> None:
         """Forget what waits."""
-        self.is_open = False
+        self._is_open = False
         self._queue.clear()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
@@ -75,6 +72,6 @@ class Outbox(Generic[M]):
             self._task = None
 
     def _give_up(self, why: str) -> None:
-        if self.is_open:
+        if self._is_open:
             self.close()
             self._on_stuck(why)

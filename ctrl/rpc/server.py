@@ -7,8 +7,8 @@
    for a while: HTTP/2 holds it up, at its end. A message is small (`bounds`), so a turn is short.
 3. Bytes come and go through a generic handler: `reading` makes of whatever comes a message or a sentence;
    gRPC's own deserialisers end the session without a reason.
-4. Sessions begin a few at a time, the others wait for their turn, and their limits in time count from there:
-   ten thousand that come at once are served one after the other, instead of all too late.
+4. Sessions begin `max_beginning` at a time, the others wait for their turn, and their limits in time count
+   from there: ten thousand that come at once are served by and by, instead of all too late.
 5. A session that we end is over for our user at once; its slot is free when gRPC has let go of it: that a
    peer that does not read holds a connection does not let it hold many.
 6. Of a failed handshake gRPC's core prints why on stderr ("Handshake failed with error ... certificate has
@@ -34,7 +34,7 @@ from ctrl.rpc.outbox import Outbox
 from ctrl.rpc.pace import Pace
 from ctrl.rpc.reading import Malformed, decode_from_node
 from ctrl.rpc.tls import TlsFiles
-from ctrl.rpc.transport import METHOD, OPTIONS, SERVICE, grpc, roused_lightly
+from ctrl.rpc.transport import LOST, METHOD, OPTIONS, SERVICE, grpc, roused_lightly
 from ctrl.rpc.writing import encode_from_manager
 
 LOG = logging.getLogger("fastpath.rpc")
@@ -50,9 +50,9 @@ class Limits:
     hello_s: float = 5
     """For a handshake, and then for a Hello."""
     max_beginning: int = 512
-    """Sessions of which the first is not settled yet."""
+    """Sessions of which what they say at first is not dealt with yet (`Server.begun`)."""
     begin_s: float = 5
-    """How long that counts."""
+    """For how long such a one keeps others waiting, at most."""
     max_queued: int = 256
     """Messages that wait for a session."""
     stall_s: float = 10
@@ -112,9 +112,6 @@ class Server:
         self._last = 0
         self._quiet_until_s: dict[tuple[str, str], float] = {}
 
-    def __len__(self) -> int:
-        return len(self._sessions)
-
     def send(self, session: int, message: FromManager) -> None:
         """Say it after all that was said before; nothing if the session is over. One whose peer does not
         read is ended (`slow`)."""
@@ -129,16 +126,6 @@ class Server:
         """What a session said at first is dealt with: let the next one begin."""
         if found := self._sessions.get(session):
             self._give_turn(found)
-
-    def _give_turn(self, session: _Session) -> None:
-        if session.is_beginning:
-            session.is_beginning = False
-            self._turns.release()
-
-    def peer(self, session: int) -> str:
-        """Say where a session comes from: address:port, "" if it is over."""
-        found = self._sessions.get(session)
-        return found.peer if found else ""
 
     async def __aenter__(self) -> Self:
         limits = self._limits
@@ -201,7 +188,8 @@ class Server:
         try:
             ending = self._unwanted(peer, context) or await self._session(peer, context)
             if ending is not None:
-                await context.abort(*ending)
+                with suppress(*LOST):  # who is not there any more does without the reason
+                    await context.abort(*ending)
         finally:
             self._n_streams -= 1
             if self._handshakes:
@@ -272,6 +260,11 @@ class Server:
             if wait_s := pace.charge(len(data), loop.time()):
                 self.counts["paced"] += 1
                 await asyncio.sleep(wait_s)
+
+    def _give_turn(self, session: _Session) -> None:
+        if session.is_beginning:
+            session.is_beginning = False
+            self._turns.release()
 
     def _open(self, number: int, session: _Session, hello: Hello, identities: tuple[str, ...] | None) -> None:
         session.node = hello.node.name

@@ -19,12 +19,13 @@ import time
 from base64 import b64decode
 from collections.abc import AsyncIterator, Sequence
 
+from ctrl.rpc.tls import TlsFiles
 from ctrl.store.etcd_http import Away, Gateway
 from ctrl.store.etcd_lease import Lease
 from ctrl.store.etcd_wire import DENIED, Json, Names, Refused, b64, found, number, understood
 from ctrl.store.etcd_writing import Writer
 from ctrl.store.model import LEASE_S, Changes, Item, StoreError, Write, check_write
-from ctrl.store.opening import EtcdUrl, TlsFiles
+from ctrl.store.opening import EtcdUrl
 
 OPEN_S = 10.0
 CLOSE_S = 3.0

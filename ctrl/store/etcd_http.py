@@ -21,11 +21,12 @@ from typing import Any
 
 import aiohttp
 
+from ctrl.rpc.tls import TlsFiles
 from ctrl.store.etcd_wire import PASSING, Json, Refused, read_answer
 from ctrl.store.model import StoreError
-from ctrl.store.opening import EtcdUrl, TlsFiles
+from ctrl.store.opening import EtcdUrl
 
-log = logging.getLogger(__name__)
+LOG = logging.getLogger("fastpath.store")
 
 DEADLINE_S = 1.5
 CONNECT_S = 1.0
@@ -51,8 +52,7 @@ class Gateway:
     def __init__(self, url: EtcdUrl, tls: TlsFiles | None) -> None:
         self._url = url
         scheme = "https" if url.is_tls else "http"
-        hosts = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in url.endpoints]
-        self._endpoints = [f"{scheme}://{host}/v3/" for host in hosts]
+        self._endpoints = [f"{scheme}://{host}/v3/" for host in url.hosts]
         context = _context(tls) if url.is_tls else False
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=context))
         self._current = 0
@@ -174,13 +174,13 @@ class Gateway:
             self._current = (endpoint + 1) % len(self._endpoints)
             self._failures += 1
             if self._failures == 1:
-                log.warning("store=%s state=failing why=%s", self, why)
+                LOG.warning("store=%s state=failing why=%s", self, why)
             self._drop_streams(endpoint)
         return Away(why, is_doubtful=is_doubtful)
 
     def _succeeded(self, endpoint: int) -> None:
         if self._failures and endpoint == self._current:
-            log.warning("store=%s state=works endpoint=%s", self, self._endpoints[endpoint])
+            LOG.warning("store=%s state=works endpoint=%s", self, self._endpoints[endpoint])
             self._failures = 0
 
     def _drop_streams(self, endpoint: int | None) -> None:
@@ -207,9 +207,9 @@ async def _lines(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 def _context(tls: TlsFiles | None) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=tls.ca if tls and tls.ca else None)
-        if tls and tls.cert:
-            context.load_cert_chain(tls.cert, tls.key or None)
+        context = ssl.create_default_context(cafile=tls.ca if tls else None)
+        if tls:
+            context.load_cert_chain(tls.cert, tls.key)
     except (OSError, ssl.SSLError) as error:
         raise StoreError(f"[tls] of the store: {error}") from None
     return context

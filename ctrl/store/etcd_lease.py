@@ -16,7 +16,7 @@ from ctrl.store.etcd_http import Away, Gateway
 from ctrl.store.etcd_wire import NOT_FOUND, Json, Refused, number, understood
 from ctrl.store.model import StoreError
 
-log = logging.getLogger(__name__)
+LOG = logging.getLogger("fastpath.store")
 BEATS = 5
 """Times that it is kept alive in its life."""
 
@@ -45,7 +45,7 @@ class Lease:
     def lost(self, lease: str) -> None:
         """Have another one in the place of this one."""
         if lease == self._id:
-            log.warning("store=%s lease=%s state=lost", self._gateway, lease)
+            LOG.warning("store=%s lease=%s state=lost", self._gateway, lease)
             self._id = ""
             self._has_one.clear()
             self._is_lost.set()

@@ -17,9 +17,9 @@ from ctrl.store.model import Item, Write
 
 Json = Mapping[str, Any]
 
-CANCELLED, UNKNOWN, INVALID, DEADLINE, NOT_FOUND, DENIED, EXHAUSTED = 1, 2, 3, 4, 5, 7, 8
-ABORTED, OUT_OF_RANGE, INTERNAL, UNAVAILABLE, UNAUTHENTICATED = 10, 11, 13, 14, 16
-"""Status codes of gRPC, as the gateway names them in `code`."""
+CANCELLED, UNKNOWN, DEADLINE, NOT_FOUND, DENIED, EXHAUSTED = 1, 2, 4, 5, 7, 8
+ABORTED, INTERNAL, UNAVAILABLE, UNAUTHENTICATED = 10, 13, 14, 16
+"""Status codes of gRPC that we tell apart, as the gateway names them in `code`."""
 PASSING = frozenset({CANCELLED, UNKNOWN, DEADLINE, EXHAUSTED, ABORTED, INTERNAL, UNAVAILABLE})
 """After these another endpoint, or the same one later, may do what was asked; it may also have been done."""
 DONE, VOID = b"done", b"void"

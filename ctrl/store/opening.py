@@ -2,8 +2,8 @@
 
 `sqlite:///PATH`: one file, of one manager; the path is absolute.
 `etcd://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT] ...][/PREFIX]`: an etcd cluster (port 2379, prefix fastpath).
-`etcds://`: the same by TLS; `ca` of [tls] says whom to believe (the system's authorities without it), its
-`cert` and `key` who we are. What is special in user, password and prefix is written as %xx.
+`etcds://`: the same by TLS; `ca` of [tls] says whom to believe, its `cert` and `key` who we are; without
+[tls] the system's authorities are believed. What is special in user, password and prefix is written as %xx.
 """
 
 from __future__ import annotations
@@ -11,25 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from ctrl.store.model import Store
 
+if TYPE_CHECKING:
+    from ctrl.rpc.tls import TlsFiles
+
 ETCD_PORT = 2379
 PREFIX = "fastpath"
 FORMS = "sqlite:///PATH or etcd://HOST:PORT,HOST:PORT/PREFIX (etcds:// for TLS)"
-
-
-class TlsFiles(Protocol):
-    """[tls] of the config; "" or None where a file is not given."""
-
-    @property
-    def cert(self) -> str | Path | None: ...
-    @property
-    def key(self) -> str | Path | None: ...
-    @property
-    def ca(self) -> str | Path | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +39,12 @@ class EtcdUrl:
 
     def __str__(self) -> str:
         """Name it, without the password."""
-        hosts = ",".join(
-            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.endpoints
-        )
-        return f"etcd{'s' if self.is_tls else ''}://{hosts}/{self.prefix}"
+        return f"etcd{'s' if self.is_tls else ''}://{','.join(self.hosts)}/{self.prefix}"
+
+    @property
+    def hosts(self) -> list[str]:
+        """The endpoints, as HOST:PORT."""
+        return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.endpoints]
 
 
 def parse_store(url: str) -> SqliteUrl | EtcdUrl:

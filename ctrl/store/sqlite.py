@@ -23,7 +23,7 @@ from typing import TypeVar
 from ctrl.store.feed import Feed
 from ctrl.store.model import LEASE_S, Changes, Item, StoreError, Write, check_write
 
-log = logging.getLogger(__name__)
+LOG = logging.getLogger("fastpath.store")
 T = TypeVar("T")
 
 APPLICATION = 0x66706D31
@@ -109,12 +109,12 @@ class SqliteStore:
             except sqlite3.Error as error:
                 if self._failing_since_s is None:
                     self._failing_since_s = time.monotonic()
-                    log.warning("store=%s state=failing why=%s", self._path, error)
+                    LOG.warning("store=%s state=failing why=%s", self._path, error)
                 await asyncio.sleep(RETRY_S)
             else:
                 if self._failing_since_s is not None:
                     self._failing_since_s = None
-                    log.warning("store=%s state=works", self._path)
+                    LOG.warning("store=%s state=works", self._path)
                 return result
 
     # in the thread

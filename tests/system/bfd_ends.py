@@ -44,8 +44,7 @@ async def main(role: str, own: str, interval_s: float, stall_s: float, peers: li
         end = Responder(ip_address(own).packed, addresses.__contains__, interval_s)
 
     def tell() -> None:
-        rows = [asdict(probe.session) for probe in end.states()]
-        say({"rows": rows, "counts": dict(end.counts)})
+        say({"rows": list(map(asdict, end.rows())), "counts": dict(end.counts)})
 
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -5,7 +5,6 @@ import itertools
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -14,12 +13,12 @@ from ctrl.store import etcd
 from ctrl.store.etcd import EtcdStore
 from ctrl.store.model import StoreError, Write
 from ctrl.store.opening import EtcdUrl, open_store
+from tests.house.tree import ROOT
 from tests.system.etcds import Relay, cluster, needs_etcd
 from tests.unit.store_laws import *  # noqa: F403
 from tests.unit.store_laws import follow
 
 pytestmark = needs_etcd
-ROOT = Path(__file__).parents[2]
 PREFIXES = itertools.count()
 
 

@@ -89,31 +89,29 @@ async def test_a_manager_takes_as_many_sessions_as_it_has_room_for_and_no_more()
             await until(lambda: len(manager.opened_by) == 3)
 
 
-async def test_a_node_that_does_not_read_is_ended_before_it_costs_memory():
+@pytest.mark.parametrize(
+    ("limits", "n_told", "why"),
+    [
+        (Limits(max_queued=1000), 1001, "it does not read: 1000 messages wait"),
+        (Limits(stall_s=0.2), 200, "it does not read: a message waited for 0.2 s"),
+    ],
+    ids=["queue", "time"],
+)
+async def test_a_node_that_does_not_read_is_ended_before_it_costs_memory(limits, n_told, why, caplog):
     manager = Manager()
     manager.is_dumb = True
     moved = Moved(tuple(bytes((10, *n.to_bytes(3, "big"))) for n in range(MAX_KEYS)))
-    async with serving(manager, limits=Limits(max_queued=1000)), calling(manager) as call:
-        await say(call, hello())
-        await until(lambda: manager.opened_by)
-        for _ in range(1001):
+    async with serving(manager, limits=limits) as manager:
+        async with calling(manager) as call:
+            await say(call, hello())
+            await until(lambda: manager.opened_by)
+            for _ in range(n_told):
+                manager.server.send(1, moved)
+            await until(lambda: manager.over == [1])
+            assert manager.server.counts == {"slow": 1}
             manager.server.send(1, moved)
-        await until(lambda: manager.over == [1])
-        assert manager.server.counts == {"slow": 1}
-        manager.server.send(1, moved)
-
-
-async def test_a_node_that_reads_nothing_for_too_long_is_ended():
-    manager = Manager()
-    manager.is_dumb = True
-    moved = Moved(tuple(bytes((10, *n.to_bytes(3, "big"))) for n in range(MAX_KEYS)))
-    async with serving(manager, limits=Limits(stall_s=0.2)), calling(manager) as call:
-        await say(call, hello())
-        await until(lambda: manager.opened_by)
-        for _ in range(200):
-            manager.server.send(1, moved)
-        await until(lambda: manager.over == [1])
-        assert manager.server.counts == {"slow": 1}
+        await until(lambda: manager.server._n_streams == 0)
+    assert [line.partition(" why=")[2] for line in caplog.messages] == [f'"{why}"'], "and no traceback"
 
 
 async def _flood(call, message) -> None:

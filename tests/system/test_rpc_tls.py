@@ -201,4 +201,4 @@ async def test_the_kernel_tells_who_is_connected():
     async with serving() as manager, calling(manager) as call:
         await say(call, hello())
         await until(lambda: manager.opened_by)
-        assert connected(manager.server.port) == {manager.server.peer(1)}
+        assert connected(manager.server.port) == {manager.server._sessions[1].peer}

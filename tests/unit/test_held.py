@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ctrl.rpc.messages import Group
 from ctrl.store.held import Held, HeldStore, Update
 from ctrl.topology.entry import MESH, POINT, Entry
+from tests.house.tree import ROOT
 from tests.unit.instructed import P1, P2, address, device, key, mesh, put
 
 ALL = Update(
@@ -128,7 +129,7 @@ def test_the_file_of_another_node_or_role_is_not_loaded(
 def test_a_file_that_another_process_has_open_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path.cwd()
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     )
     try:
         assert holder.stdout is not None
@@ -208,9 +209,7 @@ def test_a_process_killed_while_it_writes_leaves_one_state_or_the_next(tmp_path:
     path = tmp_path / "a.db"
     revision = 0
     for lines in (1, 40, 7):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITE, str(path)], stdout=subprocess.PIPE, cwd=Path.cwd()
-        )
+        writer = subprocess.Popen([sys.executable, "-c", WRITE, str(path)], stdout=subprocess.PIPE, cwd=ROOT)
         try:
             assert writer.stdout is not None
             said = [int(writer.stdout.readline()) for _ in range(lines)]
@@ -241,7 +240,7 @@ store.write(Update("s", 901, (), {key(1): mesh(1, 8), key(2): None, key(7): mesh
 def test_a_process_killed_between_two_rows_has_written_neither(tmp_path: Path) -> None:
     """M10: one transaction."""
     expected = written(tmp_path / "a.db", ALL)
-    run = subprocess.run([sys.executable, "-c", CUT, str(tmp_path / "a.db")], check=False)
+    run = subprocess.run([sys.executable, "-c", CUT, str(tmp_path / "a.db")], cwd=ROOT, check=False)
     assert run.returncode == -signal.SIGKILL
     assert read(tmp_path / "a.db") == expected
 
@@ -259,7 +258,11 @@ heavy = {"grpc", "google", "aiohttp", "pydantic", "numpy", "asyncio"}
 print(len(node.entries), sorted(heavy & {name.split(".")[0] for name in sys.modules}))
 """
     run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a.db")], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(tmp_path / "a.db")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert run.stdout == "3 []\n"  # an entry of IPv6 is refused by a node of IPv4
 

@@ -14,10 +14,9 @@ from ctrl.store import feed
 from ctrl.store.model import StoreError, Write
 from ctrl.store.opening import open_store
 from ctrl.store.sqlite import SqliteStore
+from tests.house.tree import ROOT
 from tests.unit.store_laws import *  # noqa: F403
 from tests.unit.store_laws import follow
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
