@@ -202,11 +202,9 @@ class View:
     """Filled in for who shows them alone: there may be a hundred thousand."""
     devices: Sequence[DeviceView] = ()
     """The same: at a manager there may be ten thousand."""
-    managed: Sequence[DeviceView] = ()
-    """The same, where tunnels are shown."""
     groups: Sequence[GroupView] = ()
     """The same: those of the manager of this box."""
-    served: Sequence[SessionView] = ()
+    sessions: Sequence[SessionView] = ()
     """The same: the sessions that the manager of this box serves."""
 
 

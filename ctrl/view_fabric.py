@@ -50,7 +50,7 @@ def managed_group_rows(view: View) -> Iterator[Row]:
 
 def managed_tunnel_rows(view: View) -> Iterator[Row]:
     """One row a node that the manager has others send to. It sends nothing itself."""
-    for one in sorted(view.managed, key=lambda one: one.node):
+    for one in sorted(view.devices, key=lambda one: one.node):
         yield {
             "peer": str(one.address),
             "groups": 0,
@@ -67,7 +67,7 @@ def managed_tunnel_rows(view: View) -> Iterator[Row]:
 def session_rows(view: View) -> Iterator[Row]:
     """One row a session: those of this box with its managers, then those that it serves, by name."""
     yield from map(_session, view.own_sessions)
-    yield from map(_session, sorted(view.served, key=lambda one: one.node))
+    yield from map(_session, sorted(view.sessions, key=lambda one: one.node))
 
 
 def _session(one: SessionView) -> Row:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import chain
 
 from ctrl.config.effective import config_rows
 from ctrl.config.numbers import number_in
@@ -128,7 +129,7 @@ def tunnel_rows(view: View) -> list[Row]:
             "last_s": _age(view, peer),
         }
         for peer, form in sent
-    ] + list(managed_tunnel_rows(view))
+    ]
 
 
 def drop_rows(view: View) -> list[Row]:
@@ -161,7 +162,7 @@ ROWS: Mapping[str, Callable[[View], Iterable[Row]]] = {
     "networks": network_rows,
     "groups": list_rows,
     "members": lambda view: each_member(view.config, view.members),
-    "tunnels": tunnel_rows,
+    "tunnels": lambda view: chain(tunnel_rows(view), managed_tunnel_rows(view)),
     "devices": device_rows,
     "sessions": session_rows,
     "drops": drop_rows,

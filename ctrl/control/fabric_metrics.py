@@ -27,7 +27,7 @@ def fabric_metrics(view: View) -> Iterator[Metric]:
 def _manager(view: View, manager: ManagerView) -> Iterator[Metric]:
     states = Counter((one.role, one.state) for one in view.devices)
     yield gauge("fastpath_manager_nodes", "Nodes that are known.", ("role", "state"), states.items())
-    served = view.served
+    served = view.sessions
     behind = sum(one.revision_acked != one.revision for one in served)
     for name, meaning, value in (
         ("sessions", "Sessions that are served.", len(served)),

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any
 
 from aiohttp import web
 
@@ -28,9 +28,17 @@ from ctrl.objects import OBJECTS
 from ctrl.view import View
 from ctrl.view_rows import ROWS, matching
 
+_WALKED: Mapping[str, tuple[str, ...]] = {
+    "members": ("members",),
+    "tunnels": ("devices",),
+    "devices": ("devices",),
+    "groups": ("groups",),
+    "sessions": ("sessions",),
+    "metrics": ("devices", "sessions"),
+}
+"""What a page takes beside the view, as it may be many: methods of a box, and fields of a view."""
 _SLICE = 1000
 """Members, nodes or sessions that are asked for in one go: about a millisecond."""
-_T = TypeVar("_T")
 _log = logging.getLogger("fastpath.control")
 
 
@@ -84,28 +92,20 @@ class _Service:
         if path == "/healthz":
             return web.Response(text="ok\n")
         if path == "/metrics":
-            view = replace(
-                self._box.view(),
-                devices=await _walked(self._box.devices()),
-                served=await _walked(self._box.sessions()),
-            )
-            return await asyncio.to_thread(_metrics, view)
+            return await asyncio.to_thread(_metrics, await self._view("metrics"))
         if name == "monitor":
             return await self._streams.stream(self._box.events, request, spare)
         if name in OBJECTS:
-            view = self._box.view()
-            if name == "members":
-                view = replace(view, members=await _walked(self._box.members()))
-            elif name == "tunnels":
-                view = replace(view, managed=await _walked(self._box.devices()))
-            elif name == "devices":
-                view = replace(view, devices=await _walked(self._box.devices()))
-            elif name == "groups":
-                view = replace(view, groups=await _walked(self._box.groups()))
-            elif name == "sessions":
-                view = replace(view, served=await _walked(self._box.sessions()))
-            return await asyncio.to_thread(_rows, view, name, request)
+            return await asyncio.to_thread(_rows, await self._view(name), name, request)
         raise Misasked(404, f"{path}: no such page; there are {self._pages()}")
+
+    async def _view(self, page: str) -> View:
+        """The view, with what this page alone shows of many."""
+        view = self._box.view()
+        for name in _WALKED.get(page, ()):
+            more: dict[str, Any] = {name: await _walked(getattr(self._box, name)())}
+            view = replace(view, **more)
+        return view
 
     def _pages(self) -> str:
         if not self._local:
@@ -113,9 +113,9 @@ class _Service:
         return f"/metrics, /healthz and /v1/ with {', '.join((*OBJECTS, 'monitor', *POSTS))}"
 
 
-async def _walked(items: Iterable[_T]) -> list[_T]:
+async def _walked(items: Iterable[object]) -> list[object]:
     """All of them, with room for others in between."""
-    found: list[_T] = []
+    found: list[object] = []
     for item in items:
         found.append(item)
         if len(found) % _SLICE == 0:

@@ -7,7 +7,6 @@ import select
 import socket
 import struct
 import time
-from ipaddress import IPv4Address
 
 _REQUEST, _REPLY = 8, 0
 _BODY = bytes(range(48))
@@ -24,12 +23,12 @@ class Echo:
     def close(self) -> None:
         self._socket.close()
 
-    def ask(self, address: IPv4Address, within_s: float) -> float | None:
-        """Ask once; milliseconds until the answer, None if there is none in time."""
+    def ask(self, address: str, within_s: float) -> float | None:
+        """Ask an IPv4 address once; milliseconds until the answer, None if there is none in time."""
         self._sequence += 1
         asked = struct.pack(">HH", self._identity, self._sequence) + _BODY
         begin = time.monotonic()
-        self._socket.sendto(request(asked), (str(address), 0))
+        self._socket.sendto(request(asked), (address, 0))
         while (left_s := begin + within_s - time.monotonic()) > 0:
             if select.select([self._socket], [], [], left_s)[0] and is_reply(self._socket.recv(2048), asked):
                 return 1e3 * (time.monotonic() - begin)

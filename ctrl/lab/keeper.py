@@ -28,7 +28,7 @@ from pathlib import Path
 
 from ctrl.lab.build import build
 from ctrl.lab.labfile import LabFile, config_of, read
-from ctrl.lab.namespaces import Lab, Namespace, missing
+from ctrl.lab.namespaces import KILLED_AFTER_S, Lab, Namespace, missing
 from ctrl.lab.running import BUILT, KILL, NOT_ALLOWED, NOT_DONE, STAY, UP, LabError, State, last_words, tidy
 from ctrl.lab.system import become_root_of_own
 
@@ -78,14 +78,13 @@ class _Keeper:
         state.write(self.folder)
         _enough_rights()
         boxes = build(stack.enter_context(Lab(file.name)), file)
+        stack.callback(_end_all, {os.fstat(box.fd).st_ino for box in boxes.values()})
         state.boxes = {name: box.fd for name, box in boxes.items()}
         state.state = BUILT
         self._tell(state)
         if not self._wanted():
             return
         programs = _Programs(self.folder)
-        stack.callback(_end_strangers, [os.fstat(box.fd).st_ino for box in boxes.values()])
-        stack.callback(programs.end)
         for name, text in file.fastpaths.items():
             state.sockets[name] = programs.start(name, boxes[name], text)
         if not programs.wait([self.channel, self._heard]):
@@ -124,12 +123,26 @@ class _Keeper:
         os.close(log)
 
 
-def _end_strangers(boxes: Collection[int]) -> None:
-    """End what users started in the boxes (`lab exec`), by the inodes of their network namespaces."""
+def _end_all(boxes: Collection[int]) -> None:
+    """End what runs in the boxes, by the inodes of their network namespaces: ours, and what users started
+    there (`lab exec`). What is deaf to that, as a shell at its prompt is, is killed."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in _inside(boxes):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + KILLED_AFTER_S
+        while any(_inside(boxes)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def _inside(boxes: Collection[int]) -> list[int]:
+    """The processes in the boxes."""
+    found = []
     for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if (process / "ns/net").stat().st_ino in boxes and int(process.name) != os.getpid():
-                os.kill(int(process.name), signal.SIGTERM)
+        with suppress(OSError):  # it has ended, or is somebody else's
+            if (process / "ns/net").stat().st_ino in boxes:
+                found.append(int(process.name))
+    return found
 
 
 class _Programs:
@@ -182,11 +195,6 @@ class _Programs:
         program = self._started.pop(name)
         program.kill()
         program.wait()
-
-    def end(self) -> None:
-        """Tell all to end; their boxes wait until they have."""
-        for program in self._started.values():
-            program.terminate()
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import pytest
 
+from ctrl.rpc.tls import TlsFiles
+from tests.certificates import Authority
 from tests.system.fabric import Fabric, expect_whole, group_of, lacking
-from tests.system.fabric_certificates import Authority
 from tests.system.fabric_truth import lists, settles
 from tests.system.lab import Lab, wait_for
 
@@ -20,14 +22,18 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
+def table(files: TlsFiles) -> str:
+    """The lines of [tls]."""
+    return "".join(f'{key} = "{path}"\n' for key, path in asdict(files).items())
+
+
 def test_devices_with_certificates_are_served_and_one_with_anothers_name_is_not(lab: Lab):
     """tor3 has a certificate of the right CA, but tor2's: it may not speak for itself."""
     fabric = Fabric(lab, 3)
     ours = Authority(lab.directory)
-    ours.sign("manager1", "DNS:manager1", f"IP:{fabric.managers['manager1'].address}")
-    for name in ("tor1", "tor2"):
-        ours.sign(name)
-    tables = {name: ours.table(name) for name in ("manager1", "tor1", "tor2")} | {"tor3": ours.table("tor2")}
+    where = f"DNS:manager1,IP:{fabric.managers['manager1'].address}"
+    tables = {name: table(ours.sign(name, names=f"DNS:{name}")) for name in ("tor1", "tor2")}
+    tables |= {"manager1": table(ours.sign("manager1", names=where)), "tor3": tables["tor2"]}
     tors = [*fabric.tors.values()]
     for tor in tors:
         tor.host()
@@ -45,7 +51,7 @@ def test_devices_with_certificates_are_served_and_one_with_anothers_name_is_not(
     expect_whole(data)
     assert all(not remote for group, remote in lists(tors[2]))
 
-    ours.sign("tor3")
+    ours.sign("tor3", names="DNS:tor3")
     file = tors[2].fastpath.file
     file.write_text(file.read_text().replace("tor2.", "tor3."))
     tors[2].kill()

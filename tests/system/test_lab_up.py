@@ -132,6 +132,27 @@ def test_the_fastpath_of_a_box_is_killed_and_starts_again_with_what_it_kept(
     labs.expect_nothing_left()
 
 
+def test_what_users_started_in_a_box_ends_with_the_lab_be_it_deaf(labs: Labs):
+    """An interactive shell is: it ignores SIGTERM."""
+    labs.run("up", labs.small)
+    script = "import signal, time; {}print('there', flush=True); time.sleep(300)"
+    strangers = [
+        labs.start("exec", "small", "left", sys.executable, "-c", script.format(first))
+        for first in ("", "signal.signal(signal.SIGTERM, signal.SIG_IGN); ")
+    ]
+    try:
+        for stranger in strangers:
+            assert stranger.stdout is not None
+            assert stranger.stdout.readline() == "there\n"
+        labs.run("down")
+        assert [stranger.wait(10) for stranger in strangers] == [-signal.SIGTERM, -signal.SIGKILL]
+    finally:
+        for stranger in strangers:
+            stranger.kill()
+            stranger.communicate()
+    labs.expect_nothing_left()
+
+
 def test_a_fastpath_that_does_not_start_is_told_in_its_own_words(labs: Labs):
     Path(labs.small).write_text(SMALL.replace('name = "p2"\n', 'name = "p2"\nkind = "memory"\n', 1))
     complaint = labs.run("up", labs.small, code=1)

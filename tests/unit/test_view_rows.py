@@ -16,7 +16,7 @@ from ctrl.view_rows import matching as matching_rows
 from fastpath.model import Encap, Owner, Scope, group_key, vni_key
 from fastpath.reasons import REASON_NAMES, REASONS
 from fastpath.statistics import EgressCount
-from tests.unit.viewed import GROUP, LIST, MEMBERS, PEERS, config, view
+from tests.unit.viewed import DEVICES, GROUP, GROUPS, LIST, MEMBERS, PEERS, config, view
 
 
 def rows(name, **changes):
@@ -30,7 +30,7 @@ def matching(shown, filters):
 def test_every_object_has_rows():
     assert list(ROWS) == list(OBJECTS)
     for name in OBJECTS:
-        assert rows(name), name
+        assert rows(name, devices=DEVICES), name
 
 
 @pytest.mark.parametrize("name", list(OBJECTS))
@@ -43,7 +43,7 @@ def test_rows_have_the_keys_of_the_published_schema_in_its_order_and_their_types
         "array": list,
         "boolean": bool,
     }
-    for row in json.loads(json.dumps(rows(name))):
+    for row in json.loads(json.dumps(rows(name, devices=DEVICES, groups=GROUPS))):
         assert list(row) == item["required"] == list(item["properties"])
         for key, value in row.items():
             kinds = item["properties"][key]["type"]

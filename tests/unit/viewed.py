@@ -231,8 +231,7 @@ def view(**changes) -> View:
         n_groups=61,
         second_revision=62,
         members=MEMBERS,
-        devices=DEVICES,
-        served=SERVED,
+        sessions=SERVED,
     )
     return replace(whole, **changes)
 
