@@ -42,9 +42,11 @@ class Networks(NamedTuple):
 
 
 class Live(NamedTuple):
-    """Which manager serves a node, in which of its sessions."""
+    """Which manager serves a node, in which of its sessions. `process`: a word like no other's, another one
+    after a restart; names and numbers of sessions may be those of another one, too."""
 
     manager: str
+    process: str
     session: int
 
 
@@ -195,16 +197,16 @@ def decode_groups(value: bytes) -> dict[Key, Networks]:
 
 def encode_live(live: Live) -> bytes:
     """Write down who serves a node."""
-    return _dump({"manager": live.manager, "session": live.session})
+    return _dump({"manager": live.manager, "process": live.process, "session": live.session})
 
 
 def decode_live(value: bytes) -> Live:
     """Read who serves a node. Raises Damaged."""
     found = _load_object(value)
-    manager = found.get("manager")
-    if not isinstance(manager, str):
-        raise Damaged(f"live record with manager {manager!r}; expected a name")
-    return Live(manager, _number(found.get("session")))
+    manager, process = found.get("manager"), found.get("process")
+    if not isinstance(manager, str) or not isinstance(process, str):
+        raise Damaged(f"live record with manager {manager!r}, process {process!r}; expected two words")
+    return Live(manager, process, _number(found.get("session")))
 
 
 def encode_number(number: int) -> bytes:

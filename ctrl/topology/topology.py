@@ -21,7 +21,7 @@ from ctrl.topology.entries import MESH_WAY, Group, Known, Way, device_entry, poi
 from ctrl.topology.entry import Address, Entry, Key, Node
 from ctrl.topology.picture import LOOK, MEMBERS, Picture
 from ctrl.topology.points import Allocation, Candidates, Ranges, Settings, ranking
-from ctrl.topology.records import PREPARE, STABLE, Networks, Points, encode_mode, mode_key
+from ctrl.topology.records import PREPARE, STABLE, Live, Networks, Points, encode_mode, mode_key
 from ctrl.topology.switching import MESHED, State, next_mode, state_of
 
 __all__ = ["Allocation", "Dirty", "Settings", "Topology"]
@@ -30,8 +30,7 @@ __all__ = ["Allocation", "Dirty", "Settings", "Topology"]
 class LiveAt(NamedTuple):
     """Who serves a node, and the revision of the record that says so."""
 
-    manager: str
-    session: int
+    live: Live
     revision: int
 
 
@@ -281,7 +280,7 @@ class Topology:
         known = self._picture.known.get(node)
         if known is None or known.live is None:
             return None
-        return LiveAt(known.live.manager, known.live.session, known.live_revision)
+        return LiveAt(known.live, known.live_revision)
 
     def acked_of(self, node: str) -> int:
         """Say up to which store revision all is in force at the node, as far as it was written down."""

@@ -59,11 +59,11 @@ class World:
 
     # --- managers -------------------------------------------------------------------------------------------
 
-    def start_manager(self, name: str, settling_s: float = 0) -> Running:
-        """Start it; it has read the store."""
+    def start_manager(self, name: str, settling_s: float = 0, called: str = "") -> Running:
+        """Start it; it has read the store. `called`: the name that it has itself, if that is another one."""
         self._n_processes += 1
         topology = Topology(self.topology)
-        manager = Manager(name, self.store.name, self.settings, topology, self.now_s, settling_s)
+        manager = Manager(called or name, self.store.name, self.settings, topology, self.now_s, settling_s)
         running = Running(name, f"{name}.{self._n_processes}", manager, topology)
         self.managers[name] = running
         self.relist(name)

@@ -64,7 +64,7 @@ class Fabric:
                 self.store.device(name, address_of(name))
             else:
                 self.store.point(name, address_of(name), replicate_of(name))
-                self.store.put(**{records.live_key(name): records.encode_live(records.Live("m", 1))})
+                self.store.put(**{records.live_key(name): records.encode_live(records.Live("m", "x", 1))})
         self.managers = [Topology(topology), Topology(topology)]
         self.writes: list[list[Write]] = [[], []]
         for manager in self.managers:

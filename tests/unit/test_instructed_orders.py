@@ -129,6 +129,18 @@ def test_what_was_merged_is_no_revision_and_ends_with_the_next_full_word() -> No
     assert hello(side, "t") == ("t", 5)
 
 
+def test_only_what_another_store_told_is_merged() -> None:
+    """M10: this one's newer word replaces its older one, over sessions too."""
+    side = connected(mesh(1, 2), revision=900)
+    hello(side, "t")
+    side.tell(mesh(1, 3), mesh(3, 5), mesh(4, 5), merge=True, revision=3)
+    side.tell(mesh(3, 6), removed=(key(4),), merge=True, revision=4)
+    assert side.node.entries == {key(1): mesh(1, 2, 3), key(3): mesh(3, 6)}
+    hello(side, "t")
+    side.tell(mesh(1, 4), mesh(3, 7), merge=True, revision=5)
+    assert side.node.entries == {key(1): mesh(1, 2, 3, 4), key(3): mesh(3, 7)}
+
+
 def test_a_mesh_is_not_added_to_a_point_or_receivers_would_get_two_copies() -> None:
     """M10, M12: it is sent as before, and taken from all."""
     side = connected(by_point(1), by_point(2, P1), mesh(3, 2))

@@ -212,6 +212,19 @@ def test_a_manager_with_a_new_store_removes_nothing_before_it_knows_who_is_there
     assert world.peers("d2", G) == ["d1"]
 
 
+def test_no_group_is_switched_while_it_is_not_known_who_is_there_and_all_are_then() -> None:
+    """M10, M12: what a node holds of another store is merged, so no switch would be in force."""
+    world = world_of(3, n_points=1, settings=Settings(mode="point"), settling_s=10)
+    for n in (1, 2, 3):
+        world.join(f"d{n}", G)
+        world.join(f"d{n}", H)
+    world.run(8, step_s=1)
+    assert world.peers("d1", G) == ["d2", "d3"]
+    assert not any(key.startswith("mode/") for key in world.store.items)
+    world.run(3, step_s=0.5)
+    assert all(world.peers(f"d{n}", key) == ["p1"] for n in (1, 2, 3) for key in (G, H))
+
+
 def test_word_of_moved_vms_reaches_all_devices_of_all_managers_and_no_point() -> None:
     """D19."""
     world = World(("m1", "m2"))

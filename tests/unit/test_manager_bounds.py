@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ctrl.roles.manager import REFUSALS, Manager, ManagerSettings
+from ctrl.roles.manager import Manager, ManagerSettings
 from ctrl.rpc.messages import Group, Groups, Hello, Refused
 from ctrl.store.model import MAX_WRITE_BYTES
 from ctrl.topology.entry import Node
@@ -190,7 +190,3 @@ def test_second_information_larger_than_a_write_goes_into_several() -> None:
         running.followed = world.store.revision
     assert n_writes == 2
     assert next(iter(manager.devices(world.now_s))).groups == 40_000
-
-
-def test_each_refusal_has_a_sentence() -> None:
-    assert all(sentence.endswith(".") and name.islower() for name, sentence in REFUSALS.items())

@@ -4,34 +4,18 @@ The rarest orders by hand; test_fabric_machine finds others."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
+
 from ctrl.roles.tunnels import Bounds
-from ctrl.rpc.messages import Ack, Instructions
+from ctrl.rpc.messages import Ack, Hello, Instructions
 from ctrl.store.model import Write
-from ctrl.topology.points import Settings
 from tests.unit.fabric import SETTLE_S, World
 from tests.unit.fabric_parts import StoreModel, device, group, point
+from tests.unit.worlds import deliver, gone_for, world_of
 
 G, H = group(1), group(2)
-
-
-def world_of(n_devices: int, n_managers: int = 2, n_points: int = 0, mode: str = "mesh") -> World:
-    """Make a world where all are connected to m1."""
-    world = World([f"m{n}" for n in range(1, n_managers + 1)], topology=Settings(mode=mode))
-    for n in range(1, n_devices + 1):
-        world.add(device(n))
-    for n in range(1, n_points + 1):
-        world.add(point(n))
-    for name in world.boxes:
-        world.connect(name, "m1")
-    world.run()
-    return world
-
-
-def deliver(world: World, name: str) -> None:
-    """Deliver what a node said, and nothing else."""
-    number = world.boxes[name].session or 0
-    while world.links[number].to_manager:
-        world.to_manager(number)
 
 
 def test_a_write_of_an_older_session_never_counts() -> None:
@@ -48,32 +32,6 @@ def test_a_write_of_an_older_session_never_counts() -> None:
     world.connect("d1", "m2")
     world.run()
     assert [world.store.commit(write) for write in late] == [False]
-
-
-def test_a_claim_that_comes_late_takes_no_node_from_a_newer_session() -> None:
-    """M9."""
-    world = world_of(1)
-    world.connect("d1", "m1")
-    deliver(world, "d1")
-    m1 = world.managers["m1"]
-    assert m1 is not None
-    late = list(m1.writes)
-    m1.writes.clear()
-    number = world.connect("d1", "m2")
-    world.run()
-    assert not any(world.store.commit(write) for write in late)
-    assert world.boxes["d1"].session == number
-    assert world.links[number or 0].is_open_at_manager
-
-
-def test_a_session_that_another_manager_took_over_ends_at_the_first() -> None:
-    """M9: m1 did not notice that the node went away."""
-    world = world_of(1)
-    old = world.boxes["d1"].session or 0
-    world.connect("d1", "m2")
-    world.run()
-    assert not world.links[old].is_open_at_manager
-    assert ("d1", "the node is served by a newer session") in world.endings
 
 
 def test_a_manager_that_lags_says_nothing_before_it_knows_what_the_node_knows() -> None:
@@ -116,15 +74,6 @@ def removal_of(world: World, name: str) -> Write:
     return write
 
 
-def gone_for(world: World, name: str, seconds: float) -> None:
-    """Have a node be without a session for so long, and nobody do anything."""
-    number = world.boxes[name].session or 0
-    world.close_at_node(number)
-    world.close_at_manager(number)
-    world.flow()
-    world.now_s += seconds
-
-
 def test_a_node_that_came_back_is_not_removed_by_a_manager_that_has_not_seen_it() -> None:
     """M9: m1's hold runs out before it follows."""
     world = world_of(1)
@@ -152,6 +101,39 @@ def test_a_node_that_came_and_went_again_is_held_anew() -> None:
     world.commit("m2", 9)
     assert "live/d1" not in world.store.items
     assert not world.store.commit(removal_of(world, "d1"))
+
+
+@pytest.mark.parametrize("follow", [World.follow, World.relist])
+def test_a_node_that_came_and_went_between_two_looks_is_held_anew(follow: Callable[..., None]) -> None:
+    """M9: m1 sees nothing of it, and does not remove the node by the hold that began before."""
+    world = world_of(1)
+    gone_for(world, "d1", 20)
+    number = world.connect("d1", "m2") or 0
+    deliver(world, "d1")
+    world.commit("m2", 9)
+    world.follow("m2")
+    world.close_at_node(number)
+    world.close_at_manager(number)
+    world.commit("m2", 9)
+    assert "live/d1" not in world.store.items
+    follow(world, "m1")
+    world.run(28, step_s=1)
+    assert "node/d1" in world.store.items
+    world.run(3, step_s=1)
+    assert "node/d1" not in world.store.items
+
+
+def test_who_is_held_and_who_is_back_is_told() -> None:
+    """M9."""
+    world = world_of(1, n_managers=1)
+    m1 = world.managers["m1"]
+    assert m1 is not None
+    m1.manager.take_news()
+    gone_for(world, "d1", 1)
+    world.connect("d1", "m1")
+    world.run()
+    events = [event for event, _ in m1.manager.take_news()]
+    assert [event for event in events if event.startswith("node_")] == ["node_held", "node_back"]
 
 
 def test_what_a_node_left_while_it_had_no_session_is_taken_back() -> None:
@@ -239,14 +221,27 @@ def test_a_switch_waits_for_a_point_that_refuses_its_list() -> None:
     assert world.peers("d1", G) == ["p1"]
 
 
-def test_a_live_key_of_a_process_before_this_one_is_removed() -> None:
-    """M9: the hold time begins at once."""
-    world = world_of(1, n_managers=1)
-    world.kill_manager("m1")
-    world.start_manager("m1")
-    world.kill("d1")
-    world.flow()
-    assert "live/d1" not in world.store.items
+def test_a_full_state_that_differs_in_nothing_is_told_of_at_once() -> None:
+    """M10: heard after the live key came back, it changes nothing in the store, by which all else is told."""
+    world = world_of(2)
+    for name in ("d1", "d2"):
+        world.join(name, G)
+    world.run()
+    m1 = world.managers["m1"]
+    assert m1 is not None
+    number = world.connect("d1", "m1") or 0
+    link = world.links[number]
+    link.to_manager[0] = Hello(device(1))  # it holds nothing
+    world.to_manager(number)
+    world.serve("m1")
+    m1.manager.take_ready()
+    revision = world.store.revision
+    deliver(world, "d1")
+    assert m1.manager.take_ready() == [number]
+    world.advance(SETTLE_S)
+    assert world.store.revision == revision
+    told = [message for message in link.to_node if isinstance(message, Instructions)]
+    assert [(one.is_full, [entry.key for entry in one.entries]) for one in told] == [(True, [G])]
 
 
 def test_what_comes_twice_changes_nothing() -> None:
@@ -260,30 +255,3 @@ def test_what_comes_twice_changes_nothing() -> None:
     world.run()
     assert world.store.revision == revision
     assert set(world.boxes["d1"].instructed.entries) == {G}
-
-
-def test_two_sessions_of_a_node_at_one_manager_leave_the_newer() -> None:
-    """M11: the older one's claim is on its way to the store still."""
-    world = World(("m1",))
-    world.add(device(1))
-    world.join("d1", H)
-    first = world.connect("d1", "m1") or 0
-    deliver(world, "d1")
-    second = world.connect("d1", "m1") or 0
-    deliver(world, "d1")
-    world.run()
-    assert not world.links[first].is_open_at_manager
-    assert world.links[second].is_open_at_manager
-    assert world.entry("d1", H) is not None
-
-
-def test_a_session_whose_lease_ran_out_ends() -> None:
-    """M9: the store was away for longer than a lease lives."""
-    world = world_of(1, n_managers=1)
-    m1 = world.managers["m1"]
-    assert m1 is not None
-    world.store.expire(m1.process)
-    world.flow()
-    assert world.endings == [("d1", "the node is served by a newer session")]
-    world.quiesce()
-    assert "live/d1" in world.store.items

@@ -167,7 +167,7 @@ def test_a_switch_waits_for_the_point_that_stands_in_as_long_as_that_is_live():
     fabric = Follower(AUTO)
     for name, address in (("p", P), ("q", Q)):
         fabric.store.point(name, address)
-        fabric.store.put(**{records.live_key(name): records.encode_live(records.Live("m", 1))})
+        fabric.store.put(**{records.live_key(name): records.encode_live(records.Live("m", "x", 1))})
     for name in "abc":
         fabric.join(name)
     assert fabric.store.commit(fabric.topology.steps()[0])

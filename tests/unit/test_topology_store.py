@@ -55,10 +55,10 @@ def test_a_store_that_was_put_back_leaves_nothing_newer_than_itself():
 def test_who_is_live_and_who_claims_an_address_is_known_with_revisions():
     fabric = Follower()
     live = records.live_key("a")
-    revision = fabric.store.put(**{live: records.encode_live(records.Live("m1", 7))})
+    revision = fabric.store.put(**{live: records.encode_live(records.Live("m1", "x", 7))})
     fabric.store.put(**{records.address_key(A): records.encode_name("a")})
     assert fabric.follow().nodes == {"a"}
-    assert fabric.topology.live_of("a") == ("m1", 7, revision)
+    assert fabric.topology.live_of("a") == (("m1", "x", 7), revision)
     assert fabric.topology.claimant(A) == "a"
     assert fabric.topology.revision_of(live) == revision
     assert fabric.topology.revision_of(records.address_key(A)) == revision + 1

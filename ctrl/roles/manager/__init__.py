@@ -5,7 +5,6 @@ After US 9,838,462 steps 703 and 704."""
 from ctrl.roles.manager.manager import Manager
 from ctrl.roles.manager.values import (
     BUCKETS_S,
-    REFUSALS,
     Convergence,
     DeviceRow,
     ManagerSettings,
@@ -14,7 +13,6 @@ from ctrl.roles.manager.values import (
 
 __all__ = [
     "BUCKETS_S",
-    "REFUSALS",
     "Convergence",
     "DeviceRow",
     "Manager",

@@ -2,7 +2,8 @@
 (CONFORMANCE M9).
 
 1. Every manager that follows the store holds every node, from when it saw that nobody serves it or from its
-   own start; the first to write wins, and none can remove a node that came back.
+   own start; the first to write wins, and none can remove a node that came back. Where it cannot see whether
+   a node was served meanwhile, the hold begins anew.
 2. A point is dead when nobody serves it and a live device's probes do not reach it. While somebody serves it,
    what probes say is that device's path: it uses its backup, and all others their point.
 """
@@ -30,6 +31,12 @@ class Absent:
         self._since: dict[str, float] = {}
         self._down: dict[str, set[int]] = {}
         """Points, each with the sessions whose probes do not reach it."""
+
+    def served(self, *names: str) -> None:
+        """Note that these were served, or may have been, whether or not they are now."""
+        for name in names:
+            if not self._topology.is_live(name):
+                self._since.pop(name, None)
 
     @property
     def gone(self) -> Collection[str]:

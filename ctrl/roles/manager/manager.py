@@ -16,6 +16,7 @@ from functools import partial
 from ctrl.roles.manager import rows
 from ctrl.roles.manager.absent import Absent
 from ctrl.roles.manager.admission import Admission
+from ctrl.roles.manager.claims import Claims
 from ctrl.roles.manager.reporting import Reporting
 from ctrl.roles.manager.session import Session
 from ctrl.roles.manager.telling import Telling
@@ -25,7 +26,7 @@ from ctrl.rpc.messages import Ack, FromManager, FromNode, Groups, Hello, Keepali
 from ctrl.store.model import Changes, Write
 from ctrl.topology import records
 from ctrl.topology.entry import Address
-from ctrl.topology.records import STABLE, Live
+from ctrl.topology.records import STABLE
 from ctrl.topology.topology import Topology
 
 KEEPALIVES_PER_S = 400
@@ -35,6 +36,7 @@ SPREAD = 0.618
 POLL_KEYS = 5_000
 """What one poll tells at most, so that who waits for the loop waits less than a tenth of a second."""
 LATE_S = 1.0
+LIVE = records.live_key("")
 MOVED_S = 5.0
 """How long word of moved VMs stays in the store."""
 
@@ -61,12 +63,11 @@ class Manager:
         self._work = work = Work()
         self._absent = Absent(work, topology, settings.hold_s)
         self._admission = Admission(work, topology, settings)
-        self._reporting = Reporting(work, topology, settings, self._superseded)
+        self._claims = Claims(name, work, topology, self._admission, self._end)
+        self._reporting = Reporting(work, topology, settings, self._claims.superseded)
         self._telling = Telling(work, topology, store_id, self.convergence, settling_s > 0)
         self._sessions: dict[int, Session] = {}
         self._by_node: dict[str, Session] = {}
-        self._lost: dict[int, Session] = {}
-        """Those whose live key was not written, as somebody was faster."""
         self._ready: list[int] = []
         self._n_moved = 0
         if settling_s > 0:
@@ -74,7 +75,7 @@ class Manager:
 
     @property
     def refused(self) -> Counter[str]:
-        """How often each of `REFUSALS` struck."""
+        """How often each refusal struck, by its name in `ctrl.refusals` without `manager_`."""
         return self._work.refused
 
     @property
@@ -96,15 +97,17 @@ class Manager:
         if why is not None:
             return why
         name = hello.node.name
-        if name in self._by_node:
-            self._end(self._by_node[name], "the node opened another session")
+        older = self._by_node.get(name)
+        if older is not None:
+            older.live = 0  # not to be released: the new claim takes its place
+            self._end(older, "the node opened another session")
         n_nodes = len(self._topology.nodes)
         keepalive_s = max(self._settings.hold_s / 3, n_nodes / KEEPALIVES_PER_S)
         opened = Session(session, hello, keepalive_s, now_s, now_s)
         self._sessions[session] = self._by_node[name] = opened
         self._admission.coming.add(name)
         self._telling.n_beginning += 1
-        self._claim(opened)
+        self._claims.open(opened)
         self._send(opened, Welcome(self.name, self._store_id, keepalive_s))
         first_s = now_s + keepalive_s * (session * SPREAD % 1)
         self._work.at(first_s, partial(self._tick, opened, first_s))
@@ -150,14 +153,12 @@ class Manager:
         session.is_open = False
         self._telling.n_beginning -= not session.is_ready
         del self._sessions[session.number]
-        self._lost.pop(session.number, None)
         if self._by_node.get(session.node.name) is session:
             del self._by_node[session.node.name]
             self._admission.coming.discard(session.node.name)
         self._absent.close(session)
         self._reporting.close(session)
-        if session.live:
-            self._release(session.node.name, session.live)
+        self._claims.close(session)
 
     def _tick(self, session: Session, due_s: float, now_s: float) -> int:
         """Keep a session, or end it; not where we come late ourselves: what it said may wait to be heard."""
@@ -175,62 +176,6 @@ class Manager:
         self._work.at(next_s, partial(self._tick, session, next_s))
         return 1
 
-    # --- whose word counts ----------------------------------------------------------------------------------
-
-    def _claim(self, session: Session) -> None:
-        """Write that the node is ours, unless somebody else is faster."""
-        name = session.node.name
-        session.known = self._live(name)[2]
-        key = records.live_key(name)
-        value = records.encode_live(Live(self.name, session.number))
-        self._work.write(
-            Write({key: value}, when={key: session.known}, is_leased=True),
-            lambda done, _: None if done else self._claim_lost(session),
-        )
-
-    def _claim_lost(self, session: Session) -> None:
-        if session.is_open:
-            self._lost[session.number] = session
-            self._claim_again(session)
-
-    def _claim_again(self, session: Session) -> None:
-        """Try again once what was in the way is known; but another manager heard the node later."""
-        manager, _, revision = self._live(session.node.name)
-        if revision == session.known:
-            return
-        del self._lost[session.number]
-        if revision and manager != self.name:
-            self._superseded(session)
-        else:
-            self._claim(session)
-
-    def _live(self, name: str) -> tuple[str, int, int]:
-        """Whose a node is: the manager, its session, and the revision of that, 0 where it is nobody's."""
-        return self._topology.live_of(name) or ("", 0, 0)
-
-    def _superseded(self, session: Session) -> None:
-        if session.is_open:
-            self._end(session, "the node is served by a newer session")
-
-    def _release(self, name: str, revision: int) -> None:
-        key = records.live_key(name)
-        self._work.offer(Write({key: None}, when={key: revision}))
-
-    def _look_live(self, name: str, now_s: float) -> None:
-        """See whose the node is, as the topology has it by now."""
-        manager, number, revision = self._live(name)
-        session = self._by_node.get(name)
-        if session is None:
-            if revision and manager == self.name:
-                self._release(name, revision)  # of a session that is no more, or of a process before this one
-        elif session.live:
-            if revision != session.live:
-                self._superseded(session)
-        elif revision > session.known and (manager, number) == (self.name, session.number):
-            session.live = revision
-            session.claim_puts, session.claim_when = self._admission.claim(session.node)
-            self._reporting.compare(session, now_s)
-
     # --- the store ------------------------------------------------------------------------------------------
 
     def follow(self, changes: Changes, now_s: float) -> None:
@@ -241,12 +186,14 @@ class Manager:
         names = dirty.nodes
         if changes.is_all:
             names = names.union(self._absent.gone, self._by_node)
+            self._absent.served(*self._absent.gone)
         self._admission.coming -= self._topology.nodes.keys() & self._admission.coming
         self._absent.look(names, now_s)
         for name in names:
-            self._look_live(name, now_s)
-        for session in list(self._lost.values()):
-            self._claim_again(session)
+            session = self._by_node.get(name)
+            if self._claims.look(name, session) and session is not None:
+                self._reporting.compare(session, now_s)
+        self._claims.go_on(changes.is_all)
         self._begin(now_s)
         by_node = self._by_node
         for name, keys in dirty.keys.items():
@@ -283,6 +230,9 @@ class Manager:
         heard_s: float | None = None
         for key, value, _ in changes.items:
             self._work.seen((key,))
+            if value is not None and key.startswith(LIVE):
+                self._claims.seen(key, value)
+                self._absent.served(key.removeprefix(LIVE))
             cause_s = self._reporting.seen(key, value)
             if cause_s is not None and (heard_s is None or cause_s < heard_s):
                 heard_s = cause_s
@@ -303,7 +253,7 @@ class Manager:
     def moved(self, nves: Sequence[Address], now_s: float) -> int:
         """Have all devices ask those of these NVEs that are theirs (CONFORMANCE D19); how many are live."""
         self._n_moved += 1
-        key = records.moved_key(f"{self.name}.{self._n_moved}")
+        key = records.moved_key(f"{self._claims.writer}.{self._n_moved}")
         self._work.write(Write({key: records.encode_moved(nves)}, is_leased=True))
         self._work.at(now_s + MOVED_S, lambda _: self._forget_moved(key))
         topology = self._topology

@@ -263,6 +263,8 @@ class Reporting:
         """Go on with those whose write is back, all of it; the sessions that are ready to be told now."""
         landed, self._landed = self._landed, []
         for session in landed:
+            if not session.is_open:
+                continue
             session.is_writing, session.writing_heard_s = False, None
             session.first_shards -= session.writing_shards
             session.claim_puts, session.claim_when = {}, {}

@@ -10,7 +10,8 @@ from ctrl.topology.topology import Topology
 
 def device(topology: Topology, node: Node, session: Session | None, now_s: float) -> DeviceRow:
     """Show a node; `session`: ours with it."""
-    live = topology.live_of(node.name)
+    found = topology.live_of(node.name)
+    live = found.live if found is not None else None
     state = "live" if live is not None else "dead" if topology.is_dead(node.name) else "held"
     return DeviceRow(
         node=node.name,

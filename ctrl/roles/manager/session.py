@@ -36,8 +36,10 @@ class Session:
     is_open: bool = True
 
     # --- its live key
-    known: int = 0
-    """The revision of the node's live key when ours was written."""
+    known: int = -1
+    """The revision of the node's live key when ours was written; -1 before."""
+    is_claimed: bool = False
+    """Ours came back by the store, be it gone by now."""
     live: int = 0
     """That of ours, once it came back by the store; 0 before."""
     claim_puts: dict[str, bytes | None] = field(default_factory=dict)

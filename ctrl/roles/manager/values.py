@@ -1,4 +1,4 @@
-"""What a manager is set to, what it refuses by which name, and what it shows of itself."""
+"""What a manager is set to, and what it shows of itself."""
 
 from __future__ import annotations
 
@@ -19,30 +19,6 @@ class ManagerSettings:
     max_groups: int = 200_000
     max_groups_per_node: int = 100_000
     max_devices_per_group: int = 1024
-
-
-REFUSALS = {
-    # of a hello: the session ends
-    "wrong_identity": "A node spoke for another one: its certificate has another name.",
-    "unknown_role": "A node that is neither a device nor a replication point.",
-    "bad_node": "A node whose name, addresses or networks no node can have.",
-    "address_claimed": "A node claimed an address that another node has.",
-    "old_generation": "A node came that had been started before the one that is known.",
-    "nodes_full": "max_nodes: there are as many nodes as may be.",
-    # of second information
-    "groups_full": "max_groups: there are as many groups as may be.",
-    "node_groups_full": "max_groups_per_node: a node is in as many groups as it may.",
-    "group_devices_full": "max_devices_per_group: a group has as many devices as it may.",
-    "not_a_group": "A key that is no multicast group.",
-    "bad_networks": "Networks of a group that no networks can be, or too many.",
-    "not_a_device": "Second information of a replication point.",
-    # of the rest
-    "refused_by_node": "A node refused an entry that it was told: its own bounds forbid it.",
-    "unknown_point": "The state of a point that no point has the address of.",
-    "late": "A message or a result for a session that had ended.",
-    "second_hello": "A node said hello twice in one session.",
-}
-"""What is refused, by name: the sentence that explains it."""
 
 
 class DeviceRow(NamedTuple):

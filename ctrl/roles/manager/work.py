@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import count
 
-from ctrl.roles.manager.values import REFUSALS
+from ctrl.refusals import REFUSALS
 from ctrl.rpc.messages import FromManager
 from ctrl.store.model import Write
 
@@ -35,8 +35,8 @@ class Work:
         self._n_timers = count()
 
     def refuse(self, name: str, n: int = 1) -> None:
-        """Count a refusal of the table; KeyError for another name."""
-        REFUSALS[name]
+        """Count a refusal of `ctrl.refusals`, without its `manager_`; KeyError for another name."""
+        REFUSALS[f"manager_{name}"]
         if n:
             self.refused[name] += n
 
