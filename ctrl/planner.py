@@ -95,6 +95,12 @@ class Ways:
             raise ValueError(f"no port reaches {address}: check the config first")
         return Remote(address, out_port)
 
+    def remotes(self, addresses: Iterable[IPAddress]) -> list[Remote]:
+        """Those of these peers that a port reaches: a box without one that faces the core has no way to what
+        a manager may name, which `check` warns of."""
+        found = ((address, self.out_port(address)) for address in addresses)
+        return [Remote(address, out_port) for address, out_port in found if out_port is not None]
+
 
 NOWHERE = Ways((), ())
 

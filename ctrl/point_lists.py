@@ -90,12 +90,13 @@ class PointLists:
         point = self._point
         if point is None:
             return None
+        remotes = self._ways.remotes
         if key.group is not None:
             told = self._told.get(key.group)
             if told is None:
                 return None
             return planner.plan_point_group(
-                key.group, self._remotes(told.devices), point.address, self._remotes(told.onward)
+                key.group, remotes(told.devices), point.address, remotes(told.onward)
             )
         number = key.encap, key.vni
         several = [self._told[group] for group in self._by_number.get(number, ())]
@@ -106,13 +107,10 @@ class PointLists:
         onward = dict.fromkeys(address for told in several for address in told.onward)
         (planned,) = planner.plan_point_number(
             *number,
-            [planner.Receiver(r.address, r.out_port, *number, source) for r in self._remotes(devices)],
-            [planner.Receiver(r.address, r.out_port, *number, source) for r in self._remotes(onward)],
+            [planner.Receiver(r.address, r.out_port, *number, source) for r in remotes(devices)],
+            [planner.Receiver(r.address, r.out_port, *number, source) for r in remotes(onward)],
         )
         return planned
-
-    def _remotes(self, addresses: Iterable[IPAddress]) -> list[planner.Remote]:
-        return [self._ways.remote(address) for address in addresses]
 
 
 def _numbers(told: Receivers | None) -> list[Number]:

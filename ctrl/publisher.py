@@ -140,7 +140,7 @@ class Publisher:
         tunnel = self._basis.tunnel
         if tunnel is None:
             return
-        told = (self._basis.ways.remote(address) for address in self._told.get(group, ()))
+        told = self._basis.ways.remotes(self._told.get(group, ()))
         tunnels = planner.plan_tunnels([*self._basis.peers.get(group, ()), *told], tunnel)
         if tunnels:
             self._tunnels[group] = tunnels

@@ -133,7 +133,7 @@ def work_out(config: Config, kernel: View, told: Told = Told()) -> Reach:
     found = replace(ways(config), routes=routes)
     hops: dict[tuple[int, IPAddress], bytes | None] = {}
     states: dict[IPAddress, str] = {}
-    remotes = ((found.remote(address).out_port, address) for address in _remotes(config, told))
+    remotes = ((remote.out_port, remote.address) for remote in found.remotes(_remotes(config, told)))
     for place, address in [*_nves(config), *remotes]:
         if ports[place].next_hop_mac is not None:
             continue

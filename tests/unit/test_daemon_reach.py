@@ -318,3 +318,13 @@ def test_peers_that_a_manager_named_are_reached_and_allowed_like_those_of_the_co
     assert reach.layout.point_vnis == ((7, 9),)
     assert r.peers(config, r.Told(frozenset(told))).keys() >= set(told)
     assert r.work_out(config, kernel).layout.peers == reach.layout.peers[:-2]
+
+
+def test_a_peer_that_a_manager_names_is_left_out_where_no_port_faces_the_core():
+    """D8: `check` warns of such a config; what managers say must not stop it."""
+    config = config_of(PORTS.replace('faces = "core"', 'faces = "nve"') + '[device]\naddress = "10.0.0.1"\n')
+    reach = r.work_out(config, View(LINKS, {}), r.Told(frozenset([NEAR])))
+    assert reach.hops == {}
+    publisher = Publisher(Membership(), reach.basis)
+    publisher.instruct(ip_address("239.1.1.100"), (NEAR,))
+    assert publisher.update() == Step([], [])

@@ -85,6 +85,14 @@ def test_another_route_plans_the_groups_behind_it_and_no_others():
     assert [one.key.group for one in step.lists] == [G], "the route is gone: the port that faces the core"
 
 
+def test_r1_a_receiver_that_no_port_reaches_is_left_out_of_the_lists_of_a_point():
+    ways = Ways((), (), {B: CORE})
+    publisher = Publisher(Membership(), replace(POINT, ways=ways))
+    publisher.instruct_point(G, Receivers((B, C), (D,), vnis=(100,)))
+    publisher.update()
+    assert {e.address for one in publisher.lists.values() for e in one.remote} == {B}
+
+
 def nested(address, out_port=CORE):
     return Egress(out_port, Form.NESTED, Owner(address=address), address, OWN)
 
