@@ -2,8 +2,8 @@
 
 A punted frame is a message of IGMP or MLD that was taken or, by one of these reasons, refused; so is each
 record of a report that was taken, and each source of a record. Managers refuse sessions and groups, nodes
-refuse instructions and probes: these names begin with who did. A box without a manager does not import one,
-so what those refuse stands here too. The reasons of frames and copies are in `fastpath.reasons`.
+refuse instructions and probes: these names begin with who did. The reasons of frames and copies are in
+`fastpath.reasons`.
 """
 
 from __future__ import annotations
@@ -45,6 +45,13 @@ _MANAGER = {
         "unknown_point": "The state of a point that no point has the address of.",
         "late": "A message or a result for a session that had ended.",
         "second_hello": "A node said hello twice in one session.",
+        "full": "max_nodes: the manager has as many sessions as it may.",
+        "tls_version": "A node spoke an older TLS than 1.3.",
+        "handshake": "A TLS handshake came to no session.",
+        "silent": "No Hello came in time.",
+        "malformed": "What a node said is no message of fabric.proto, or not in its turn.",
+        "slow": "A node did not read what it was sent.",
+        "paced": "A message of a node that says more than its pace: it was read later.",
     },
     "group": {
         "groups_full": "max_groups: there are as many groups as may be.",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import ExitStack
@@ -120,6 +121,8 @@ class Fabric:
         """Serve managers for as long as the box runs; `folder`: where the paths of [tls] begin."""
         if not self.sides:
             return
+        if self._config.manager is None:  # what a manager sees of failed handshakes gRPC alone explains
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         # gRPC comes with it: imported when the box forwards already
         from ctrl.daemon.sessions import client_of, probes_of  # noqa: PLC0415
 

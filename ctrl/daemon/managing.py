@@ -12,7 +12,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -105,6 +105,11 @@ class Managing:
     def is_store_reachable(self) -> bool:
         """False: nobody is served until it is."""
         return self._store.is_reachable
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """What the role and the sessions' server refused, by name."""
+        return self.manager.refused + self._server.counts
 
     # --- what happens ---------------------------------------------------------------------------------------
 

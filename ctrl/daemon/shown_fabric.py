@@ -51,7 +51,7 @@ def points(sides: Iterable[Instructing]) -> Iterator[PointStateView]:
 def refused(sides: Iterable[Instructing], managing: Managing | None) -> dict[str, int]:
     """What was refused of the fabric's messages and probes, by name."""
     return fabric_counts(
-        managing.manager.refused if managing else {},
+        managing.refused if managing else {},
         [side.instructed.refusals for side in sides],
         [side.probes.counts for side in sides if side.probes is not None],
     )

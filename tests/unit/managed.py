@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -36,6 +37,7 @@ class Server:
 
     def __init__(self, listen: str, handlers: Handlers, tls: object, limits: Limits) -> None:
         self.listen, self.tls, self.limits = listen, tls, limits
+        self.counts: Counter[str] = Counter()
         self.sent: list[tuple[int, FromManager]] = []
         self.ended: list[tuple[int, str]] = []
         self.started: list[int] = []

@@ -1,6 +1,7 @@
 """What managers say to the roles of a box, carried out: the publisher, whom the layout knows, and the groups
 over a start."""
 
+import os
 import time
 from ipaddress import ip_address
 from typing import cast
@@ -324,6 +325,12 @@ def serving(monkeypatch):
 def wanting(box):
     """Who wants what by the word of the box itself."""
     return {(group, who.port) for group, who in box.membership.of_origin(Origin.STORED)}
+
+
+async def test_grpc_says_nothing_of_its_own_where_the_box_is_no_manager(tmp_path, serving, monkeypatch):
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    async with serving(Box(PORTS + DEVICE_TABLE.format(state=tmp_path / "state")), tmp_path):
+        assert os.environ["GRPC_VERBOSITY"] == "NONE"
 
 
 async def test_m9_what_was_in_force_is_in_force_before_anybody_is_heard(tmp_path):

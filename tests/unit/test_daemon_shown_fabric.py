@@ -87,4 +87,8 @@ async def test_the_manager_is_shown_as_a_whole():
 async def test_what_the_manager_refused_is_shown_by_the_names_of_the_table():
     async with managed() as far:
         assert far.open(1, TOR1, "tor9")
-        assert shown_fabric.refused([], far.managing) == {"manager_wrong_identity": 1}
+        far.server.counts["handshake"] += 2
+        assert shown_fabric.refused([], far.managing) == {
+            "manager_wrong_identity": 1,
+            "manager_handshake": 2,
+        }
