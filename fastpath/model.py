@@ -53,6 +53,23 @@ class Form(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """So many frames a second, and so many at once."""
+
+    pps: int
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """What a VM port may send of each kind of BUM frame; None: as much as it likes."""
+
+    broadcast: Rate | None = None
+    multicast: Rate | None = None
+    unknown_unicast: Rate | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """A place where frames come in and go out. `mtu` is the largest IP packet in bytes, 0 for no limit.
 
@@ -70,6 +87,11 @@ class Port:
     """The network of a VM port, by name."""
     is_up: bool = True
     """Without carrier a kernel takes copies and loses them: they are dropped as `link_down` instead."""
+    macs: tuple[bytes, ...] = ()
+    """The source MACs that VMs at the port may use; none means any."""
+    drop_tagged: bool = False
+    """Refuse frames of VMs that carry a VLAN tag."""
+    storm: Storm | None = None
 
 
 @dataclass(frozen=True, slots=True)
