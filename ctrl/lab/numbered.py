@@ -1,6 +1,7 @@
 """Numbered frames to everybody, at a steady pace, while something happens; who heard which of them, and when.
 
-A thread sends and hears, by sockets of the boxes. Times are the kernel's: a thread that is late makes no gap.
+A thread sends and hears, by sockets of the boxes. Times are the kernel's, and sockets hold what comes in
+seconds: a thread that is late makes no gap and loses nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Self
@@ -21,6 +23,11 @@ _NUMBER = struct.Struct(">QI")
 """Whose it is, and the number."""
 _SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>; socket has no name for it
 _TIMESPEC = struct.Struct("@qq")
+_SO_RCVBUFFORCE, _SO_MEMINFO = 33, 55
+_MEMINFO = struct.Struct("@9I")
+"""<linux/sock_diag.h>; the last is what the socket had no room for."""
+_ROOM_BYTES = 8 << 20
+"""Of a frame the kernel counts 832 bytes: 10,000, where its default holds 256."""
 _WAY_S = 0.3
 """How long the last ones may take."""
 
@@ -34,6 +41,8 @@ class Heard:
     silence_s: float = 0.0
     """The longest time without any."""
     numbers: Counter[int] = field(default_factory=Counter)
+    overrun: int = 0
+    """Frames, of any sender, that came and found the listener's socket full."""
 
     def take(self, number: int, at_s: float) -> None:
         self.numbers[number] += 1
@@ -68,27 +77,34 @@ class Numbered:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._thread.join()
+        for listener, name in self._names.items():
+            about = listener.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+            self.heard[name].overrun = _MEMINFO.unpack(about)[-1]
         for one in (self._sender, *self._names):
             one.close()
 
     def _run(self) -> None:
         begin = time.monotonic()
         while not self._stopped.is_set():
-            while self.sent < (time.monotonic() - begin) * self._rate:
+            is_due = self.sent < (time.monotonic() - begin) * self._rate
+            if is_due:
                 self._sender.sendto(_NUMBER.pack(self._who, self.sent), (self._to, DISCARD))
                 self.sent += 1
-            self._hear(1 / self._rate)
+            self._hear(0.0 if is_due else 1 / self._rate)  # who is late with many does not stop hearing
         end = time.monotonic() + _WAY_S
-        while (left_s := end - time.monotonic()) > 0:
-            self._hear(left_s)
+        while self._hear(max(0.0, end - time.monotonic())):
+            pass  # at last what came in time, and was not read in time
 
-    def _hear(self, within_s: float) -> None:
-        for listener in select.select([*self._names], [], [], within_s)[0]:
+    def _hear(self, within_s: float) -> bool:
+        """Take one frame of each listener that has any; False: none had."""
+        ready = select.select([*self._names], [], [], within_s)[0]
+        for listener in ready:
             data, extras, _, _ = listener.recvmsg(64, 64)
             seconds, ns = _TIMESPEC.unpack(extras[0][2])
             who, number = _NUMBER.unpack(data)
             if who == self._who:
                 self.heard[self._names[listener]].take(number, seconds + ns / 1e9)
+        return bool(ready)
 
 
 def sending() -> socket.socket:
@@ -102,6 +118,9 @@ def hearing(device: str) -> socket.socket:
     """Open a socket that hears what comes to everybody by a device, in the namespace of the caller."""
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM_BYTES)  # as much of it as anyone may have
+    with suppress(PermissionError):  # in a user namespace
+        made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM_BYTES)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
     made.bind(("", DISCARD))

@@ -17,7 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from ctrl.protocols.messages import Kind, Record
 from ctrl.store.sqlite import SqliteStore
 from tests.house.tree import ROOT
 from tests.system import crowd
+from tests.system.fabric_account import account, backlog_drops
 from tests.system.lab import MTU, Fastpath, Lab, has_carrier, plug, wait_for
 
 PORT = 9470
@@ -211,6 +212,10 @@ class Fabric:
         for one in self.nodes:
             one.fastpath.answers()
 
+    def have_joined(self, nves: Iterable[Nve]) -> bool:
+        """Say whether the ToRs of all of these know that they are in their groups."""
+        return all(group_of(one.vni) in self.tors[one.tor].groups() for one in nves)
+
     def attach(self, name: str, address: str) -> Namespace:
         """Make one more box on the core, for something else than fastpath."""
         made = self.lab.box(name)
@@ -221,11 +226,9 @@ class Fabric:
     # --- data -----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def traffic(self, *nves: Nve, rate: float = RATE) -> Iterator[Numbered]:
+    def traffic(self, *nves: Nve, rate: float = RATE) -> Iterator[Traffic]:
         """Send from the first to the others, all of one VNI, while it is entered."""
-        sender, *hearers = nves
-        ears = {f"{one.tor}/{one.number}": one.host.run(hearing, one.device) for one in hearers}
-        with Numbered(sender.host.run(sending), sender.everybody(), ears, rate) as numbered:
+        with Traffic(self, nves, rate) as numbered:
             yield numbered
 
     # --- partition ------------------------------------------------------------------------------------------
@@ -244,6 +247,26 @@ class Fabric:
             yield
         finally:
             box.command("nft", "delete table ip cut")
+
+
+class Traffic(Numbered):
+    """Numbered frames from the first of some NVEs to the others; says where some may have got lost."""
+
+    def __init__(self, fabric: Fabric, nves: Sequence[Nve], rate: float) -> None:
+        self._fabric, self._nves = fabric, nves
+        self._backlog_before = backlog_drops()
+        sender, *hearers = nves
+        ears = {f"{one.tor}/{one.number}": one.host.run(hearing, one.device) for one in hearers}
+        super().__init__(sender.host.run(sending), sender.everybody(), ears, rate)
+
+    def account(self) -> str:
+        """For each hearer what it lost, and all that is known of how."""
+        runs = {name: gaps(self, name) for name in self.heard}
+        overrun = {name: one.overrun for name, one in self.heard.items()}
+        nodes = self._fabric.nodes
+        boxes = [self._fabric.core, *(one.box for one in nodes), *(one.host for one in self._nves)]
+        told = account((one.fastpath for one in nodes), boxes, self._backlog_before)
+        return f"lost of {self.sent}, as (first, how many): {runs}\nlost at the hearers: {overrun}\n{told}"
 
 
 def attach(core: Namespace, box: Namespace, name: str, address: str) -> None:
@@ -269,11 +292,11 @@ def group_of(vni: int) -> str:
     return f"239.1.1.{vni}"
 
 
-def expect_whole(numbered: Numbered) -> None:
+def expect_whole(data: Traffic) -> None:
     """Assert that each hearer heard each number exactly once."""
-    assert numbered.sent
-    found = {name: (len(one.numbers), one.doubled) for name, one in numbered.heard.items()}
-    assert found == dict.fromkeys(found, (numbered.sent, 0)), f"{found} of {numbered.sent}"
+    assert data.sent
+    found = {name: (len(one.numbers), one.doubled) for name, one in data.heard.items()}
+    assert found == dict.fromkeys(found, (data.sent, 0)), f"{found}; {data.account()}"
 
 
 def gaps(numbered: Numbered, name: str) -> list[tuple[int, int]]:
@@ -287,12 +310,12 @@ def gaps(numbered: Numbered, name: str) -> list[tuple[int, int]]:
     return found
 
 
-def expect_one_gap(numbered: Numbered) -> float:
+def expect_one_gap(data: Traffic) -> float:
     """Assert that nobody heard anything twice, and that whoever lost some lost them in one go; seconds of the
     longest silence."""
-    doubled = {name: one.doubled for name, one in numbered.heard.items()}
+    doubled = {name: one.doubled for name, one in data.heard.items()}
     assert not any(doubled.values()), doubled
-    runs = {name: gaps(numbered, name) for name in numbered.heard}
-    assert all(len(some) <= 1 for some in runs.values()), f"{runs} of {numbered.sent}"
-    assert all(first + n < numbered.sent for some in runs.values() for first, n in some), f"cut off: {runs}"
-    return max(one.silence_s for one in numbered.heard.values())
+    runs = {name: gaps(data, name) for name in data.heard}
+    assert all(len(some) <= 1 for some in runs.values()), data.account()
+    assert all(first + n < data.sent for some in runs.values() for first, n in some), data.account()
+    return max(one.silence_s for one in data.heard.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -28,15 +28,14 @@ class Difference:
 
     missing: set[Tunnel] = field(default_factory=set)
     stale: set[Tunnel] = field(default_factory=set)
+    unresolved: set[tuple[str, str]] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return bool(self.missing or self.stale)
+        return bool(self.missing or self.stale or self.unresolved)
 
     def __str__(self) -> str:
         return ", ".join(
-            f"{len(some)} {name}: {sorted(some)[:4]}"
-            for name, some in (("missing", self.missing), ("stale", self.stale))
-            if some
+            f"{len(some)} {name}: {sorted(some)[:4]}" for name, some in asdict(self).items() if some
         )
 
 
@@ -62,6 +61,11 @@ def lists(node: Node) -> list[tuple[str, list[str]]]:
         for row in node.fastpath.show("groups")
         if _is_address(str(row["group"]))
     ]
+
+
+def unresolved(node: Node) -> set[str]:
+    """The peers of a node to which no copy can go yet: they are in its lists, and being asked for."""
+    return {str(row["peer"]) for row in node.fastpath.show("tunnels", state="no_neighbour")}
 
 
 def difference(fabric: Fabric, threshold: int = 0) -> Difference:
@@ -91,7 +95,10 @@ def difference(fabric: Fabric, threshold: int = 0) -> Difference:
             wanted |= {
                 Tunnel(name, group, to) for name in tors for other, to in addresses.items() if other != name
             }
-    return Difference(wanted - found, found - wanted)
+    running = [one for one in (*fabric.tors.values(), *fabric.points.values()) if one.is_up()]
+    return Difference(
+        wanted - found, found - wanted, {(one.name, to) for one in running for to in unresolved(one)}
+    )
 
 
 def settles(fabric: Fabric, within_s: float, threshold: int = 0, since_s: float | None = None) -> float:

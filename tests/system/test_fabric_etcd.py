@@ -10,7 +10,7 @@ from ctrl.protocols.messages import Kind
 from tests.system.crowd import FIRST_OTHER, sent
 from tests.system.fabric import Fabric, Node, expect_whole, lacking
 from tests.system.fabric_etcd import Etcds
-from tests.system.fabric_truth import joined, settles
+from tests.system.fabric_truth import settles
 from tests.system.lab import Lab, wait_for
 
 pytestmark = [
@@ -45,7 +45,7 @@ def test_a_killed_leader_a_killed_manager_and_a_compaction_cost_no_copy_and_no_t
         tor.host()
     nves = [tor.nve(VNI) for tor in tors]
     fabric.start('mode = "mesh"', store=etcds.url)
-    wait_for(lambda: len(joined(fabric)) == 1, "the NVEs have joined")
+    wait_for(lambda: fabric.have_joined(nves), "the NVEs have joined")
     settles(fabric, 15.0)
     time.sleep(2.0)  # nobody waits for an answer to the queries of the start: a crowd gives none
 

@@ -49,7 +49,7 @@ class Scene:
         return next(name for name, point in self.fabric.points.items() if [point.address] == remote)
 
     def rejoined(self, *nves: Nve) -> bool:
-        return all(group_of(one.vni) in self.fabric.tors[one.tor].groups() for one in nves)
+        return self.fabric.have_joined(nves)
 
 
 def imported_s() -> float:

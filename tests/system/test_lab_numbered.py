@@ -1,6 +1,7 @@
 """Numbered frames: what the reader says of lost and doubled ones, and of silence, is so."""
 
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -9,7 +10,7 @@ import pytest
 
 from ctrl.lab.namespaces import Namespace, connect, missing
 from ctrl.lab.numbered import DISCARD, Heard, Numbered, hearing, sending
-from tests.system.lab import Lab, has_carrier, wait_for
+from tests.system.lab import Lab, has_carrier, roomy, wait_for
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 NEEDS_NFT = pytest.mark.skipif(
@@ -89,3 +90,25 @@ def test_it_ends_and_gives_its_sockets_back_when_who_entered_it_fails(boxes: lis
     with pytest.raises(ZeroDivisionError), Numbered(sender, EVERYBODY, {"right": ear}, 500.0):
         raise ZeroDivisionError
     assert [one.fileno() for one in (sender, ear)] == [-1, -1]
+
+
+def test_what_comes_while_nobody_reads_is_kept_and_what_found_no_room_is_told(boxes: list[Namespace]):
+    """A thread of a busy machine stands still for a second now and then."""
+    left, right = boxes
+    with left.run(sending) as hand:
+        roomy(hand)
+        if hand.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 1 << 20:
+            pytest.skip("larger receive buffers need root, or more net.core.rmem_max")
+        ear = right.run(hearing, "eth0")
+        for _ in range(1000):
+            hand.sendto(bytes(12), (EVERYBODY, DISCARD))
+        with Numbered(left.run(sending), EVERYBODY, {"right": ear}, 500.0) as stream:
+            pass
+        assert stream.heard["right"].overrun == 0
+        narrow = right.run(hearing, "eth0")
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        for _ in range(100):
+            hand.sendto(bytes(12), (EVERYBODY, DISCARD))
+        with Numbered(left.run(sending), EVERYBODY, {"right": narrow}, 500.0) as stream:
+            pass
+        assert stream.heard["right"].overrun > 50
