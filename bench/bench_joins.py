@@ -69,8 +69,8 @@ class Box:
         """Take a frame from the wire, and publish what comes of it; the number of events."""
         self.ports[port].push(frame)
         self.forwarder.run()
-        for place, _, punted in self.forwarder.read_punted():
-            self.device.hear(place, punted, now_s)
+        for punted in self.forwarder.read_punted():
+            self.device.hear(punted.in_port, punted.frame, now_s)
         return self.publish()
 
     def publish(self) -> int:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from fastpath.errors import CaptureError, FormatError
     from fastpath.forwarder import Forwarder
     from fastpath.ports import MemoryPort, PcapSink, PcapSource
-    from fastpath.punts import Punts
+    from fastpath.punts import Inner, Punted, Punts
+    from fastpath.stations import Learned
     from fastpath.statistics import Statistics
 
 __all__ = [
@@ -21,9 +22,12 @@ __all__ = [
     "Compiler",
     "FormatError",
     "Forwarder",
+    "Inner",
+    "Learned",
     "MemoryPort",
     "PcapSink",
     "PcapSource",
+    "Punted",
     "Punts",
     "Statistics",
 ]
@@ -36,9 +40,12 @@ _HOMES = {
     "Compiler": "fastpath.compiler",
     "FormatError": "fastpath.errors",
     "Forwarder": "fastpath.forwarder",
+    "Inner": "fastpath.punts",
+    "Learned": "fastpath.stations",
     "MemoryPort": "fastpath.ports",
     "PcapSink": "fastpath.ports",
     "PcapSource": "fastpath.ports",
+    "Punted": "fastpath.punts",
     "Punts": "fastpath.punts",
     "Statistics": "fastpath.statistics",
 }

@@ -6,7 +6,7 @@
    once: NVEs may join and leave groups for ever. A list that is removed gives its place back, the next change
    may use it, and whoever publishes that empties it first (`reused`): the FIB before no longer names it.
 3. Egresses and owners are not given back. They are of ports, peers and NVEs, not of groups: there are as many
-   as the config and the kernel have ever named.
+   as the config and the kernel have ever named. An egress that no list has, but a station, is `exchange`d.
 4. Ten thousand joins may be one change, so a list costs microseconds, and an egress is best known by what it
    is in Python: the same object is the same egress, without a look at its fields.
 """
@@ -106,6 +106,7 @@ class Compiler:
         self._fresh: dict[int, bytes] = {}
         self._next_hops: NextHops = {}
         self._egresses_to: dict[tuple[int, IPAddress], list[int]] = {}
+        self._exchangeable: set[int] = set()
         self._lists: dict[Words, tuple[GroupKey, int]] = {}
         self._spare_places: list[int] = []
         self.n_places = 0
@@ -138,14 +139,42 @@ class Compiler:
         cannot be)."""
         known = self._egress_ids.get(egress)
         if known is not None:
+            self._exchangeable.discard(known)
             return known
         new = len(self._egresses)
         self._pack(new, egress)
-        self._egress_ids[egress] = new
         self._egresses.append(egress)
-        if egress.address is not None and needs_next_hop(egress):
-            self._egresses_to.setdefault((egress.out_port, egress.address), []).append(new)
+        self._enter(new, egress)
         return new
+
+    def _enter(self, egress_id: int, egress: Egress) -> None:
+        self._egress_ids[egress] = egress_id
+        if egress.address is not None and needs_next_hop(egress):
+            self._egresses_to.setdefault((egress.out_port, egress.address), []).append(egress_id)
+
+    def exchange(self, old: Egress | None, egress: Egress) -> tuple[int, bool]:
+        """The number of an egress, which takes the place of an `old` one that was given here, too.
+
+        True: it has the number of the old one, and is to count from 0 (`Engine.set_stations`). That is so
+        unless a list has, or had, one of the two.
+        """
+        if egress in self._egress_ids:
+            return self._egress_ids[egress], False
+        if old is None or self._egress_ids[old] not in self._exchangeable:
+            new = self.egress_id(egress)
+            self._exchangeable.add(new)
+            return new, False
+        own = self._egress_ids[old]
+        self._pack(own, egress)
+        del self._egress_ids[old]
+        if old.address is not None and needs_next_hop(old):
+            place = old.out_port, old.address
+            self._egresses_to[place].remove(own)
+            if not self._egresses_to[place]:
+                del self._egresses_to[place]
+        self._egresses[own] = egress
+        self._enter(own, egress)
+        return own, True
 
     def _pack(self, egress_id: int, egress: Egress) -> None:
         """Build the header of an egress, for the next FIB."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fastpath._engine import Engine
 from fastpath._fib import Fib
+from fastpath._mac import MacTable
 from fastpath._port import IoPort
 from fastpath._punt import PuntRing
 from fastpath.compiler import Columns, Compiler, NextHops
-from fastpath.model import GroupKey, Layout, ReplicationList
-from fastpath.punts import Punts
+from fastpath.model import Egress, GroupKey, Layout, ReplicationList
+from fastpath.punts import Punted, Punts, read_punted
 from fastpath.reasons import REASONS, Unit
+from fastpath.stations import Learned, Row, Stations, read_lessons
 from fastpath.statistics import (
     DropCount,
     EgressCount,
@@ -45,6 +47,8 @@ class Forwarder:
     of them. `more_workers` are the ports of further workers, each with its own rings on the same interfaces.
     `batch` is the most frames that travel together, 1 to 256. With `trains`, ports that take super-frames get
     them. With `punts`, frames for control wait for `read_punted`; without, they are counted and that is all.
+    With `max_macs`, our own NVE sends frames to known MACs only where they are: to a VM port, which is the
+    station of its own place, or to one of `max_vteps` VTEPs. What its frames teach waits for `read_learned`.
 
     Either `run` it here and now, until nothing comes in any more; or `start` its workers, which forward until
     `stop`. `statistics` may be asked for from any thread meanwhile; the changes (`publish`, `resolve`,
@@ -62,6 +66,8 @@ class Forwarder:
         batch: int = 256,
         trains: bool = True,
         punts: Punts | None = None,
+        max_macs: int = 0,
+        max_vteps: int = 0,
     ) -> None:
         if punts is not None and punts.stepwise and more_workers:
             raise ValueError("stepwise: expected one worker, for there is one clock")
@@ -71,14 +77,22 @@ class Forwarder:
         _place((ports, *more_workers))
         self._punts = punts
         self._first_read = 0
+        self._stations: Stations | None = None
+        if max_macs:
+            stepwise = punts is not None and punts.stepwise
+            self._stations = Stations(self._compiler, max_macs, max_vteps, stepwise=stepwise)
         self._workers: list[_Worker] = []
         for own in (ports, *more_workers):
             from_ = sources if sources is not None and own is ports else own
-            ring = None if punts is None else _ring(punts, 1 + len(more_workers))
+            share = 1 + len(more_workers)
+            ring = None if punts is None else _ring(punts, share)
             stepwise = punts is not None and punts.stepwise
-            engine = Engine(own, from_, self._compiler.fib, batch, trains, ring, stepwise)
+            learner = None if self._stations is None else self._stations.learner(share)
+            fib = self._compiler.fib
+            engine = Engine(own, from_, fib, batch, trains, ring, stepwise, learner, share)
             self._workers.append(_Worker(engine))
         self.publish(lists)
+        self._add_port_stations()
 
     @property
     def layout(self) -> Layout:
@@ -91,6 +105,17 @@ class Forwarder:
                 worker.engine.forget_lists(self._compiler.reused)
         for worker in self._workers:
             worker.engine.publish(fib)
+
+    def _add_port_stations(self) -> None:
+        """Give the VM ports that are new with the newest FIB their stations."""
+        rows = self._stations.new_ports(self.layout) if self._stations is not None else {}
+        if rows:
+            self._publish(self._compiler.change(()))
+            self._set_stations(rows)
+
+    def _set_stations(self, rows: Mapping[int, Row], restarted: Sequence[int] = ()) -> None:
+        for worker in self._workers:
+            worker.engine.set_stations(rows, restarted)
 
     def publish(self, lists: Iterable[ReplicationList], removed: Iterable[GroupKey] = ()) -> None:
         """Set some replication lists and remove others; the next burst takes all of it or, before, none."""
@@ -119,6 +144,7 @@ class Forwarder:
         `Compiler.relayout`; where there are more ports than before, `set_ports` comes first."""
         with self._changing:
             self._publish(self._compiler.relayout(layout, lists, removed, next_hops))
+            self._add_port_stations()
 
     def set_ports(self, layout: Layout, workers: Sequence[Sequence[IoPort]]) -> None:
         """Exchange the ports of each worker, between two bursts; the layout may have more ports than before.
@@ -135,6 +161,7 @@ class Forwarder:
             fib = self._compiler.relayout(layout, ())
             for worker, ports in zip(self._workers, workers, strict=True):
                 worker.engine.set_ports(ports, ports, fib)
+            self._add_port_stations()
 
     @property
     def n_groups(self) -> int:
@@ -157,21 +184,80 @@ class Forwarder:
         return max(worker.engine.fibs_alive for worker in self._workers)
 
     @property
+    def _macs_here(self) -> Stations:
+        if self._stations is None:
+            raise ValueError("there is no MAC table: max_macs is 0")
+        return self._stations
+
+    @property
+    def macs(self) -> MacTable:
+        """What MACs are known, and their stations; ValueError where `max_macs` is 0.
+
+        An entry is in force at once, for the next frame; a VM port of another network it never leads to.
+        """
+        return self._macs_here.macs
+
+    def mac_now(self) -> int:
+        """The clock that entries are seen by, in 1/16 s modulo 2^32; stepwise, that of the frames."""
+        return self.macs.now()
+
+    def vtep(self, egress: Egress) -> int:
+        """The station of a VTEP, a REWRITE to an address in one encap: made, or reached this way from now on.
+
+        ValueError where there are `max_vteps` others.
+        """
+        with self._changing:
+            station = self._macs_here.find(egress)
+            if station is None:
+                station, row, restarted = self._macs_here.make(egress)
+                self._give(station, row, restarted)
+            return station
+
+    def set_vtep(self, station: int, egress: Egress) -> None:
+        """Let a station that there is be reached by another way; or be another VTEP, once no MAC leads there
+        (`macs.clear_station`)."""
+        with self._changing:
+            self._give(station, *self._macs_here.give(station, egress))
+
+    def _give(self, station: int, row: Row, restarted: Sequence[int]) -> None:
+        self._publish(self._compiler.change(()))
+        self._set_stations({station: row}, restarted)
+
+    @property
+    def learn_fds(self) -> tuple[int, ...]:
+        """Descriptors that are readable while there is something for `read_learned`, one a worker."""
+        return tuple(one.engine.learner.ring.fd for one in self._workers if one.engine.learner is not None)
+
+    def read_learned(self, max_macs: int = 1024) -> list[Learned]:
+        """Take what frames taught, at most so much; what control does not put into `macs` is told again.
+
+        Of one worker the oldest comes first. From one thread at a time, while workers run or not.
+        """
+        out: list[Learned] = []
+        for worker in self._in_turn():
+            if worker.engine.learner is not None and len(out) < max_macs:
+                out += read_lessons(worker.engine.learner.ring, max_macs - len(out))
+        return out
+
+    def _in_turn(self) -> Sequence[_Worker]:
+        """All workers; another one first each time, so that none can keep the others' words waiting."""
+        self._first_read = (self._first_read + 1) % len(self._workers)
+        return (*self._workers[self._first_read :], *self._workers[: self._first_read])
+
+    @property
     def punt_fds(self) -> tuple[int, ...]:
         """Descriptors that are readable while frames wait for `read_punted`, one a worker."""
         return tuple(one.engine.punts.fd for one in self._workers if one.engine.punts is not None)
 
-    def read_punted(self, max_frames: int = 1024) -> list[tuple[int, int, bytes]]:
-        """Take frames for control, at most so many: (in port, time in ns, Ethernet frame).
+    def read_punted(self, max_frames: int = 1024) -> list[Punted]:
+        """Take frames for control, at most so many.
 
         Those of one worker come oldest first. From one thread at a time, while workers run or not.
         """
-        out: list[tuple[int, int, bytes]] = []
-        # another worker is first each time, so that none can keep the others' frames waiting
-        self._first_read = (self._first_read + 1) % len(self._workers)
-        for worker in (*self._workers[self._first_read :], *self._workers[: self._first_read]):
+        out: list[Punted] = []
+        for worker in self._in_turn():
             if worker.engine.punts is not None and len(out) < max_frames:
-                out += worker.engine.punts.read(max_frames - len(out))
+                out += read_punted(worker.engine.punts, max_frames - len(out))
         return out
 
     def set_punt_limits(self, rate_pps: int, burst: int) -> None:
@@ -269,6 +355,7 @@ class Forwarder:
             trains=sum(one.trains for one in workers),
             train_copies=sum(one.train_copies for one in workers),
             bursts=sum(one.bursts for one in workers),
+            unknown_unicast=sum(one["unknown_unicast"] for one in counted),
             drops=tuple(DropCount(reason, n) for reason, n in rows if n),
             ports=tuple(
                 PortCount(port.name, received, copies)

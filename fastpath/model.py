@@ -92,6 +92,9 @@ class Port:
     drop_tagged: bool = False
     """Refuse frames of VMs that carry a VLAN tag."""
     storm: Storm | None = None
+    group_scope: Scope | None = None
+    """Whose the packets to a group are that come in here: DEVICE or NVE. None: our NVE's, if there is one and
+    the port faces the core alone, else the device's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,10 @@ class Network:
     group: IPAddress | None = None
     maps: tuple[GroupMap, ...] = ()
     clear_reserved: bool = False
+    snoop: bool = False
+    """Tenants' IGMP and MLD at our own NVE is for control, which hands it on; nothing else does."""
+    drop_unregistered: bool = False
+    """With `snoop`: what comes by a tunnel for an inner group without a list of its own goes to no VM."""
 
     def number(self, encap: Encap) -> int | None:
         """The 24-bit number that this network's frames carry in `encap`."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 
 from fastpath.captures import PcapSink, PcapSource
-from fastpath.encap.program import words_sum
+from fastpath.encap.program import UDP, words_sum
 from fastpath.io._absent import AbsentIo as AbsentPort
+from fastpath.io._internal import InternalIo as InternalPort
 from fastpath.io._memory import MemoryIo
 from fastpath.io._packet import PacketIo as PacketPort
 from fastpath.io._tap import TapIo as TapPort
@@ -15,6 +16,7 @@ from fastpath.model import Frame
 
 __all__ = [
     "AbsentPort",
+    "InternalPort",
     "LivePort",
     "MemoryPort",
     "PacketPort",
@@ -24,8 +26,10 @@ __all__ = [
     "XdpPort",
 ]
 
-LivePort = AbsentPort | PacketPort | TapPort | XdpPort
+LivePort = AbsentPort | InternalPort | PacketPort | TapPort | XdpPort
 """What carries the frames of a running box."""
+
+_FIN_PSH = 0x09
 
 
 class MemoryPort(MemoryIo):
@@ -50,29 +54,36 @@ class MemoryPort(MemoryIo):
 
 
 def cut_train(head: bytes, payload: bytes, segment_size: int) -> list[bytes]:
-    """Do what UDP segmentation offload does: one finished datagram per segment."""
+    """Do what segmentation offload does, for UDP and TCP: one finished packet per segment."""
     version = head[14] >> 4
-    udp = len(head) - 8
+    start, protocol = (34, head[23]) if version == 4 else (54, head[20])
+    field = start + (6 if protocol == UDP else 16)
     out = []
     for place, at in enumerate(range(0, len(payload), segment_size)):
         segment = payload[at : at + segment_size]
-        datagram = bytearray(head)
-        size = 8 + len(segment)
-        struct.pack_into(">H", datagram, udp + 4, size)
-        struct.pack_into(">H", datagram, udp + 6, 0)
+        packet = bytearray(head)
+        size = len(head) - start + len(segment)
+        struct.pack_into(">H", packet, field, 0)
+        if protocol == UDP:
+            struct.pack_into(">H", packet, start + 4, size)
+        else:
+            sequence = (struct.unpack_from(">I", head, start + 4)[0] + at) & 0xFFFFFFFF
+            struct.pack_into(">I", packet, start + 4, sequence)
+            if at + segment_size < len(payload):
+                packet[start + 13] &= ~_FIN_PSH
         if version == 4:
             identification = (struct.unpack_from(">H", head, 18)[0] + place) & 0xFFFF
-            struct.pack_into(">HH", datagram, 16, udp - 14 + size, identification)
-            struct.pack_into(">H", datagram, 24, 0)
-            struct.pack_into(">H", datagram, 24, _checksum(words_sum(datagram[14:34])))
-            addresses = datagram[26:34]
+            struct.pack_into(">HH", packet, 16, 20 + size, identification)
+            struct.pack_into(">H", packet, 24, 0)
+            struct.pack_into(">H", packet, 24, _checksum(words_sum(packet[14:34])))
+            addresses = packet[26:34]
         else:
-            struct.pack_into(">H", datagram, 18, udp - 54 + size)
-            addresses = datagram[22:54]
-        padded = bytes(datagram[udp:]) + segment + bytes(len(segment) % 2)
-        checksum = _checksum(words_sum(addresses) + 17 + size + words_sum(padded))
-        struct.pack_into(">H", datagram, udp + 6, checksum or 0xFFFF)
-        out.append(bytes(datagram) + segment)
+            struct.pack_into(">H", packet, 18, size)
+            addresses = packet[22:54]
+        padded = bytes(packet[start:]) + segment + bytes(len(segment) % 2)
+        checksum = _checksum(words_sum(addresses) + protocol + size + words_sum(padded))
+        struct.pack_into(">H", packet, field, checksum or (0xFFFF if protocol == UDP else 0))
+        out.append(bytes(packet) + segment)
     return out
 
 

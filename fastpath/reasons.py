@@ -12,11 +12,13 @@ from enum import Enum
 
 class Unit(Enum):
     """What a reason counts. Only frame rows sum to `dropped`; copy rows sum to the copies not sent; ring rows
-    are frames, or whole super-frames, that were lost before they were received."""
+    are frames, or whole super-frames, that were lost before they were received; record rows are what control
+    was not told, of frames that went their way."""
 
     FRAME = "frame"
     COPY = "copy"
     RING = "ring"
+    RECORD = "record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,9 @@ REASONS: tuple[Reason, ...] = (
     _frame(
         "bad_nesting", "parse", "A nested tunnel that does not hold exactly one tunnel packet to a group."
     ),
+    _frame("bad_source", "guard", "A VM's frame whose source MAC is a group's, or all zero."),
+    _frame("wrong_source", "guard", "A VM's frame whose source MAC is not among the macs of its port."),
+    _frame("tagged_frame", "guard", 'A VM\'s frame with a VLAN tag, at a port whose tagged is "drop".'),
     _frame("own_source", "lookup", "The outer source is one of our own addresses: our own frame came back."),
     _frame(
         "unknown_peer",
@@ -85,7 +90,15 @@ REASONS: tuple[Reason, ...] = (
     _frame(
         "ecn_not_capable", "lookup", "Congestion was marked outside a packet that cannot carry it (RFC 6040)."
     ),
+    _frame(
+        "unregistered_group",
+        "lookup",
+        'For a tenants\' group that none of our VMs asked for, in a network with unregistered = "drop".',
+    ),
     _frame("no_receiver", "lookup", "The list has nobody left once the sender is excluded."),
+    _frame("storm_broadcast", "storm", "A VM's port sends more broadcast than its broadcast_pps allows."),
+    _frame("storm_multicast", "storm", "A VM's port sends more multicast than its multicast_pps allows."),
+    _frame("storm_unknown", "storm", "A VM's port sends more to unknown MACs than its unknown_pps allows."),
     _frame("punt_limit", "punt", "IGMP or MLD of a port that sends more of it than punt_rate_pps allows."),
     _frame("punt_full", "punt", "IGMP or MLD that found no room: control did not keep up with its port."),
     _copy("over_mtu", "The copy is larger than the out port's MTU, or than an IP packet can be."),
@@ -96,6 +109,12 @@ REASONS: tuple[Reason, ...] = (
     _copy("no_header", "This egress cannot make an outer header for such a frame."),
     _copy("port_refused", "The out port took no more."),
     Reason("ring_full", Unit.RING, "receive", "The kernel had no room for it in the port's receive ring."),
+    Reason(
+        "learn_lost",
+        Unit.RECORD,
+        "learn",
+        "The source MAC of a frame was not learned yet: its port shows new ones faster than control hears.",
+    ),
 )
 
 REASON_NAMES: tuple[str, ...] = tuple(r.name for r in REASONS)

@@ -88,6 +88,13 @@ class Statistics:
     stages: tuple[StageTime, ...]
     """Of all workers together."""
     workers: tuple[WorkerCount, ...]
+    unknown_unicast: int = 0
+    """Of the replicated: frames of our own NVE to a MAC that is not known, and so to the whole list."""
+
+    @property
+    def learn_lost(self) -> int:
+        """Lessons of frames that control was not told."""
+        return sum(row.count for row in self.drops if row.reason.unit is Unit.RECORD)
 
     @property
     def copies_dropped(self) -> int:

@@ -38,6 +38,11 @@ VNIS = (0x0A1B2C, 0x9C8D7E, 0x313233, 0x000FFE)
 VSIDS = (0x51D2E3, 0x6F4E3D, 0x0A1B2C, 0x101112)
 TAGS = ((f.TAG, 0x6064), (f.SERVICE_TAG, 0x0FFE))
 MAX_TENANT = 90
+VM_MACS = tuple(
+    bytes.fromhex(one) for one in ("0eb1c3d5e7f9", "0210aabbcc01", "0210aabbcc02", "a6ffffffff03")
+)
+"""Source and destination of most frames of VMs."""
+NO_STATION = (bytes(6), b"\xff" * 6, bytes.fromhex("01005e4d0103"), bytes.fromhex("33330000aa07"))
 
 
 def chance(rng: random.Random, percent: int) -> bool:
@@ -56,9 +61,19 @@ def same_version(items: Sequence[str], like: str) -> list[str]:
 
 
 def random_tenant(rng: random.Random, encap: Encap, group: str | None, source: str | None) -> bytes:
+    """A VM's frame between some of the MACs, seldom from an impossible one."""
+    frame = random_frame(rng, encap, group, source)
+    src = rng.choice(NO_STATION) if chance(rng, 3) else rng.choice(VM_MACS)
+    to_group = chance(rng, 35 if group is None else 85)
+    return (rng.choice(NO_STATION[1:]) if to_group else rng.choice(VM_MACS)) + src + frame[12:]
+
+
+def random_frame(rng: random.Random, encap: Encap, group: str | None, source: str | None) -> bytes:
     """A VM's frame, to this inner group if one is asked for; in NVGRE seldom with a tag."""
     if group is None and chance(rng, 15):
         return f.arp()
+    if chance(rng, 18):
+        return membership(rng)
     dst = rng.choice((*INNER_GROUPS, *INNER_UNICAST)) if group is None else group
     src = rng.choice(same_version(INNER_SOURCES, dst)) if source is None else source
     knobs: f.Knobs = {"tos": rng.choice((0, 2, 1, 3, 0xBA))}
@@ -70,6 +85,25 @@ def random_tenant(rng: random.Random, encap: Encap, group: str | None, source: s
     protocol = rng.choice((f.UDP, f.UDP, f.TCP, f.SCTP, f.ICMPV6))
     frame = f.tenant(src, dst, size=rng.randrange(MAX_TENANT), tags=tags, protocol=protocol, packet=knobs)
     return frame[: 14 + rng.randrange(len(frame) - 14)] if chance(rng, 6) else frame
+
+
+def membership(rng: random.Random) -> bytes:
+    """A VM's IGMP or MLD, or what only looks like it."""
+    tags = TAGS[:1] if chance(rng, 20) else ()
+    if chance(rng, 50):
+        packet = f.igmp(INNER_SOURCES[0], rng.choice(("224.0.0.22", "224.0.0.1", INNER_GROUPS[0])))
+        flags = rng.choice((0, 0, 0, 0, 0x20, 0x01))
+        packet = packet[:6] + bytes((packet[6] | flags,)) + packet[7:]
+        frame = f.ethernet(packet, f.IPV4, tags=tags)
+    else:
+        packet = f.mld("fe80::7", rng.choice(("ff02::16", "ff02::1")), rng.choice((143, 130, 131, 132, 135)))
+        if chance(rng, 15):
+            later = f.fragment_extension(rng.choice((0, 7)), more=chance(rng, 50))
+            packet = f.ipv6(packet[48:], "fe80::7", "ff02::16", f.ICMPV6, extensions=(later,))
+        frame = f.ethernet(packet, f.IPV6, tags=tags)
+    if chance(rng, 15):
+        return frame[: 14 + rng.randrange(len(frame) - 14)]
+    return frame + bytes(rng.choice((0, 0, 5)))
 
 
 def ip_knobs(rng: random.Random, address: str, spoil: bool) -> f.Knobs:
@@ -188,6 +222,9 @@ def take_aim(rng: random.Random, layout: Layout, lists: Sequence[ReplicationList
         return Aim(None, scope, encap, rng.choice(VNIS), group, tenant)
     one = rng.choice(lists)
     key = one.key
+    if key.kind is KeyKind.GROUP and key.scope is Scope.NVE:
+        tenant = random_tenant(rng, key.encap, rng.choice(INNER_GROUPS), None)
+        return Aim(one, key.scope, key.encap, key.vni, None, tenant)
     if key.kind in (KeyKind.GROUP, KeyKind.SOURCE_GROUP):
         encap = rng.choice((Encap.VXLAN, Encap.NVGRE))
         group = str(key.group)
@@ -212,7 +249,7 @@ def outer_source(rng: random.Random, aim: Aim, group: str) -> str:
     """Who sends to the group: the list's source if it has one."""
     if aim.one is not None and aim.one.key.kind is KeyKind.SOURCE_GROUP:
         return str(aim.one.key.source)
-    return rng.choice(same_version((*VTEPS, *VTEPS, *PEERS), group))
+    return rng.choice(same_version((*VTEPS, *VTEPS, *PEERS, *OWN[Scope.NVE]), group))
 
 
 def to_group(rng: random.Random, layout: Layout, aim: Aim, group: str, spoil: str) -> tuple[int, bytes]:

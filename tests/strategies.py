@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 
 from hypothesis import strategies as st
@@ -34,17 +34,21 @@ from fastpath.model import (
     Owner,
     Peer,
     Port,
+    Rate,
     ReplicationList,
     Scope,
+    Storm,
     group_key,
     vni_key,
 )
+from fastpath.reference import MacTable
 from tests.arrivals import (
     GROUPS,
     INNER_GROUPS,
     INNER_SOURCES,
     OWN,
     PEERS,
+    VM_MACS,
     VNIS,
     VSIDS,
     VTEPS,
@@ -57,11 +61,12 @@ from tests.arrivals import (
 
 @dataclass(frozen=True)
 class Scene:
-    """A box, and what arrives at it: (in port, frame) in order."""
+    """A box, and what arrives at it: (in port, frame) in order. `macs` None: no MAC table."""
 
     layout: Layout
     lists: tuple[ReplicationList, ...]
     batch: tuple[tuple[int, Frame], ...] = ()
+    macs: MacTable | None = None
 
 
 # --- boxes --------------------------------------------------------------------------------------------------
@@ -76,7 +81,9 @@ def random_network(rng: random.Random, name: str) -> Network:
     group = None if chance(rng, 10) else ip_address(rng.choice(GROUPS))
     prefixes = some(rng, ("239.77.0.0/16", "239.0.0.0/8", "ff15::/64", "172.16.0.0/12"), 15)
     maps = tuple(GroupMap(ip_network(p), ip_address(rng.choice(GROUPS))) for p in prefixes)
-    return Network(name, rng.choice(VNIS), vsid, encap, group, maps, chance(rng, 20))
+    snoop = chance(rng, 40)
+    spares = snoop and chance(rng, 50)
+    return Network(name, rng.choice(VNIS), vsid, encap, group, maps, chance(rng, 20), snoop, spares)
 
 
 def random_port(rng: random.Random, number: int, faces: Faces, network: str = "") -> Port:
@@ -84,7 +91,23 @@ def random_port(rng: random.Random, number: int, faces: Faces, network: str = ""
     mac = bytes((0x02, 0xFA, 0x57, 0, 0x10, number))
     hop = bytes((0x02, 0xBE, 0xEF, number, 0x77, 0x31))
     mtu = rng.choice((0, 0, 0, 0, 0, 100 + rng.randrange(150)))
-    return Port(f"p{number}", faces, mac, hop, rng.choice((Encap.VXLAN, Encap.NVGRE)), mtu, network)
+    encap = rng.choice((Encap.VXLAN, Encap.NVGRE))
+    scope = rng.choice((Scope.DEVICE, Scope.NVE)) if chance(rng, 15) else None
+    return Port(f"p{number}", faces, mac, hop, encap, mtu, network, group_scope=scope)
+
+
+def random_rate(rng: random.Random) -> Rate | None:
+    """What a VM port may send of a kind."""
+    if chance(rng, 25):
+        return None
+    return Rate(rng.choice((1, 1, 30, 1_000_000)), rng.choice((1, 1, 2)))
+
+
+def guarded(rng: random.Random, port: Port) -> Port:
+    """A VM port that lets only some frames pass."""
+    macs = tuple(some(rng, VM_MACS, 80)) if chance(rng, 15) else ()
+    storm = Storm(random_rate(rng), random_rate(rng), random_rate(rng)) if chance(rng, 40) else None
+    return replace(port, macs=macs, drop_tagged=chance(rng, 15), storm=storm)
 
 
 def random_layout(rng: random.Random) -> Layout:
@@ -93,7 +116,7 @@ def random_layout(rng: random.Random) -> Layout:
     faces = [Faces.CORE, Faces.NVE, Faces.NVE | Faces.CORE, Faces.NVE, Faces.CORE]
     ports = [random_port(rng, i, one) for i, one in enumerate(faces[: 3 + rng.randrange(3)])]
     for network in networks[:2]:
-        ports.append(random_port(rng, len(ports), Faces.VM, network.name))
+        ports.append(guarded(rng, random_port(rng, len(ports), Faces.VM, network.name)))
     rng.shuffle(ports)
     scopes = rng.choice(
         (
@@ -205,38 +228,90 @@ def random_keys(rng: random.Random, scope: Scope) -> list[GroupKey]:
     return keys
 
 
-def random_scene(rng: random.Random, n_frames: int) -> Scene:
+def map_keys(rng: random.Random, layout: Layout) -> list[GroupKey]:
+    """Keys of the groups that the maps of VM ports' networks name."""
+    behind = {port.network for port in layout.ports}
+    return [
+        GroupKey(Scope.NVE, KeyKind.GROUP, group, None, network.encap, number)
+        for network in layout.networks
+        if network.name in behind and (number := network.number(network.encap)) is not None
+        for group in sorted({one.group for one in network.maps}, key=str)
+        if chance(rng, 70)
+    ]
+
+
+def without_rates(layout: Layout) -> Layout:
+    """The box if nothing that its VMs send depended on the time."""
+    return replace(layout, ports=tuple(replace(port, storm=None) for port in layout.ports))
+
+
+def random_scene(rng: random.Random, n_frames: int, rates: bool) -> Scene:
     """A box with its lists and a batch of frames."""
     layout = random_layout(rng)
+    layout = layout if rates else without_rates(layout)
     scopes = {e.scope for e in layout.endpoints}
     keys = [key for scope in Scope if scope in scopes for key in random_keys(rng, scope)]
     if Scope.NVE not in scopes:
         behind = {p.network for p in layout.ports}
         ours = {(n.encap, n.number(n.encap)) for n in layout.networks if n.name in behind}
         keys += [key for key in random_keys(rng, Scope.NVE) if (key.encap, key.vni) in ours]
+    keys = list(dict.fromkeys([*keys, *map_keys(rng, layout)]))
     lists = tuple(random_list(rng, layout, key) for key in keys)
-    return Scene(layout, lists, tuple(random_batch(rng, layout, lists, n_frames)))
+    macs = random_macs(rng, layout) if chance(rng, 60) else None
+    return Scene(layout, lists, tuple(random_batch(rng, layout, lists, n_frames)), macs)
+
+
+def random_macs(rng: random.Random, layout: Layout) -> MacTable:
+    """A MAC table for the networks of a box: VM ports, ports that are none, and VTEPs."""
+    vms = [i for i, port in enumerate(layout.ports) if port.faces is Faces.VM] or [0]
+    vteps: dict[tuple[str, Encap], Egress] = {}
+    table: dict[tuple[int, bytes], Egress] = {}
+    for vni in (*sorted({n.vni for n in layout.networks}), VNIS[0]):
+        for mac in some(rng, VM_MACS, 65):
+            kind = rng.randrange(10)
+            if kind < 4:
+                place = rng.choice(vms)
+            elif kind < 5:
+                place = rng.randrange(len(layout.ports) + 2)
+            else:
+                to, encap = rng.choice((*VTEPS, *PEERS)), rng.choice((Encap.VXLAN, Encap.NVGRE))
+                table[vni, mac] = vteps.setdefault((to, encap), random_vtep(rng, layout, to, encap))
+                continue
+            table[vni, mac] = Egress(place, Form.DECAPSULATED, Owner(place))
+    return table
+
+
+def random_vtep(rng: random.Random, layout: Layout, to: str, encap: Encap) -> Egress:
+    """The station of a VTEP."""
+    own = ip_address(rng.choice(same_version(OWN[Scope.NVE], to)))
+    out_port = rng.randrange(len(layout.ports))
+    return Egress(out_port, Form.REWRITE, Owner(address=ip_address(to)), ip_address(to), own, encap)
 
 
 def random_batch(
     rng: random.Random, layout: Layout, lists: Sequence[ReplicationList], n_frames: int
 ) -> list[tuple[int, Frame]]:
-    """Arrivals; some come several times in a row, so that trains can form."""
+    """Arrivals; some come several times in a row, so that trains can form. Seldom does much time pass."""
     batch: list[tuple[int, Frame]] = []
+    time_ns = 1_000_000_000
     while len(batch) < n_frames:
         times = 2 + rng.randrange(5) if chance(rng, 10) else 1
-        batch += [random_arrival(rng, layout, lists)] * min(times, n_frames - len(batch))
+        time_ns += rng.choice((0, 1_000, 1_000_000, 30_000_000)) if not chance(rng, 2) else 3_000_000_000
+        in_port, frame = random_arrival(rng, layout, lists)
+        arrival = in_port, replace(frame, time_ns=time_ns)
+        batch += [arrival] * min(times, n_frames - len(batch))
     return batch
 
 
 # --- strategies ---------------------------------------------------------------------------------------------
 
 
-def scenes(max_frames: int = 40) -> st.SearchStrategy[Scene]:
-    """Boxes with a batch of one to `max_frames` frames."""
-    return st.builds(random_scene, st.randoms(use_true_random=False), st.integers(1, max_frames))
+def scenes(max_frames: int = 40, *, rates: bool = False) -> st.SearchStrategy[Scene]:
+    """Boxes with a batch of one to `max_frames` frames. With `rates`, VM ports may have them."""
+    rng, n_frames = st.randoms(use_true_random=False), st.integers(1, max_frames)
+    return st.builds(random_scene, rng, n_frames, st.just(rates))
 
 
-def seeded_scenes(seed: int, n_scenes: int, n_frames: int) -> list[Scene]:
+def seeded_scenes(seed: int, n_scenes: int, n_frames: int, *, rates: bool = False) -> list[Scene]:
     """Many boxes at once, the same ones for the same seed; for counting, fuzzing and benchmarks."""
-    return [random_scene(random.Random(seed * 100_003 + i), n_frames) for i in range(n_scenes)]
+    return [random_scene(random.Random(seed * 100_003 + i), n_frames, rates) for i in range(n_scenes)]

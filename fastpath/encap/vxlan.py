@@ -25,5 +25,12 @@ def made(outer: Outer, port: int) -> Program:
     head = outer.head(UDP) + udp_header(port) + _FLAGS_AND_VNI
     patches = outer.patches() | Patch.FLOW_PORT | Patch.NUMBER | full_sum(outer.version)
     return Program(
-        head, Keep.INNER, patches, outer.version, ip=14, udp=outer.size(), number=outer.size() + 12
+        head,
+        Keep.INNER,
+        patches,
+        outer.version,
+        ip=14,
+        udp=outer.size(),
+        number=outer.size() + 12,
+        rides=len(_FLAGS_AND_VNI),
     )

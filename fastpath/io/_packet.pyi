@@ -21,6 +21,7 @@ class PacketIo(IoPort):
         ring_frames: int = ...,
         trains: bool = ...,
         all_multicast: bool = ...,
+        vms: bool = ...,
         fanout: int | None = ...,
         program: Sequence[tuple[int, int, int, int]] | None = ...,
     ) -> Self: ...

@@ -10,8 +10,10 @@ from fastpath.model import (
     Encap,
     Endpoint,
     Faces,
+    Form,
     GroupKey,
     IPAddress,
+    KeyKind,
     Layout,
     LocalNve,
     Network,
@@ -22,6 +24,8 @@ from fastpath.model import (
     group_key,
     vni_key,
 )
+from fastpath.reference.snooping import Snooping
+from fastpath.reference.stations import MacTable, Stations
 from fastpath.reference.trail import Packet, Parsed, SourceClass, Trail
 from fastpath.reference.wire import CE, Drop
 
@@ -31,7 +35,8 @@ class Found:
     """What rule 2 decided about a frame."""
 
     scope: Scope
-    key: GroupKey
+    key: GroupKey | None
+    """None: a station took its place (rule 6.1)."""
     egresses: tuple[Egress, ...]
     recovered: IPAddress | None
     """The group that becomes the packet's destination (rule 2.5)."""
@@ -77,37 +82,66 @@ def decapsulated_ecn(outside: int, inside: int) -> int | None:
 class Lookup:
     """The lists, and what rule 2 asks of the layout."""
 
-    def __init__(self, layout: Layout, lists: Mapping[GroupKey, ReplicationList]) -> None:
+    def __init__(
+        self, layout: Layout, lists: Mapping[GroupKey, ReplicationList], macs: MacTable | None = None
+    ) -> None:
         self.layout = layout
         self.lists = lists
+        self.stations = Stations(layout, macs)
+        self.snooping = Snooping(layout)
         self.endpoints = {e.address: e for e in layout.endpoints}
         self.peers = frozenset(layout.peers)
         self.nves = frozenset(layout.nves)
 
-    def find(self, in_port: int, frame: Parsed, trail: Trail) -> Found:
-        """Apply rule 2 to a sound frame."""
-        self.refuse_own(frame)
+    def find(self, in_port: int, frame: Parsed, trail: Trail, now_ns: int = 0) -> Found | None:
+        """Apply rule 2 to a sound frame, rule 6 where there is a MAC table, and rule 8; None is PUNT."""
         scope = trail.scope = self.scope_of(in_port, frame)
+        self.refuse_own(frame, scope)
         source_class = trail.source_class = self.source_class(in_port, frame, scope)
         self.refuse_strangers(in_port, frame, scope)
         self.refuse_other_points(frame, scope)
-        found = trail.found = self.list_of(frame, scope, trail)
+        domain = self.stations.domain(in_port, frame) if scope is Scope.NVE else None
+        if self.snooping.is_for_control(in_port, frame, scope):
+            self.check_networks(frame, scope)
+            trail.snooped = True
+            self.learn(in_port, frame, domain, trail, now_ns)
+            return None
+        is_unicast = not frame.data[frame.inner] & 1
+        by_mac = domain is not None and is_unicast
+        if domain is not None and is_unicast:
+            found = trail.found = self.list_of_station(frame, domain, trail)
+        else:
+            found = trail.found = self.list_of(in_port, frame, scope, trail)
         self.check_networks(frame, scope)
         self.check_member(in_port, frame, scope, source_class, found)
         check_ecn(frame, scope)
         owners = trail.owners = self.owners(in_port, frame, scope, source_class)
-        egresses = tuple(e for e in receivers(found, source_class) if e.owner not in owners)
+        self.learn(in_port, frame, domain, trail, now_ns)
+        trail.unregistered = not by_mac and self.snooping.is_unregistered(in_port, frame, scope, found)
+        if trail.unregistered and frame.encap is not Encap.RAW:
+            raise Drop("unregistered_group")
+        egresses = tuple(
+            e for e in receivers(found, source_class, trail.unregistered) if e.owner not in owners
+        )
         if not egresses:
             raise Drop("no_receiver")
-        return Found(scope, found.key, egresses, trail.recovered)
+        trail.unknown_unicast = by_mac and trail.station is None
+        key = found.key if trail.station is None else None
+        return Found(scope, key, egresses, trail.recovered)
+
+    def learn(self, in_port: int, frame: Parsed, domain: int | None, trail: Trail, now_ns: int) -> None:
+        """Rules 6.2 to 6.4, for a frame that teaches."""
+        if domain is not None:
+            trail.lesson = self.stations.hear(in_port, frame, domain, now_ns)
 
     def endpoint_of(self, frame: Parsed) -> Endpoint | None:
         """The endpoint that the outermost packet is addressed to; None for groups and RAW frames."""
         return None if frame.outer is None else self.endpoints.get(frame.outer.destination)
 
-    def refuse_own(self, frame: Parsed) -> None:
+    def refuse_own(self, frame: Parsed, scope: Scope) -> None:
         """Rule 2.1."""
-        if frame.outer is not None and frame.outer.source in self.endpoints:
+        own = None if frame.outer is None else self.endpoints.get(frame.outer.source)
+        if own is not None and (own.scope is not Scope.NVE or scope is Scope.NVE):
             raise Drop("own_source")
 
     def scope_of(self, in_port: int, frame: Parsed) -> Scope:
@@ -117,10 +151,11 @@ class Lookup:
             return endpoint.scope
         if frame.encap is Encap.RAW:
             return Scope.NVE
+        port = self.layout.ports[in_port]
+        if port.group_scope is not None:
+            return port.group_scope
         we_are_nve = any(e.scope is Scope.NVE for e in self.layout.endpoints)
-        if we_are_nve and self.layout.ports[in_port].faces == Faces.CORE:
-            return Scope.NVE
-        return Scope.DEVICE
+        return Scope.NVE if we_are_nve and port.faces == Faces.CORE else Scope.DEVICE
 
     def is_peer(self, frame: Parsed, scope: Scope) -> bool:
         """Whether the sender is a peer of this scope."""
@@ -139,11 +174,13 @@ class Lookup:
 
     def source_class(self, in_port: int, frame: Parsed, scope: Scope) -> SourceClass:
         """Rule 2.2: the class comes from the port, whatever the header claims (CONFORMANCE D12, W7)."""
+        if scope is Scope.NVE:
+            return SourceClass.LOCAL if frame.encap is Encap.RAW else SourceClass.REMOTE
         endpoint = self.endpoint_of(frame)
         if endpoint is not None and endpoint.replicate:
             return SourceClass.ALL
         faces = self.layout.ports[in_port].faces
-        if Faces.VM in faces or faces == Faces.NVE:
+        if faces == Faces.NVE:
             return SourceClass.LOCAL
         if faces == Faces.CORE or self.is_peer(frame, scope):
             return SourceClass.REMOTE
@@ -169,14 +206,15 @@ class Lookup:
         if not any(low <= frame.number <= high for low, high in ranges):
             raise Drop("wrong_point")
 
-    def list_of(self, frame: Parsed, scope: Scope, trail: Trail) -> ReplicationList:
+    def list_of(self, in_port: int, frame: Parsed, scope: Scope, trail: Trail) -> ReplicationList:
         """Rule 2.5: the most specific list; the trail has the group where it had to be recovered."""
         tunnel = frame.tunnel
-        by_number = (*self.inner_keys(frame, scope), self.number_key(frame, scope))
+        inner_keys = tuple(self.inner_keys(frame, scope))
+        by_number = (*inner_keys, *self.map_key(in_port, frame), self.number_key(frame, scope))
         if scope is Scope.NVE or tunnel is None:
             found, reason = self.first(by_number, trail), "unknown_vni"
         elif tunnel.destination.is_multicast:
-            keys = (*self.inner_keys(frame, scope), *outer_keys(scope, tunnel, tunnel.destination))
+            keys = (*inner_keys, *outer_keys(scope, tunnel, tunnel.destination))
             found, reason = self.first(keys, trail), "unknown_group"
         else:
             found, reason = self.first(by_number, trail), "unknown_group"
@@ -185,6 +223,18 @@ class Lookup:
                 found = self.first(outer_keys(scope, tunnel, group), trail)
         if found is None:
             raise Drop(reason)
+        return found
+
+    def list_of_station(self, frame: Parsed, domain: int, trail: Trail) -> ReplicationList:
+        """Rule 6.1: that of the station that has the inner destination; of unknown unicast that by number."""
+        key = self.number_key(frame, Scope.NVE)
+        station = trail.station = self.stations.find(domain, frame.inner_frame()[:6])
+        if station is not None:
+            is_local = station.form is Form.DECAPSULATED
+            return ReplicationList(key, (station,), ()) if is_local else ReplicationList(key, (), (station,))
+        found = self.first((key,), trail)
+        if found is None:
+            raise Drop("unknown_vni")
         return found
 
     def first(self, keys: Iterable[GroupKey], trail: Trail) -> ReplicationList | None:
@@ -201,6 +251,16 @@ class Lookup:
         if packet is not None and packet.destination.is_multicast:
             yield vni_key(scope, frame.number_encap, frame.number, packet.destination, packet.source)
             yield vni_key(scope, frame.number_encap, frame.number, packet.destination)
+
+    def map_key(self, in_port: int, frame: Parsed) -> Iterator[GroupKey]:
+        """Rule 2.5, of RAW frames: (group of the longest map, encap, number) (CONFORMANCE N9)."""
+        packet = frame.inner_packet
+        if frame.encap is not Encap.RAW or packet is None or not packet.destination.is_multicast:
+            return
+        name = self.layout.ports[in_port].network
+        group = mapped_group(next(n for n in self.layout.networks if n.name == name), packet.destination)
+        if group is not None:
+            yield GroupKey(Scope.NVE, KeyKind.GROUP, group, None, frame.number_encap, frame.number)
 
     def number_key(self, frame: Parsed, scope: Scope) -> GroupKey:
         """Rule 2.5: (encap, number)."""
@@ -262,9 +322,9 @@ class Lookup:
         return frozenset(owners)
 
 
-def receivers(found: ReplicationList, source_class: SourceClass) -> list[Egress]:
-    """Rule 2.2: the segments of a list that the class has, in list order."""
-    egresses = sorted(found.local, key=egress_order)
+def receivers(found: ReplicationList, source_class: SourceClass, unregistered: bool = False) -> list[Egress]:
+    """Rule 2.2: the segments of a list that the class has, in list order; rule 8.3 spares the local one."""
+    egresses = [] if unregistered else sorted(found.local, key=egress_order)
     if source_class is not SourceClass.REMOTE:
         egresses += sorted(found.remote, key=egress_order)
     return egresses
@@ -278,11 +338,14 @@ def outer_keys(scope: Scope, tunnel: Packet, group: IPAddress) -> tuple[GroupKey
 def group_in(network: Network, frame: Parsed) -> IPAddress | None:
     """Rule 2.5: the group of this network's frame: the longest prefix of its maps, else its own."""
     packet = frame.inner_packet
-    if packet is not None:
-        maps = [m for m in network.maps if packet.destination in m.inner]
-        if maps:
-            return max(maps, key=lambda m: m.inner.prefixlen).group
-    return network.group
+    group = None if packet is None else mapped_group(network, packet.destination)
+    return network.group if group is None else group
+
+
+def mapped_group(network: Network, destination: IPAddress) -> IPAddress | None:
+    """The group of the longest prefix of a network's maps that holds an inner destination."""
+    maps = [m for m in network.maps if destination in m.inner]
+    return max(maps, key=lambda m: m.inner.prefixlen).group if maps else None
 
 
 def tunnel_ecn(frame: Parsed, tunnel: Packet) -> int | None:

@@ -203,14 +203,21 @@ def extension_length(kind: int, field: int) -> int:
 
 def is_ours(data: bytes, outer: Packet, layout: Layout) -> bool:
     """Rule 1.4: whether a tunnel or a membership packet is meant for us."""
-    if outer.version == 4 and outer.protocol == PROTOCOL_IGMP:
-        return True
-    if outer.version == 6 and outer.protocol == PROTOCOL_ICMPV6:
-        available(outer.payload + 1, len(data))
-        return data[outer.payload] in MLD_TYPES
+    if outer.protocol in (PROTOCOL_IGMP, PROTOCOL_ICMPV6):
+        return is_membership(data, outer, len(data))
     if not is_tunnel(data, outer, len(data), (*layout.vxlan_ports, NESTED_PORT)):
         return False
     return outer.destination.is_multicast or any(e.address == outer.destination for e in layout.endpoints)
+
+
+def is_membership(data: bytes, packet: Packet, end: int) -> bool:
+    """Rule 1.4: IGMP over IPv4, MLD over IPv6."""
+    if packet.version == 4:
+        return packet.protocol == PROTOCOL_IGMP
+    if packet.protocol != PROTOCOL_ICMPV6:
+        return False
+    available(packet.payload + 1, end)
+    return data[packet.payload] in MLD_TYPES
 
 
 def is_tunnel(data: bytes, packet: Packet, end: int, udp_ports: tuple[int, ...]) -> bool:

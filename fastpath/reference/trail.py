@@ -73,12 +73,25 @@ class SourceClass(Enum):
     ALL = auto()
 
 
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Rule 6.4: a source that the table does not have, or has elsewhere."""
+
+    vni: int
+    mac: bytes
+    in_port: int
+    sender: IPAddress | None
+    encap: Encap
+
+
 @dataclass(slots=True)
 class Trail:
     """The values of the rules in their order; what no rule has come to is None or empty."""
 
     data: bytes = b""
     """Rule 1.1: the frame, its checksum finished."""
+    snooped: bool = False
+    """Rule 8.1: a tenant's IGMP or MLD, for control alone."""
     ethertype: tuple[int, int] | None = None
     """Rule 1.2: the EtherType behind the tags, and where what it announces begins."""
     outer: Packet | None = None
@@ -94,9 +107,17 @@ class Trail:
     tried: list[GroupKey] = field(default_factory=list)
     """Rule 2.5: every key that was looked up, in order."""
     recovered: IPAddress | None = None
+    station: Egress | None = None
+    """Rule 6.1: where the MAC table has the inner destination."""
+    unknown_unicast: bool = False
+    """Rule 6.1: nowhere; nothing of section 2 drops it."""
+    unregistered: bool = False
+    """Rule 8.3: for a tenants' group that nobody said he wants."""
     found: ReplicationList | None = None
     owners: frozenset[Owner] = frozenset()
     """Rule 2.9: whose copies are left out."""
+    lesson: Lesson | None = None
+    """Rule 6.4."""
     settled: Parsed | None = None
     """Section 3."""
     fates: list[tuple[Egress, bytes | str]] = field(default_factory=list)

@@ -7,15 +7,16 @@ groups every step of a lookup misses the cache, and 256 misses side by side cost
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from fastpath._decap cimport NO_ENDPOINT, decap_frame
 from fastpath._ip cimport load_destination, load_source, load_tos
+from fastpath._guard cimport guard_form
 from fastpath._trie cimport (
     KIND_GROUP, KIND_INNER_GROUP, KIND_INNER_SOURCE_GROUP, KIND_SOURCE_GROUP, KIND_VNI, directory_egress,
-    directory_t, entry_egresses, entry_numbers, fib_page, fib_t, key_equal, key_hash, key_meta, node_slot,
+    directory_t, entry_egresses, entry_first, entry_last, entry_numbers, fib_page, fib_t, key_equal, key_hash, key_meta, node_slot,
     node_t, page_entry, page_match, page_t, root_slot,
 )
 from fastpath._frame cimport (
-    BATCH_MAX, CLASS_ALL, CLASS_LOCAL, CLASS_REMOTE, ENCAP_RAW, FACES_CORE, FACES_NVE, OWNER_NONE,
+    BATCH_MAX, CLASS_ALL, CLASS_LOCAL, CLASS_REMOTE, CLASS_UP, ENCAP_RAW, FACES_CORE, FACES_NVE, OWNER_NONE,
     REASON_AMBIGUOUS_GROUP, REASON_ECN_NOT_CAPABLE, REASON_NONE, REASON_NOT_A_MEMBER, REASON_NO_RECEIVER,
-    REASON_OWN_SOURCE, REASON_UNKNOWN_GROUP, REASON_UNKNOWN_PEER, REASON_UNKNOWN_VNI, REASON_WRONG_GROUP,
+    REASON_OWN_SOURCE, REASON_UNKNOWN_GROUP, REASON_UNKNOWN_PEER, REASON_UNKNOWN_VNI, REASON_UNREGISTERED_GROUP, REASON_WRONG_GROUP,
     REASON_WRONG_POINT, SCOPE_DEVICE, SCOPE_NVE, SCOPE_REPLICATOR, VERDICT_DROP, VERDICT_PENDING, VERDICT_PUNT,
     VERDICT_REPLICATE, address_t, batch_t, entry_t, frame_t, key_t,
 )
@@ -23,8 +24,16 @@ from fastpath._layout cimport (
     NO_ROW, address_equal, address_is_ipv4, address_is_multicast, address_table_find, allowed_from,
     layout_t, network_find, network_row_t, port_row_t, prefix_holds,
 )
+from fastpath._learn cimport learn_lookup, learner_t
 from fastpath._normalise cimport ecn_inside, normalise_frame
+from fastpath._snoop cimport is_tenants_word, is_unregistered, network_of
 from fastpath._wire cimport wire_prefetch
+
+cdef extern from *:
+    bint unlikely(bint) noexcept nogil  # Cython's own: what stands behind it must not weigh on boxes without it (1 ns a frame)
+
+cdef enum:
+    KIND_MAP = 255            # of the FIB's kinds GROUP, found by a network's maps
 
 
 cdef inline void drop(frame_t *f, uint8_t reason) noexcept nogil:
@@ -54,19 +63,24 @@ cdef inline uint8_t identify(frame_t *f, const layout_t *layout) noexcept nogil:
     f.owner_port = f.in_port
     f.owner_sender = OWNER_NONE
     f.from_nve = 0
+    f.unknown_unicast = 0
     f.entry = NULL
     f.source_class = CLASS_LOCAL
     if f.encap == ENCAP_RAW:
-        return REASON_NONE
+        return guard_form(f, port)
     load_source(f.data + f.ut, f.ut_version, &sender)
-    for i in range(layout.n_endpoints):
-        if address_equal(&layout.endpoints[i].address, &sender):
-            return REASON_OWN_SOURCE
     f.scope = port.group_scope if f.endpoint == NO_ENDPOINT else layout.endpoints[f.endpoint].scope
+    for i in range(layout.n_endpoints):
+        if address_equal(&layout.endpoints[i].address, &sender) and (
+            f.scope == SCOPE_NVE or layout.endpoints[i].scope != SCOPE_NVE
+        ):
+            return REASON_OWN_SOURCE
     peer = address_table_find(&layout.peers, &sender, f.scope)
     if port.has_nves:
         nve = address_table_find(&layout.nves, &sender, f.in_port)
-    if f.endpoint != NO_ENDPOINT and layout.endpoints[f.endpoint].replicate:
+    if f.scope == SCOPE_NVE:
+        f.source_class = CLASS_REMOTE
+    elif f.endpoint != NO_ENDPOINT and layout.endpoints[f.endpoint].replicate:
         f.source_class = CLASS_ALL
     elif port.faces & FACES_CORE and (not port.faces & FACES_NVE or peer != OWNER_NONE):
         f.source_class = CLASS_REMOTE
@@ -89,11 +103,40 @@ cdef inline bint by_number(const frame_t *f) noexcept nogil:
     return f.scope == SCOPE_NVE or (f.endpoint != NO_ENDPOINT and not f.nested)
 
 
-cdef inline bint make_key(const frame_t *f, uint8_t kind, key_t *key) noexcept nogil:
+cdef inline bint map_group(const frame_t *f, const network_row_t *network, address_t *group) noexcept nogil:
+    """The group that the longest map of a network gives a frame; False where none holds its inner destination."""
+    cdef address_t inner
+    cdef uint32_t i
+    if network.n_maps and f.inner_version:
+        load_destination(f.data + f.inner_ip, f.inner_version, &inner)
+        for i in range(network.n_maps):
+            if prefix_holds(&network.maps[i], &inner):
+                group[0] = network.maps[i].group
+                return True
+    return False
+
+
+cdef inline bint map_key(const frame_t *f, const layout_t *layout, key_t *key) noexcept nogil:
+    """The key of the group that the maps of his network give a VM's frame to an inner group."""
+    cdef const network_row_t *network
+    if f.encap != ENCAP_RAW or f.inner_version == 0 or f.unknown_unicast:
+        return False
+    load_destination(f.data + f.inner_ip, f.inner_version, &key.group)
+    network = network_of(f, layout)
+    if not address_is_multicast(&key.group) or network == NULL or not map_group(f, network, &key.group):
+        return False
+    key.kind_scope_encap_number = key_meta(KIND_GROUP, SCOPE_NVE, f.number_encap, f.number)
+    return True
+
+
+cdef inline bint make_key(const frame_t *f, const layout_t *layout, uint8_t kind, key_t *key) noexcept nogil:
     """The key of a kind for a frame; False where the frame has none."""
+    if kind == KIND_MAP:
+        key.source.high = key.source.low = 0
+        return map_key(f, layout, key)
     key.group.high = key.group.low = key.source.high = key.source.low = 0
     if kind == KIND_INNER_GROUP or kind == KIND_INNER_SOURCE_GROUP:
-        if f.inner_version == 0:
+        if f.inner_version == 0 or f.unknown_unicast:
             return False
         load_destination(f.data + f.inner_ip, f.inner_version, &key.group)
         if not address_is_multicast(&key.group):
@@ -133,7 +176,7 @@ cdef void lookup_round(batch_t *batch, const fib_t *fib, uint8_t kind) noexcept 
     for i in range(batch.n):
         one = &lookups[n]
         one.frame = &batch.frames[i]
-        if one.frame.verdict != VERDICT_PENDING or one.frame.entry != NULL or not make_key(one.frame, kind, &one.key):
+        if one.frame.verdict != VERDICT_PENDING or one.frame.entry != NULL or not make_key(one.frame, fib.layout, kind, &one.key):
             continue
         one.hash = key_hash(&one.key)
         slot = <size_t>fib.slots[root_slot(one.hash)]
@@ -165,14 +208,8 @@ cdef void lookup_round(batch_t *batch, const fib_t *fib, uint8_t kind) noexcept 
 
 cdef inline bint network_group(const frame_t *f, const network_row_t *network, address_t *group) noexcept nogil:
     """The group that a network gives a frame: by its longest map, else its own."""
-    cdef address_t inner
-    cdef uint32_t i
-    if network.n_maps and f.inner_version:
-        load_destination(f.data + f.inner_ip, f.inner_version, &inner)
-        for i in range(network.n_maps):
-            if prefix_holds(&network.maps[i], &inner):
-                group[0] = network.maps[i].group
-                return True
+    if map_group(f, network, group):
+        return True
     group[0] = network.group
     return network.has_group
 
@@ -243,7 +280,9 @@ cdef inline bint any_network_has_group(const layout_t *layout, const address_t *
 
 
 cdef inline bint in_wrong_group(const frame_t *f, const layout_t *layout) noexcept nogil:
-    """Rule 6, for a packet that came to a group."""
+    """Rule 6."""
+    if f.encap == ENCAP_RAW or (f.endpoint != NO_ENDPOINT and not f.nested):
+        return False
     if layout.n_networks == 0:
         return f.scope == SCOPE_NVE
     if f.scope == SCOPE_NVE:
@@ -257,8 +296,10 @@ cdef inline bint in_wrong_group(const frame_t *f, const layout_t *layout) noexce
     return network_find(layout, tagged_number(f)) != NO_ROW
 
 
-cdef inline uint32_t count_owner(const entry_t *entry, uint32_t n, const directory_t *egresses, uint32_t owner) noexcept nogil:
-    cdef const uint32_t *ids = entry_egresses(entry)
+cdef inline uint32_t count_owner(
+    const entry_t *entry, uint32_t first, uint32_t n, const directory_t *egresses, uint32_t owner
+) noexcept nogil:
+    cdef const uint32_t *ids = entry_egresses(entry) + first
     cdef uint32_t i
     if owner == OWNER_NONE:
         return 0
@@ -286,27 +327,33 @@ cdef inline uint8_t judge(frame_t *f, const fib_t *fib) noexcept nogil:
     """Rules 6 to 9 for a frame that has its list."""
     cdef const layout_t *layout = fib.layout
     cdef const entry_t *entry = f.entry
-    cdef uint32_t n = entry.n_local if f.source_class == CLASS_REMOTE else entry.n_local + entry.n_remote
-    if f.encap != ENCAP_RAW and (f.endpoint == NO_ENDPOINT or f.nested) and in_wrong_group(f, layout):
+    cdef uint32_t first, n
+    if in_wrong_group(f, layout):
         return REASON_WRONG_GROUP
     if f.scope == SCOPE_REPLICATOR and not f.allowed and count_owner(
-        entry, entry.n_local + entry.n_remote, fib.directory, f.owner_sender
+        entry, 0, entry.n_local + entry.n_remote, fib.directory, f.owner_sender
     ) == 0:
         return REASON_UNKNOWN_PEER
     if layout.strict_members and f.scope == SCOPE_DEVICE and f.source_class == CLASS_LOCAL and count_owner(
-        entry, entry.n_local, fib.directory, f.owner_port
-    ) + count_owner(entry, entry.n_local, fib.directory, f.owner_sender if f.from_nve else OWNER_NONE) == 0:
+        entry, 0, entry.n_local, fib.directory, f.owner_port
+    ) + count_owner(entry, 0, entry.n_local, fib.directory, f.owner_sender if f.from_nve else OWNER_NONE) == 0:
         return REASON_NOT_A_MEMBER
     if ecn_lost(f):
         return REASON_ECN_NOT_CAPABLE
-    if n <= 2 and n == count_owner(entry, n, fib.directory, f.owner_port) + count_owner(
-        entry, n, fib.directory, f.owner_sender
+    if unlikely(layout.has_snoop) and is_unregistered(f, layout):
+        if f.encap != ENCAP_RAW:
+            return REASON_UNREGISTERED_GROUP
+        f.source_class = CLASS_UP
+    first = entry_first(entry, f.source_class)
+    n = entry_last(entry, f.source_class) - first
+    if n <= 2 and n == count_owner(entry, first, n, fib.directory, f.owner_port) + count_owner(
+        entry, first, n, fib.directory, f.owner_sender
     ):
         return REASON_NO_RECEIVER
     return REASON_NONE
 
 
-cdef void classify_batch(batch_t *batch, const fib_t *fib) noexcept nogil:
+cdef void classify_batch(batch_t *batch, const fib_t *fib, learner_t *learner) noexcept nogil:
     """Give every frame its verdict; frames to REPLICATE know their list and are set right in place."""
     cdef const layout_t *layout = fib.layout
     cdef frame_t *f
@@ -324,17 +371,27 @@ cdef void classify_batch(batch_t *batch, const fib_t *fib) noexcept nogil:
             reason = identify(f, layout)
             if reason != REASON_NONE:
                 drop(f, reason)
+            elif unlikely(layout.has_snoop) and is_tenants_word(f, layout):
+                if in_wrong_group(f, layout):
+                    drop(f, REASON_WRONG_GROUP)
+                else:
+                    f.verdict = VERDICT_PUNT
+                    f.of_tenant = True
             else:
                 numbered |= by_number(f)
-        elif f.verdict == VERDICT_PUNT:
+        if f.verdict == VERDICT_PUNT:
             batch.n_punts += 1
             if batch.stepwise:
                 batch.n = i + 1
                 break
+    if learner != NULL:
+        learn_lookup(learner, batch, fib)
     if fib.n_kind[KIND_INNER_SOURCE_GROUP]:
         lookup_round(batch, fib, KIND_INNER_SOURCE_GROUP)
     if fib.n_kind[KIND_INNER_GROUP]:
         lookup_round(batch, fib, KIND_INNER_GROUP)
+    if layout.has_vm_maps and fib.n_kind[KIND_GROUP]:
+        lookup_round(batch, fib, KIND_MAP)
     if numbered:
         if fib.n_kind[KIND_VNI]:
             lookup_round(batch, fib, KIND_VNI)

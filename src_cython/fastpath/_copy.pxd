@@ -8,10 +8,11 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from fastpath._frame cimport (
-    ENCAP_ANY, ENCAP_NVGRE, ENCAP_RAW, ENCAP_VXLAN, HEAD_MAX, KEEP_MT, NUMBER_NONE, PATCH_FLOW_ID, PATCH_GRE_TYPE, PATCH_GROUP,
+    ENCAP_ANY, ENCAP_NVGRE, ENCAP_RAW, ENCAP_VXLAN, HEAD_MAX, KEEP_OVERLAY, NUMBER_NONE, PATCH_FLOW_ID, PATCH_GRE_TYPE, PATCH_GROUP,
     PATCH_GROUP_MAC, PATCH_IPV4, PATCH_NUMBER, PATCH_PORTS, PATCH_SOURCE, PATCH_UDP_FULL, REASON_LINK_DOWN, REASON_NONE,
     REASON_NO_HEADER, REASON_NO_NEIGHBOUR, REASON_NO_VSID, REASON_OVER_MTU, REASON_TAG_IN_NVGRE, address_t, egress_state_t, egress_t, frame_t, program_t,
 )
+from fastpath._inner_train cimport inner_head_write
 from fastpath._ip cimport PROTO_UDP, TYPE_IPV4, TYPE_IPV6, address_words_sum
 from fastpath._layout cimport NO_ROW, address_is_ipv4, layout_t, network_find
 from fastpath._port cimport run_t, tx_t
@@ -111,9 +112,8 @@ cdef inline const program_t *choose_program(
 
 
 cdef inline uint32_t packet_limit(const program_t *p, const frame_t *f, uint32_t mtu) noexcept nogil:
-    if mtu != 0:
-        return mtu
-    return 65575 if p.version == 6 or (p.version == 0 and f.version == 6) else 65535
+    cdef uint32_t largest = 65575 if p.version == 6 or (p.version == 0 and f.version == 6) else 65535
+    return mtu if 0 < mtu < largest else largest
 
 
 cdef inline uint32_t kept_sum(run_t *run, uint8_t keep) noexcept nogil:
@@ -318,6 +318,11 @@ cdef inline void copy_write(
     state.bytes += stamp.size
 
 
+cdef inline bint fits_mtu(const program_t *p, const run_t *run, const layout_t *layout, uint32_t out_port) noexcept nogil:
+    """Are the copies of the largest frame of a run, its first, within the MTU?"""
+    return p.head_size + run.kept_size[p.keep] - 14 <= packet_limit(p, run.frame, layout.ports[out_port].mtu)
+
+
 cdef inline bint rides(const egress_t *e, const run_t *run, const layout_t *layout) noexcept nogil:
     """May the copies of a train leave as one super-frame at this egress? Only UDP outside, and headers of fixed size.
 
@@ -328,11 +333,9 @@ cdef inline bint rides(const egress_t *e, const run_t *run, const layout_t *layo
     cdef uint8_t reason
     cdef const frame_t *f = run.frame
     cdef const program_t *p = choose_program(e, f, layout, &number, &reason)
-    if p == NULL or p.rides == 255:
+    if p == NULL or p.rides == 255 or not fits_mtu(p, run, layout, e.out_port):
         return False
-    if p.head_size + run.kept_size[p.keep] - 14 > packet_limit(p, f, layout.ports[e.out_port].mtu):
-        return False
-    if p.keep == KEEP_MT and p.ip != 0:
+    if p.keep != KEEP_OVERLAY and p.ip != 0:
         return True
     return (
         f.encap == ENCAP_VXLAN and (p.ip != 0 or f.transport - f.mt == (20 if f.version == 4 else 40))
@@ -341,15 +344,22 @@ cdef inline bint rides(const egress_t *e, const run_t *run, const layout_t *layo
 
 
 cdef inline uint32_t train_head_write(uint8_t *out, tx_t *tx, uint32_t k, const stamp_t *stamp) noexcept nogil:
-    """Write the one outer header of a train for egress `k` by a `train_stamp_of`, with room for HEAD_MAX bytes, and book its
+    """Write the one header of a train for egress `k` by a `train_stamp_of`, with room for TRAIN_HEAD_MAX bytes, and book its
     copies; returns its size.
 
-    The UDP checksum field holds the sum of the pseudo-header, for the kernel to finish in every segment (LIMITS trap 1).
+    The checksum field holds the sum of the pseudo-header, for the kernel to finish in every segment (LIMITS trap 1).
     """
     cdef const frame_t *f = tx.run.frame
-    cdef const program_t *p = stamp_program(stamp, tx_egress(tx, k))
+    cdef const egress_t *e = tx_egress(tx, k)
+    cdef const program_t *p = stamp_program(stamp, e)
     cdef egress_state_t *state = &tx.states[tx.egresses[k]]
     cdef uint32_t ip = 14, udp = p.udp if p.ip != 0 else ip + f.transport - f.mt, addresses, size
+    if e.form == FORM_DECAPSULATED:
+        size = inner_head_write(out, f, &tx.transport, tx.train_size)
+        state.copies += tx.run.n_frames
+        state.kept += tx.run.n_frames
+        state.bytes += <uint64_t>tx.run.n_frames * size + tx.train_size
+        return size
     if p.ip != 0:
         addresses = write_head(out, stamp, p, f, state.copies - state.kept)
         wire_store_be32(out + udp, <uint32_t>(stamp.udp >> 32))

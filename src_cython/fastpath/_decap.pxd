@@ -11,7 +11,7 @@ from fastpath._frame cimport (
 )
 from fastpath._ip cimport (
     PORT_NESTED, PROTO_GRE, PROTO_ICMPV6, PROTO_IGMP, PROTO_SCTP, PROTO_TCP, PROTO_UDP, TYPE_BRIDGED, TYPE_IPV4, TYPE_IPV6,
-    ip_header, ip_sound, ip_t, ip_udp, is_tag, load_destination, load_tos,
+    ip_header, ip_sound, ip_t, ip_udp, is_mld, is_tag, load_destination, load_tos,
 )
 from fastpath._layout cimport address_equal, address_is_multicast, layout_t, mix
 from fastpath._wire cimport (
@@ -216,6 +216,7 @@ cdef inline uint8_t decap_raw(frame_t *f, const layout_t *layout) noexcept nogil
     f.number_encap = layout.ports[f.in_port].raw_encap
     f.number = layout.ports[f.in_port].raw_number
     f.scope = SCOPE_NVE
+    f.version = 0
     f.inner = f.mt = f.ut = 0
     f.inner_end = f.end = f.size
     reason = decap_inner(f)
@@ -227,7 +228,7 @@ cdef inline uint8_t decap_outer(frame_t *f, const layout_t *layout) noexcept nog
     """Rules 2 to 4: to the tunnel packet, if it is one of ours."""
     cdef uint32_t at = 12, n_tags = 1 if f.vlan_tpid else 0
     cdef uint16_t ethertype, port
-    cdef uint8_t reason, icmp
+    cdef uint8_t reason
     cdef bint nested = False
     cdef ip_t ip
     if f.size < 14:
@@ -268,8 +269,7 @@ cdef inline uint8_t decap_outer(frame_t *f, const layout_t *layout) noexcept nog
     elif ip.protocol == PROTO_ICMPV6 and ip.version == 6:
         if ip.transport + 1 > f.size:
             return REASON_TRUNCATED
-        icmp = f.data[ip.transport]
-        if icmp != 130 and icmp != 131 and icmp != 132 and icmp != 143:
+        if not is_mld(f.data[ip.transport]):
             return REASON_NOT_OURS
         f.verdict = VERDICT_PUNT
     else:
@@ -296,6 +296,7 @@ cdef inline void decap_frame(frame_t *f, const layout_t *layout) noexcept nogil:
     f.to_group = 0
     f.endpoint = NO_ENDPOINT
     f.allowed = 0
+    f.of_tenant = 0
     if f.marked:
         reason = decap_mark(f)
     if reason == REASON_NONE:

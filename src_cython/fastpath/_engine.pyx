@@ -11,7 +11,7 @@ worker thread's whole life, without the GIL: while nothing comes in it sleeps in
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from fastpath._classify cimport classify_batch
 from fastpath._fib cimport Fib
 from fastpath._trie cimport fib_t
@@ -19,64 +19,20 @@ from fastpath._frame cimport (
     BATCH_MAX, EGRESSES_MAX, LISTS_MAX, N_REASONS, N_STAGES, PORTS_MAX, STAGE_CLASSIFY, STAGE_RECEIVE, STAGE_REPLICATE,
     VERDICT_DROP, batch_t, counters_t, egress_state_t, frame_t,
 )
+from fastpath._guard cimport storm_batch, storm_t
+from fastpath._learn cimport Learner, learn_batch, learner_t
 from fastpath._port cimport IoPort, port_t
 from fastpath._punt cimport PuntRing, punt_batch
 from fastpath._replicate cimport replicate_batch, replicator_t
+from fastpath._wait cimport (
+    POLLIN, engine_load, engine_load_word, engine_now_ns, engine_store, engine_store_word, engine_wait, pollfd, sched_yield,
+)
 
 import os
 import threading
 
-cdef extern from * nogil:
-    """
-    #include <poll.h>
-    #include <sched.h>
-    #include <sys/socket.h>
-    #include <time.h>
-    #include <unistd.h>
-    static inline uint64_t engine_now_ns(void) {
-        struct timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-    }
-    #define engine_load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
-    #define engine_store(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
-
-    /* Wait until a port has frames or `wake` is written to. A port in error (its interface went down) would be ready for ever:
-       reading the error clears it, and a millisecond passes in case it cannot be cleared. */
-    static void engine_wait(struct pollfd *fds, int n) {
-        int i, error, broken = 0;
-        uint64_t word;
-        socklen_t size;
-        if (poll(fds, n, -1) <= 0)
-            return;
-        if (fds[0].revents & POLLIN && read(fds[0].fd, &word, sizeof(word)) < 0)
-            return;
-        for (i = 1; i < n; i++)
-            if (fds[i].revents & (POLLERR | POLLHUP | POLLNVAL)) {
-                size = sizeof(error);
-                getsockopt(fds[i].fd, SOL_SOCKET, SO_ERROR, &error, &size);
-                broken = 1;
-            }
-        if (broken) {
-            struct timespec pause = {0, 1000000};
-            nanosleep(&pause, NULL);
-        }
-    }
-    """
-    cdef struct pollfd:
-        int fd
-        short events
-        short revents
-    int POLLIN
-    int sched_yield() noexcept
-    uint64_t engine_now_ns() noexcept
-    void engine_wait(pollfd *fds, int n) noexcept
-    void *engine_load(void **place) noexcept
-    void engine_store(void **place, void *value) noexcept
-    uint32_t engine_load_word "engine_load"(uint32_t *place) noexcept
-    void engine_store_word "engine_store"(uint32_t *place, uint32_t value) noexcept
-
 cdef enum:
+    INNER_BURSTS = 64         # of an inner port in a round: however much waits there, others have their turn
     SPIN_NS = 20000           # how long after the last frame a worker looks again at once: a wake-up costs about as much
 
 cdef enum state_t:            # of the worker, for who wants to hold it
@@ -98,7 +54,10 @@ cdef class Engine:
     """One worker. `ports` are the `IoPort`s by out port, `sources` those it receives from.
 
     `punts` takes the frames to punt; without it they are counted, and that is all. `stepwise`: a burst ends with the first of
-    them, and `run` with that burst, so that control may act before the next frame is looked at.
+    them, and `run` with that burst, so that control may act before the next frame is looked at. `learner` knows the stations of
+    our own NVE; stepwise, with one, frames travel one by one, for each may teach.
+
+    `share`: the workers that divide each port's storm rates.
 
     `run` and `work` are for one thread at a time; the rest may be called from any.
     """
@@ -107,6 +66,8 @@ cdef class Engine:
     cdef readonly tuple sources
     cdef readonly Fib fib
     cdef readonly PuntRing punts
+    cdef readonly Learner learner
+    cdef learner_t *_learner
     cdef readonly int wake_fd
     cdef bint _trains
     cdef list _retired
@@ -125,17 +86,25 @@ cdef class Engine:
     cdef counters_t _counters
     cdef batch_t _batch
     cdef replicator_t _replicator
+    cdef storm_t _storm
 
-    def __cinit__(self, ports, sources, Fib fib not None, uint32_t batch, bint trains, PuntRing punts=None, bint stepwise=False):
+    def __cinit__(
+        self, ports, sources, Fib fib not None, uint32_t batch, bint trains, PuntRing punts=None, bint stepwise=False,
+        Learner learner=None, uint32_t share=1,
+    ):
         self.wake_fd = -1
         if not 1 <= batch <= BATCH_MAX:
             raise ValueError(f"batch {batch}: expected 1 to {BATCH_MAX} frames")
         self._retired = []
         self._lock = threading.Lock()
         self._running = threading.Lock()
-        self._batch.capacity = batch
-        self._batch.stepwise = stepwise
+        self._batch.capacity = 1 if stepwise and learner is not None else batch
+        self._batch.stepwise = self._storm.frame_time = stepwise
+        self._storm.share = share
         self.punts = punts
+        self.learner = learner
+        if learner is not None:
+            self._learner = learner.learner
         self._trains = trains
         self._replicator.counters = &self._counters
         self._replicator.states = <egress_state_t *>calloc(EGRESSES_MAX, sizeof(egress_state_t))
@@ -205,6 +174,8 @@ cdef class Engine:
         self._n_sources = <uint32_t>len(sources)
         if self.punts is not None:
             self.punts.divide(max(<uint32_t>1, self._replicator.n_ports))
+        if self.learner is not None:
+            self.learner.ring.divide(max(<uint32_t>1, self._replicator.n_ports))
         self.ports, self.sources = ports, sources
         self._set_fib(fib)
         self._end_hold()
@@ -270,9 +241,12 @@ cdef class Engine:
         fib = self._take_fib()
         now = engine_now_ns()
         self._counters.stage_ns[STAGE_RECEIVE] += now - begin
-        classify_batch(&self._batch, fib)
+        classify_batch(&self._batch, fib, self._learner)
+        if self._learner != NULL:
+            self._stepped = learn_batch(self._learner, &self._counters, now) != 0 and self._batch.stepwise
         if self._batch.n_punts and self.punts is not None:
-            self._stepped = punt_batch(&self.punts.ring, &self._batch, now) != 0 and self._batch.stepwise
+            self._stepped |= punt_batch(&self.punts.ring, &self._batch, now) != 0 and self._batch.stepwise
+        storm_batch(&self._storm, &self._batch, fib.layout, now)
         n = <int>self._batch.n
         self._count()
         begin = engine_now_ns()
@@ -357,7 +331,11 @@ cdef class Engine:
                     n = self._burst(self._sources[i])
                     if n > 0:
                         idle = False
-                    elif n < 0:
+                    for _ in range(INNER_BURSTS):
+                        if n < <int>self._batch.capacity or not self._sources[i].is_inner:
+                            break
+                        n = self._burst(self._sources[i])
+                    if n < 0:
                         self._errors[i] = -n
             n_fds = 1
             for i in range(self._n_sources):
@@ -387,6 +365,19 @@ cdef class Engine:
         self._begin_hold()
         try:
             self.punts.set_limits(rate_pps, burst)
+        finally:
+            self._end_hold()
+
+    def set_stations(self, rows, restarted=()):
+        """Let stations be what `Learner` is told of each, {station: row}, between two bursts; after the FIB with their egresses. Those
+        that are `restarted` count from 0."""
+        cdef uint32_t station, egress
+        self._begin_hold()
+        try:
+            for egress in restarted:
+                memset(&self._replicator.states[egress], 0, sizeof(egress_state_t))
+            for station, row in rows.items():
+                self.learner.set_station(station, row)
         finally:
             self._end_hold()
 
@@ -432,6 +423,7 @@ cdef class Engine:
                 "copies_out": snapshot.copies_out,
                 "trains": snapshot.trains,
                 "train_copies": snapshot.train_copies,
+                "unknown_unicast": snapshot.unknown_unicast,
                 "stage_ns": [snapshot.stage_ns[i] for i in range(N_STAGES)],
                 "port_received": [snapshot.port_received[i] for i in range(n_ports)],
                 "port_copies": [snapshot.port_copies[i] for i in range(n_ports)],

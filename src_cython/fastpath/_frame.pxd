@@ -11,7 +11,8 @@ cdef enum:
     LISTS_MAX = 1 << 20       # lists whose frames are counted singly, likewise
     HEAD_MAX = 80             # Ethernet 14 + IPv6 40 + UDP 8 + VXLAN 8, rounded up
     TRAIN_SEGMENTS_MAX = 128  # the kernel's limit (LIMITS trap 1)
-    TRAIN_SIZE_MAX = 65000    # UDP payload of a super-frame, with room for every header below 64 KB
+    TRAIN_SIZE_MAX = 65000    # payload of a super-frame, with room for every header below 64 KB
+    TRAIN_HEAD_MAX = 128      # its headers: Ethernet 14 + IPv6 40 + TCP 60, rounded up
     FRAME_SIZE_MAX = 1 << 18  # the largest snap length in use; IP packets themselves end at 64 KB
 
 cdef enum encap_t:
@@ -34,6 +35,7 @@ cdef enum source_class_t:
     CLASS_LOCAL = 0
     CLASS_REMOTE = 1
     CLASS_ALL = 2
+    CLASS_UP = 3              # of a LOCAL frame the remote segment alone (8.3)
 
 cdef enum verdict_t:
     VERDICT_REPLICATE = 0
@@ -63,6 +65,9 @@ cdef enum:                    # drop reasons: the order of fastpath/reasons.py, 
     REASON_RESERVED_VSID
     REASON_INNER_TAG
     REASON_BAD_NESTING
+    REASON_BAD_SOURCE
+    REASON_WRONG_SOURCE
+    REASON_TAGGED_FRAME
     REASON_OWN_SOURCE
     REASON_UNKNOWN_PEER
     REASON_WRONG_POINT
@@ -72,7 +77,11 @@ cdef enum:                    # drop reasons: the order of fastpath/reasons.py, 
     REASON_WRONG_GROUP
     REASON_NOT_A_MEMBER
     REASON_ECN_NOT_CAPABLE
+    REASON_UNREGISTERED_GROUP
     REASON_NO_RECEIVER
+    REASON_STORM_BROADCAST    # the storms in the order of storm_kind_t
+    REASON_STORM_MULTICAST
+    REASON_STORM_UNKNOWN
     REASON_PUNT_LIMIT
     REASON_PUNT_FULL
     REASON_OVER_MTU           # from here on: copies
@@ -83,6 +92,7 @@ cdef enum:                    # drop reasons: the order of fastpath/reasons.py, 
     REASON_NO_HEADER
     REASON_PORT_REFUSED
     REASON_RING_FULL          # counted by the ports, never by the engine
+    REASON_LEARN_LOST         # lessons, not frames
     N_REASONS
     REASON_NONE = 255
 
@@ -132,6 +142,7 @@ cdef struct frame_t:
     uint8_t verified          # the outer UDP sum was unfinished, and is now right by our own hand
     uint8_t inner_version     # 0: no complete IP header inside
     uint8_t inner_tagged
+    uint8_t of_tenant         # with PUNT: IGMP or MLD inside a network of our own NVE
     uint8_t tos               # of MT, or of the inner packet of a RAW frame
     uint16_t ut               # the outermost IP header
     uint16_t mt               # the IP header of the tunnel packet itself
@@ -149,6 +160,7 @@ cdef struct frame_t:
     uint8_t endpoint          # addressed to an endpoint of ours, place in the layout; 255: to a group, or RAW
     uint8_t allowed           # by an allow_from prefix
     uint8_t from_nve          # owner_sender is a local NVE's, not a peer's
+    uint8_t unknown_unicast   # the MAC table was asked for its destination, and has none
     uint32_t owner_port
     uint32_t owner_sender
     address_t group           # MT's destination, or the group recovered from the number
@@ -227,6 +239,7 @@ cdef struct counters_t:
     uint64_t copies_out
     uint64_t trains
     uint64_t train_copies
+    uint64_t unknown_unicast
     uint64_t stage_ns[N_STAGES]
     uint64_t port_received[PORTS_MAX]
     uint64_t port_copies[PORTS_MAX]

@@ -38,6 +38,10 @@ cdef inline bint is_tag(uint16_t ethertype) noexcept nogil:
     return ethertype == TYPE_8021Q or ethertype == TYPE_8021AD
 
 
+cdef inline bint is_mld(uint8_t icmp_type) noexcept nogil:
+    return icmp_type == 130 or icmp_type == 131 or icmp_type == 132 or icmp_type == 143
+
+
 cdef inline void load_address(const uint8_t *at, uint8_t version, address_t *out) noexcept nogil:
     """IPv4 is held mapped. An IPv6 packet must not name itself so (RFC 4291 section 2.5.5.2): moved into 100::/64, which
     nobody is in (RFC 6666), it is never taken for IPv4."""

@@ -8,6 +8,16 @@ cdef enum:
     VXLAN_PORTS_MAX = 16
     NO_ROW = 0xffffffff
 
+cdef enum storm_kind_t:
+    STORM_BROADCAST = 0
+    STORM_MULTICAST = 1
+    STORM_UNKNOWN = 2
+    STORMS = 3
+
+cdef struct rate_t:
+    uint64_t pps              # 0: no limit
+    uint64_t burst
+
 cdef struct port_row_t:
     uint8_t faces
     uint8_t group_scope       # of packets to a group that come in here
@@ -15,7 +25,14 @@ cdef struct port_row_t:
     uint8_t has_nves
     uint8_t is_down
     uint32_t raw_number
+    uint32_t raw_vni          # its MAC domain; NUMBER_NONE: none, or no VM port
+    uint32_t raw_row          # among the networks; NO_ROW likewise
     uint32_t mtu
+    uint8_t drop_tagged       # guards of VM ports
+    uint8_t has_storm
+    uint32_t n_macs
+    uint64_t *macs            # ascending; none: any source will do
+    rate_t storm[STORMS]
 
 cdef struct endpoint_row_t:
     address_t address
@@ -42,9 +59,12 @@ cdef struct prefix_row_t:
 cdef struct network_row_t:
     uint32_t tagged_number    # encap << 24 | number
     uint32_t other_number     # in the other encapsulation; NUMBER_NONE: has none
+    uint32_t vni              # its MAC domain, in both
     address_t group
     uint8_t has_group
     uint8_t clear_reserved
+    uint8_t snoop
+    uint8_t drop_unregistered # never without `snoop`
     uint32_t n_maps
     prefix_row_t *maps        # longest prefix first
 
@@ -53,6 +73,10 @@ cdef struct range_t:
     uint32_t last
 
 cdef struct layout_t:
+    uint64_t serial           # of all layouts of this process: addresses come again, and this does not
+    uint8_t has_storm         # some port has
+    uint8_t has_snoop         # some network has
+    uint8_t has_vm_maps       # some network of a VM port has maps
     uint32_t n_ports
     port_row_t ports[PORTS_MAX]
     uint32_t n_endpoints

@@ -3,9 +3,15 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from fastpath._frame cimport (
-    ENCAP_NVGRE, ENCAP_RAW, ENCAP_VXLAN, FACES_CORE, NUMBER_NONE, OWNER_NONE, PORTS_MAX, SCOPE_DEVICE,
+    ENCAP_NVGRE, ENCAP_RAW, ENCAP_VXLAN, FACES_CORE, FACES_VM, NUMBER_NONE, OWNER_NONE, PORTS_MAX, SCOPE_DEVICE,
     SCOPE_NVE, address_t,
 )
+
+
+cdef enum:
+    RATE_MAX = 1000000000
+
+cdef uint64_t n_layouts = 0
 
 
 cdef int fill_address(address_t *out, object address) except -1:
@@ -77,7 +83,29 @@ cdef int fill_switches(layout_t *out, object model) except -1:
     return 0
 
 
-cdef int fill_ports(layout_t *out, object model) except -1:
+cdef int fill_guards(port_row_t *row, object port) except -1:
+    cdef uint32_t i
+    rates = () if port.storm is None else (port.storm.broadcast, port.storm.multicast, port.storm.unknown_unicast)
+    macs = sorted({int.from_bytes(mac, "big") for mac in port.macs})
+    row.drop_tagged = port.drop_tagged
+    row.macs = <uint64_t *>allocate(len(macs), sizeof(uint64_t))
+    row.n_macs = len(macs)
+    for i, mac in enumerate(macs):
+        row.macs[i] = mac
+    for i, rate in enumerate(rates):
+        if rate is None:
+            continue
+        if not 1 <= rate.pps <= RATE_MAX or not 1 <= rate.burst <= RATE_MAX:
+            raise ValueError(
+                f"port {port.name}: {rate.pps} frames a second, {rate.burst} at once: expected 1 to {RATE_MAX} each"
+            )
+        row.storm[i].pps = rate.pps
+        row.storm[i].burst = rate.burst
+        row.has_storm = True
+    return 0
+
+
+cdef int fill_ports(layout_t *out, object model, dict rows) except -1:
     cdef port_row_t *row
     has_nve = SCOPE_NVE in [endpoint.scope for endpoint in model.endpoints]
     nve_ports = {nve.port for nve in model.nves}
@@ -87,15 +115,25 @@ cdef int fill_ports(layout_t *out, object model) except -1:
         row = &out.ports[i]
         row.faces = port.faces.value
         row.mtu = port.mtu
+        if row.faces == FACES_VM:
+            fill_guards(row, port)
+            out.has_storm |= row.has_storm
         row.is_down = not port.is_up
         row.group_scope = SCOPE_NVE if has_nve and row.faces == FACES_CORE else SCOPE_DEVICE
+        if port.group_scope is not None:
+            row.group_scope = port.group_scope
         row.has_nves = i in nve_ports
         row.raw_encap = ENCAP_RAW
-        row.raw_number = NUMBER_NONE
+        row.raw_number = row.raw_vni = NUMBER_NONE
+        row.raw_row = NO_ROW
         network = networks.get(port.network)
         if network is not None:
             row.raw_encap = network.encap
             row.raw_number = network.number(network.encap)
+            if row.faces == FACES_VM:
+                row.raw_vni = network.vni
+                row.raw_row = rows[network.name, network.encap]
+                out.has_vm_maps |= out.networks[row.raw_row].n_maps != 0
     return 0
 
 
@@ -112,7 +150,8 @@ cdef int fill_senders(layout_t *out, object model, object owner_id) except -1:
     return 0
 
 
-cdef int fill_networks(layout_t *out, object model) except -1:
+cdef dict fill_networks(layout_t *out, object model):
+    """Which row each network has in each encapsulation, by its name."""
     cdef network_row_t *row
     cdef uint32_t size = 1, i
     numbered = []
@@ -132,7 +171,11 @@ cdef int fill_networks(layout_t *out, object model) except -1:
         row = &out.networks[place]
         row.tagged_number = tagged_number
         row.other_number = other_number
+        row.vni = network.vni
         row.clear_reserved = network.clear_reserved
+        row.snoop = network.snoop
+        row.drop_unregistered = network.snoop and network.drop_unregistered
+        out.has_snoop |= row.snoop
         if network.group is not None:
             row.has_group = True
             fill_address(&row.group, network.group)
@@ -147,7 +190,7 @@ cdef int fill_networks(layout_t *out, object model) except -1:
             while out.network_index[i & out.network_mask] != 0:
                 i += 1
             out.network_index[i & out.network_mask] = place + 1
-    return 0
+    return {(network.name, tagged_number >> 24): place for place, (tagged_number, _, network) in enumerate(numbered)}
 
 
 cdef class LayoutTable:
@@ -158,6 +201,7 @@ cdef class LayoutTable:
     """
 
     def __cinit__(self, model, owner_id):
+        global n_layouts
         self.model = model
         for what, have, most in (
             ("ports", len(model.ports), PORTS_MAX),
@@ -167,9 +211,10 @@ cdef class LayoutTable:
             if have > most:
                 raise ValueError(f"{have} {what}: the data path has room for {most}")
         self.layout = <layout_t *>allocate(1, sizeof(layout_t))
+        n_layouts += 1
+        self.layout.serial = n_layouts
         fill_switches(self.layout, model)
-        fill_networks(self.layout, model)
-        fill_ports(self.layout, model)
+        fill_ports(self.layout, model, fill_networks(self.layout, model))
         fill_senders(self.layout, model, owner_id)
 
     def __dealloc__(self):
@@ -179,6 +224,8 @@ cdef class LayoutTable:
         if self.layout.networks != NULL:
             for i in range(self.layout.n_networks):
                 free(self.layout.networks[i].maps)
+        for i in range(self.layout.n_ports):
+            free(self.layout.ports[i].macs)
         free(self.layout.networks)
         free(self.layout.network_index)
         free(self.layout.peers.rows)

@@ -13,6 +13,12 @@ cdef struct run_t:
     const uint8_t *kept[3]
     uint32_t kept_size[3]     # of a train: of its first frame
 
+# The transport header of a train, which ends its head: whose checksum the kernel makes in every segment.
+cdef struct train_t:
+    uint8_t protocol          # UDP, or of tenants' own trains also TCP
+    uint8_t size
+    uint8_t last_flags        # TCP: of the last segment
+
 # One run to consecutive egresses of one list, all on one port, never expanded: a port may fan out by itself.
 cdef struct tx_t:
     run_t *run
@@ -26,6 +32,7 @@ cdef struct tx_t:
     # a train: all of the egresses ride it. NULL: a single frame.
     const uint8_t *train
     uint32_t train_size
+    train_t transport
 
 # A port as the engine calls it, from one thread at a time. `receive` fills the batch (at most `capacity` frames) and returns their
 # number, 0 for none now, or -errno where the port can never receive again; it does not wait. `transmit` sends the copies, and returns
@@ -43,6 +50,7 @@ cdef struct port_t:
     uint16_t index            # its place among the ports of the layout
     bint trains               # takes super-frames; a port may find out later that it does not
     bint steps                # `release` keeps for the next burst what the batch no longer has
+    bint is_inner             # what waits has been received once: it is forwarded before any port receives more
 
 
 cdef class IoPort:

@@ -1,6 +1,6 @@
 # Punts: frames that a worker hands to control, through a ring of bytes that one thread writes and one reads.
 #
-# 1. Bounded twice, here and not in Python: by rate, a token bucket for each port; and by room. Half of the ring is divided among the
+# 1. Bounded twice, here and not in Python: by rate, two token buckets for each port; and by room. Half of the ring is divided among the
 #    ports, so that each finds its part of it free whatever the others send; the other half is for who needs more. Why not equal parts
 #    alone: a burst of joins is the business of one port. What is refused is dropped, with its reason, and stands in the books as that.
 # 2. A record is punt_record_t and the frame, padded to 8 bytes; it may go round the end of the ring. A tag that came out of band is put
@@ -15,14 +15,22 @@ cdef enum:
 cdef struct punt_record_t:
     uint64_t time_ns
     uint32_t size             # of the frame that follows, less the padding
+    uint32_t inner_end        # of a tenant's frame within it; 0: it is about no tenant
+    uint32_t tagged_number    # of the tenant's network: encap << 24 | number
     uint16_t in_port
-    uint16_t _pad
+    uint16_t inner            # where the tenant's frame begins
+
+cdef enum:
+    BUCKETS = 2               # what is said to us, and what tenants say
+
+cdef struct punt_bucket_t:
+    uint64_t credit           # in frames / CREDIT_FRAME
+    uint64_t last_ns          # when `credit` was right
 
 cdef struct punt_port_t:
     uint64_t pushed           # bytes of records
     uint64_t taken
-    uint64_t credit           # in frames / CREDIT_FRAME
-    uint64_t last_ns          # when `credit` was right
+    punt_bucket_t buckets[BUCKETS]
 
 cdef struct punt_ring_t:
     uint8_t *bytes
@@ -39,6 +47,10 @@ cdef struct punt_ring_t:
     punt_port_t ports[PORTS_MAX]
 
 cdef uint32_t punt_batch(punt_ring_t *ring, batch_t *batch, uint64_t now_ns) noexcept nogil
+cdef uint8_t punt_offer(
+    punt_ring_t *ring, uint16_t in_port, uint64_t time_ns, uint64_t now_ns, const uint8_t *data, uint32_t size
+) noexcept nogil
+cdef void punt_bell(punt_ring_t *ring) noexcept nogil
 
 
 cdef class PuntRing:

@@ -3,10 +3,10 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from posix.unistd cimport read, write
 from fastpath._frame cimport (
-    PORTS_MAX, REASON_NONE, REASON_PUNT_FULL, REASON_PUNT_LIMIT, VERDICT_DROP, VERDICT_PUNT, batch_t, frame_t,
+    ENCAP_RAW, PORTS_MAX, REASON_NONE, REASON_PUNT_FULL, REASON_PUNT_LIMIT, VERDICT_DROP, VERDICT_PUNT, batch_t, frame_t,
 )
 
 import os
@@ -25,8 +25,9 @@ cdef enum:
     RING_MAX = 1 << 30
     ADDRESSES = 12            # where a tag stands, behind the MACs
     TAG = 4
+    NUMBER = 0xffffff
 
-assert sizeof(punt_record_t) == 16
+assert sizeof(punt_record_t) == 24
 
 
 cdef class PuntRing:
@@ -36,13 +37,14 @@ cdef class PuntRing:
     """
 
     def __cinit__(self, uint64_t size, uint64_t rate_pps, uint64_t burst, bint frame_time=False):
-        cdef uint32_t i
+        cdef uint32_t i, k
         self.ring.fd = -1
         if not RING_MIN <= size <= RING_MAX or size & (size - 1):
             raise ValueError(f"a punt ring of {size} bytes: expected a power of two, {RING_MIN} to {RING_MAX}")
         self.set_limits(rate_pps, burst)
         for i in range(PORTS_MAX):
-            self.ring.ports[i].credit = self.ring.credit_max
+            for k in range(BUCKETS):
+                self.ring.ports[i].buckets[k].credit = self.ring.credit_max
         self.ring.bytes = <uint8_t *>calloc(size, 1)
         if self.ring.bytes == NULL:
             raise MemoryError
@@ -68,17 +70,21 @@ cdef class PuntRing:
 
     def set_limits(self, uint64_t rate_pps, uint64_t burst):
         """Let each port punt `rate_pps` frames a second, and `burst` at once. Not while a worker is within a burst."""
-        cdef uint32_t i
+        cdef punt_bucket_t *bucket
+        cdef uint32_t i, k
         if not 1 <= rate_pps <= CREDIT_FRAME or not 1 <= burst <= CREDIT_FRAME:
             raise ValueError(f"punts of {rate_pps} a second, {burst} at once: expected 1 to {CREDIT_FRAME} each")
         self.ring.rate_pps = rate_pps
         self.ring.credit_max = burst * CREDIT_FRAME
         self.ring.fill_ns = self.ring.credit_max // rate_pps + 1
         for i in range(PORTS_MAX):
-            self.ring.ports[i].credit = min(self.ring.ports[i].credit, self.ring.credit_max)
+            for k in range(BUCKETS):
+                bucket = &self.ring.ports[i].buckets[k]
+                bucket.credit = min(bucket.credit, self.ring.credit_max)
 
     def read(self, uint64_t max_frames):
-        """The frames that wait, oldest first, at most so many: [(in_port, time_ns, frame)]. For one thread at a time."""
+        """The frames that wait, oldest first, at most so many: [(in_port, time_ns, frame, (encap, number, start, end) of a tenant's
+        frame in it or None)]. For one thread at a time."""
         cdef punt_ring_t *r = &self.ring
         cdef uint64_t at = r.tail, end, word
         cdef punt_record_t record
@@ -91,7 +97,8 @@ cdef class PuntRing:
             copy_out(r, at, <uint8_t *>&record, sizeof(record))
             data = PyBytes_FromStringAndSize(NULL, record.size)
             copy_out(r, at + sizeof(record), <uint8_t *>PyBytes_AS_STRING(data), record.size)
-            out.append((record.in_port, record.time_ns, data))
+            inner = (record.tagged_number >> 24, record.tagged_number & NUMBER, record.inner, record.inner_end)
+            out.append((record.in_port, record.time_ns, data, inner if record.inner_end else None))
             port = &r.ports[record.in_port]
             punt_store(&port.taken, port.taken + record_size(record.size))
             at += record_size(record.size)
@@ -125,17 +132,17 @@ cdef inline void copy_out(const punt_ring_t *r, uint64_t at, uint8_t *data, uint
     memcpy(data + first, r.bytes, size - first)
 
 
-cdef inline bint spend(punt_ring_t *r, punt_port_t *port, uint64_t now_ns) noexcept nogil:
-    """Take a frame out of the port's bucket. A clock that goes back stands still."""
-    if now_ns > port.last_ns:
-        if now_ns - port.last_ns >= r.fill_ns:
-            port.credit = r.credit_max
+cdef inline bint spend(const punt_ring_t *r, punt_bucket_t *bucket, uint64_t now_ns) noexcept nogil:
+    """Take a frame out of a bucket. A clock that goes back stands still."""
+    if now_ns > bucket.last_ns:
+        if now_ns - bucket.last_ns >= r.fill_ns:
+            bucket.credit = r.credit_max
         else:
-            port.credit = min(port.credit + (now_ns - port.last_ns) * r.rate_pps, r.credit_max)
-        port.last_ns = now_ns
-    if port.credit < CREDIT_FRAME:
+            bucket.credit = min(bucket.credit + (now_ns - bucket.last_ns) * r.rate_pps, r.credit_max)
+        bucket.last_ns = now_ns
+    if bucket.credit < CREDIT_FRAME:
         return False
-    port.credit -= CREDIT_FRAME
+    bucket.credit -= CREDIT_FRAME
     return True
 
 
@@ -157,17 +164,22 @@ cdef inline bint has_room(punt_ring_t *r, const punt_port_t *port, uint64_t size
 cdef inline bint push(punt_ring_t *r, punt_port_t *port, const frame_t *f) noexcept nogil:
     cdef uint64_t at = r.head, size
     cdef uint8_t tag[TAG]
+    cdef bint tagged = f.vlan_tpid != 0 and not (f.of_tenant and f.encap == ENCAP_RAW)
     cdef punt_record_t record
+    memset(&record, 0, sizeof(record))
     record.time_ns = f.time_ns
-    record.size = f.size + TAG if f.vlan_tpid else f.size
+    record.size = f.size + TAG if tagged else f.size
     record.in_port = f.in_port
-    record._pad = 0
+    if f.of_tenant:
+        record.tagged_number = <uint32_t>f.encap << 24 | f.number
+        record.inner = f.inner + TAG if tagged else f.inner
+        record.inner_end = f.inner_end + TAG if tagged else f.inner_end
     size = record_size(record.size)
     if not has_room(r, port, size):
         return False
     copy_in(r, at, <uint8_t *>&record, sizeof(record))
     at += sizeof(record)
-    if f.vlan_tpid:
+    if tagged:
         tag[0] = <uint8_t>(f.vlan_tpid >> 8)
         tag[1] = <uint8_t>f.vlan_tpid
         tag[2] = <uint8_t>(f.vlan_tci >> 8)
@@ -193,7 +205,7 @@ cdef uint32_t punt_batch(punt_ring_t *ring, batch_t *batch, uint64_t now_ns) noe
             continue
         port = &ring.ports[f.in_port]
         f.reason = REASON_NONE
-        if not spend(ring, port, f.time_ns if ring.frame_time else now_ns):
+        if not spend(ring, &port.buckets[f.of_tenant], f.time_ns if ring.frame_time else now_ns):
             f.reason = REASON_PUNT_LIMIT
         elif not push(ring, port, f):
             f.reason = REASON_PUNT_FULL
@@ -204,3 +216,29 @@ cdef uint32_t punt_batch(punt_ring_t *ring, batch_t *batch, uint64_t now_ns) noe
     if n:
         ring_bell(ring)
     return n
+
+
+cdef uint8_t punt_offer(
+    punt_ring_t *ring, uint16_t in_port, uint64_t time_ns, uint64_t now_ns, const uint8_t *data, uint32_t size
+) noexcept nogil:
+    """Hand over a record of a port that is no frame, by the same bounds; why not, or REASON_NONE. `punt_bell` ends a burst of them."""
+    cdef punt_port_t *port = &ring.ports[in_port]
+    cdef uint64_t whole = record_size(size)
+    cdef punt_record_t record
+    memset(&record, 0, sizeof(record))
+    if not spend(ring, &port.buckets[0], now_ns):
+        return REASON_PUNT_LIMIT
+    if not has_room(ring, port, whole):
+        return REASON_PUNT_FULL
+    record.time_ns = time_ns
+    record.size = size
+    record.in_port = in_port
+    copy_in(ring, ring.head, <const uint8_t *>&record, sizeof(record))
+    copy_in(ring, ring.head + sizeof(record), data, size)
+    port.pushed += whole
+    punt_store(&ring.head, ring.head + whole)
+    return REASON_NONE
+
+
+cdef void punt_bell(punt_ring_t *ring) noexcept nogil:
+    ring_bell(ring)

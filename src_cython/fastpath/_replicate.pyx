@@ -7,12 +7,13 @@ so what counts is copies per call. Gathering never reorders a flow: a frame join
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
-from fastpath._copy cimport choose_program, rides
-from fastpath._ip cimport TYPE_IPV4, TYPE_IPV6
-from fastpath._trie cimport directory_egress, entry_egresses, fib_t
+from fastpath._copy cimport FORM_DECAPSULATED, choose_program, fits_mtu, rides
+from fastpath._inner_train cimport inner_fits, inner_follows, inner_head_size, inner_train
+from fastpath._ip cimport PROTO_UDP, TYPE_IPV4, TYPE_IPV6
+from fastpath._trie cimport directory_egress, entry_egresses, entry_first, entry_last, fib_t
 from fastpath._frame cimport (
-    BATCH_MAX, CLASS_REMOTE, KEEP_INNER, KEEP_MT, KEEP_OVERLAY, TRAIN_SEGMENTS_MAX, TRAIN_SIZE_MAX,
-    VERDICT_REPLICATE, batch_t, egress_t, frame_t,
+    BATCH_MAX, CLASS_REMOTE, ENCAP_RAW, KEEP_INNER, KEEP_MT, KEEP_OVERLAY, TRAIN_SEGMENTS_MAX, TRAIN_SIZE_MAX,
+    VERDICT_REPLICATE, batch_t, egress_t, frame_t, program_t,
 )
 from fastpath._layout cimport layout_t
 from fastpath._port cimport run_t, tx_t
@@ -20,6 +21,10 @@ from fastpath._wire cimport wire_load_be16, wire_store_be32
 
 cdef enum:
     GRE_SIZE = 4
+    VXLAN_SIZE = 8
+    UDP_SIZE = 8
+    VNI_FOLLOWS = 0x08000000
+    NO_TRAIN = 0xffffffff
 
 
 cdef inline void run_start(run_t *run, frame_t *f) noexcept nogil:
@@ -35,10 +40,12 @@ cdef inline void run_start(run_t *run, frame_t *f) noexcept nogil:
 
 
 cdef inline bint same_headers(const frame_t *a, const frame_t *b) noexcept nogil:
-    """Do two tunnel packets differ in nothing that one outer header must say for both?"""
+    """Do two frames differ in nothing that one outer header must say for both?"""
     cdef const uint8_t *x = a.data + a.mt
     cdef const uint8_t *y = b.data + b.mt
     cdef uint32_t size = a.transport - a.mt
+    if a.encap == ENCAP_RAW:
+        return a.tos == b.tos
     if a.version != b.version or size != b.transport - b.mt or size != (20 if a.version == 4 else 40):
         return False
     if a.version == 4:
@@ -65,8 +72,8 @@ cdef inline bint joins(const replicator_t *r, const batch_t *batch, uint32_t at,
         and f.encap == first.encap and f.number == first.number
         and f.end == f.inner_end and first.end == first.inner_end
         and last.end - last.mt == size and f.end - f.mt <= size
-        and run.n_frames < TRAIN_SEGMENTS_MAX and (run.n_frames + 1) * (size + GRE_SIZE) <= TRAIN_SIZE_MAX
-        and f.encap != 2 and same_headers(first, f)
+        and run.n_frames < TRAIN_SEGMENTS_MAX and (run.n_frames + 1) * (size + VXLAN_SIZE) <= TRAIN_SIZE_MAX
+        and same_headers(first, f)
     )
 
 
@@ -104,9 +111,10 @@ cdef inline int64_t transmit(replicator_t *r, tx_t *tx) noexcept nogil:
     return taken
 
 
-cdef uint32_t build_train(replicator_t *r, batch_t *batch, const run_t *run, uint32_t kind) noexcept nogil:
+cdef uint32_t build_train(replicator_t *r, batch_t *batch, const run_t *run, uint32_t kind, uint32_t number) noexcept nogil:
     """Lay the segments of a run out one behind the other; returns their size together."""
     cdef uint8_t *out = r.trains_built[kind]
+    cdef uint32_t head_size = inner_head_size(run.kept[KEEP_INNER]) if kind == INNER_TRAIN else 0
     cdef frame_t *f = run.frame
     cdef uint32_t left = run.n_frames, at = <uint32_t>(f - &batch.frames[0]), size = 0
     while left:
@@ -116,6 +124,14 @@ cdef uint32_t build_train(replicator_t *r, batch_t *batch, const run_t *run, uin
             wire_store_be32(out + size, TYPE_IPV4 if f.version == 4 else TYPE_IPV6)
             memcpy(out + size + GRE_SIZE, f.data + f.mt, f.end - f.mt)
             size += GRE_SIZE + f.end - f.mt
+        elif kind == MADE_TRAIN:
+            wire_store_be32(out + size, VNI_FOLLOWS)
+            wire_store_be32(out + size + 4, number << 8)
+            memcpy(out + size + VXLAN_SIZE, f.data + f.inner, f.inner_end - f.inner)
+            size += VXLAN_SIZE + f.inner_end - f.inner
+        elif kind == INNER_TRAIN:
+            memcpy(out + size, f.data + f.inner + head_size, f.inner_end - f.inner - head_size)
+            size += f.inner_end - f.inner - head_size
         else:
             memcpy(out + size, f.data + f.overlay, f.inner_end - f.overlay)
             size += f.inner_end - f.overlay
@@ -123,13 +139,20 @@ cdef uint32_t build_train(replicator_t *r, batch_t *batch, const run_t *run, uin
     return size
 
 
-cdef inline int train_kind(const egress_t *e, const run_t *run, const layout_t *layout) noexcept nogil:
-    """Which train the copies of an egress ride, or -1."""
-    cdef uint32_t number
+cdef inline uint32_t train_kind(const egress_t *e, const run_t *run, const layout_t *layout, uint32_t *number) noexcept nogil:
+    """Which train the copies of an egress ride, and with which number of their own, or NO_TRAIN."""
     cdef uint8_t reason
+    cdef const program_t *p
+    number[0] = 0
+    if e.form == FORM_DECAPSULATED and fits_mtu(&e.native, run, layout, e.out_port):
+        return INNER_TRAIN
     if not rides(e, run, layout):
-        return -1
-    return NESTED_TRAIN if choose_program(e, run.frame, layout, &number, &reason).rides == GRE_SIZE else OVERLAY_TRAIN
+        return NO_TRAIN
+    p = choose_program(e, run.frame, layout, number, &reason)
+    if p.rides == VXLAN_SIZE:
+        return MADE_TRAIN
+    number[0] = 0
+    return NESTED_TRAIN if p.rides == GRE_SIZE else OVERLAY_TRAIN
 
 
 cdef void send_singly(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noexcept nogil:
@@ -145,50 +168,90 @@ cdef void send_singly(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noe
     tx.run = run
 
 
+cdef void send_train(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run, uint32_t kind) noexcept nogil:
+    cdef int64_t taken
+    tx.run = run
+    tx.train = r.trains_built[kind]
+    tx.train_size = r.train_sizes[kind]
+    taken = transmit(r, tx)
+    if taken < 0:
+        send_singly(r, batch, tx, run)
+    else:
+        r.counters.trains += taken / run.n_frames
+        r.counters.train_copies += taken
+
+
+cdef void send_inner(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noexcept nogil:
+    """Send the tenants' frames of a run to their VM: each stretch that segmentation gives back as it was in one request."""
+    cdef run_t part
+    cdef frame_t *f
+    cdef frame_t *last
+    cdef uint32_t left = run.n_frames, at = <uint32_t>(run.frame - &batch.frames[0]), first
+    if not r.fits_known:
+        r.fits_known = True
+        for _ in range(left):
+            r.fits[at] = inner_fits(&batch.frames[at])
+            at = r.next[at]
+        at = <uint32_t>(run.frame - &batch.frames[0])
+    while left:
+        first = at
+        last = f = &batch.frames[at]
+        run_start(&part, f)
+        at = r.next[at]
+        while part.n_frames < left and r.fits[first] and r.fits[at] and inner_follows(&batch.frames[at], f, last, part.n_frames):
+            last = &batch.frames[at]
+            part.n_frames += 1
+            at = r.next[at]
+        left -= part.n_frames
+        if part.n_frames == 1 or not r.ports[tx.out_port].trains:
+            send_singly(r, batch, tx, &part)
+        else:
+            r.train_sizes[INNER_TRAIN] = build_train(r, batch, &part, INNER_TRAIN, 0)
+            inner_train(&tx.transport, f, last)
+            send_train(r, batch, tx, &part, INNER_TRAIN)
+
+
 cdef void send_range(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noexcept nogil:
     """Send a run to egresses of one port: each stretch that rides the same train in one request."""
     cdef const uint32_t *ids = tx.egresses
     cdef uint32_t n = tx.n_egresses, first = 0, last
     cdef const egress_t *e
-    cdef uint32_t egress_class
-    cdef int64_t taken
-    cdef int kind
+    cdef uint32_t egress_class, kind, number, other
     if run.n_frames == 1:
         tx.run = run
         tx.train = NULL
         transmit(r, tx)
         return
     while first < n:
-        kind = -1
+        kind = NO_TRAIN
+        number = 0
         last = n
         if r.ports[tx.out_port].trains:
             e = directory_egress(tx.directory, ids[first])
             egress_class = e.egress_class
-            kind = train_kind(e, run, tx.layout)
+            kind = train_kind(e, run, tx.layout, &number)
             for last in range(first + 1, n + 1):
                 if last == n:
                     break
                 e = directory_egress(tx.directory, ids[last])
                 if e.egress_class != egress_class:
-                    if train_kind(e, run, tx.layout) != kind:
+                    if train_kind(e, run, tx.layout, &other) != kind or other != number:
                         break
                     egress_class = e.egress_class
         tx.egresses = ids + first
         tx.n_egresses = last - first
-        if kind < 0:
+        if kind == NO_TRAIN:
             send_singly(r, batch, tx, run)
+        elif kind == INNER_TRAIN:
+            send_inner(r, batch, tx, run)
         else:
-            if r.train_sizes[kind] == 0:
-                r.train_sizes[kind] = build_train(r, batch, run, kind)
-            tx.run = run
-            tx.train = r.trains_built[kind]
-            tx.train_size = r.train_sizes[kind]
-            taken = transmit(r, tx)
-            if taken < 0:
-                send_singly(r, batch, tx, run)
-            else:
-                r.counters.trains += taken / run.n_frames
-                r.counters.train_copies += taken
+            if r.train_sizes[kind] == 0 or (kind == MADE_TRAIN and r.made_number != number):
+                r.train_sizes[kind] = build_train(r, batch, run, kind, number)
+                if kind == MADE_TRAIN:
+                    r.made_number = number
+            tx.transport.protocol = PROTO_UDP
+            tx.transport.size = UDP_SIZE
+            send_train(r, batch, tx, run, kind)
         first = last
 
 
@@ -200,15 +263,15 @@ cdef void send_run(replicator_t *r, batch_t *batch, const fib_t *fib, run_t *run
     """Cut the list of a run into stretches on one port, leaving the sender out."""
     cdef const frame_t *f = run.frame
     cdef const uint32_t *ids = entry_egresses(f.entry)
-    cdef uint32_t n = f.entry.n_local if f.source_class == CLASS_REMOTE else f.entry.n_local + f.entry.n_remote
-    cdef uint32_t first = 0, last
+    cdef uint32_t first = entry_first(f.entry, f.source_class), n = entry_last(f.entry, f.source_class), last
     cdef const egress_t *e
     cdef tx_t tx
     tx.directory = fib.directory
     tx.layout = fib.layout
     tx.states = r.states
     tx.drops = r.counters.drops
-    r.train_sizes[OVERLAY_TRAIN] = r.train_sizes[NESTED_TRAIN] = 0
+    r.train_sizes[OVERLAY_TRAIN] = r.train_sizes[NESTED_TRAIN] = r.train_sizes[MADE_TRAIN] = 0
+    r.fits_known = False
     while first < n:
         e = directory_egress(fib.directory, ids[first])
         last = first + 1

@@ -6,7 +6,7 @@
 # Why not one flat hash table: it cannot be shared, so each join would copy or lock it. Turn back if lookups ever
 # show the extra level: at a million groups it is one miss of four.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from fastpath._frame cimport egress_t, entry_t, key_t
+from fastpath._frame cimport CLASS_REMOTE, CLASS_UP, egress_t, entry_t, key_t
 from fastpath._layout cimport layout_t, mix
 
 cdef enum:
@@ -119,6 +119,16 @@ cdef inline const uint32_t *entry_egresses(const entry_t *entry) noexcept nogil:
 
 cdef inline const uint32_t *entry_numbers(const entry_t *entry) noexcept nogil:
     return entry_egresses(entry) + entry.n_local + entry.n_remote
+
+
+cdef inline uint32_t entry_first(const entry_t *entry, uint8_t source_class) noexcept nogil:
+    """Where the egresses begin that frames of a class get."""
+    return entry.n_local if source_class == CLASS_UP else 0
+
+
+cdef inline uint32_t entry_last(const entry_t *entry, uint8_t source_class) noexcept nogil:
+    """Where they end."""
+    return entry.n_local if source_class == CLASS_REMOTE else entry.n_local + entry.n_remote
 
 
 cdef inline egress_t *directory_egress(const directory_t *directory, uint32_t id) noexcept nogil:

@@ -8,7 +8,7 @@ lines of CONFORMANCE.md.
 
 from __future__ import annotations
 
-from tests.cases import ecn, edge, groups, headers, overlays, point, senders, translations, tunnels
+from tests.cases import ecn, edge, groups, guards, headers, overlays, point, senders, translations, tunnels
 from tests.cases.entry import CASES, Case
 
 __all__ = ["CASES", "Case"]
@@ -29,6 +29,8 @@ for _part in (
     groups.network_cases,
     point.point_cases,
     edge.edge_cases,
+    guards.guard_cases,
+    guards.own_cases,
     ecn.ecn_cases,
     translations.group_cases,
     translations.vsid_cases,

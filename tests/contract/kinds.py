@@ -1,6 +1,7 @@
 """The kinds of ports behind one face: a port, and the neighbour at the other end of its wire.
 
-A kind joins the contract by one row of KINDS. The neighbour of a port on Linux is a packet socket on a veth:
+A kind joins the contract by one row of KINDS. The neighbour of an internal port is a forwarder that hands
+all frames on as they are, by its VM ports. The neighbour of a port on Linux is a packet socket on a veth:
 what it sends carries whatever mark or super-frame header it is told to, and on the way to it the
 kernel finishes checksums and cuts trains, for the veth is told that it can do neither.
 """
@@ -15,14 +16,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from ctrl.lab.namespaces import Lab, Namespace, connect, missing
 from fastpath.claims import Claims, socket_filter
-from fastpath.model import Frame
-from fastpath.ports import MemoryPort, PacketPort, TapPort, XdpPort
+from fastpath.forwarder import Forwarder
+from fastpath.model import Faces, Frame, Layout
+from fastpath.ports import InternalPort, MemoryPort, PacketPort, TapPort, XdpPort
 from tests import frames as f
 from tests.cases import box as b
 
@@ -35,7 +38,7 @@ UDP_L4, TCP4 = 5, 1
 """Kinds of super-frames (virtio_net_hdr)."""
 
 
-Carrier = MemoryPort | PacketPort | TapPort | XdpPort
+Carrier = InternalPort | MemoryPort | PacketPort | TapPort | XdpPort
 
 
 class Bench(ABC):
@@ -63,6 +66,25 @@ class MemoryBench(Bench):
 
     def receive(self, n_frames: int) -> list[bytes]:
         return self.port.take()
+
+
+class InternalBench(Bench):
+    """The neighbour has the other end, and a memory port where Python stands."""
+
+    def __init__(self) -> None:
+        self.port, end = InternalPort.pair(1024)
+        self.python = MemoryPort(1 << 22)
+        ports = (b.make_port(0, Faces.VM, network="blue"), b.make_port(1, Faces.VM, network="blue"))
+        flood = b.of_number(b.NVE, b.VNI, b.at_vm(0), b.at_vm(1))
+        self.neighbour = Forwarder(Layout(ports, networks=(b.BLUE,)), [end, self.python], [flood])
+
+    def send(self, *frames: Frame) -> None:
+        self.python.receive(*(replace(frame, data=on_the_wire(frame), vlan=None) for frame in frames))
+        self.neighbour.run()
+
+    def receive(self, n_frames: int) -> list[bytes]:
+        self.neighbour.run()
+        return self.python.take()
 
 
 class LinuxBench(Bench):
@@ -136,6 +158,11 @@ def memory_bench() -> Iterator[Bench]:
 
 
 @contextmanager
+def internal_bench() -> Iterator[Bench]:
+    yield InternalBench()
+
+
+@contextmanager
 def tap_bench() -> Iterator[Bench]:
     """A TAP; a bridge takes its frames to the neighbour."""
     tap = pytest.importorskip("fastpath.io._tap")
@@ -170,15 +197,20 @@ def packet_bench(xdp: bool = False) -> Iterator[Bench]:
 
 
 KINDS: Mapping[str, Callable[[], AbstractContextManager[Bench]]] = {
+    "internal": internal_bench,
     "memory": memory_bench,
     "packet": packet_bench,
     "tap": tap_bench,
     "xdp": partial(packet_bench, xdp=True),
 }
-LINUX = tuple(kind for kind in KINDS if kind != "memory")
+LINUX = ("packet", "tap", "xdp")
 """Those whose neighbour is a kernel that hands over super-frames."""
+TRAINS = ("memory", *LINUX)
+"""Those that take trains."""
+LIVE = (*LINUX, "internal")
+"""Those that a running box has."""
 
 
 def why_not(kind: str) -> str | None:
     """What is missing here for a kind of ports; None if nothing is."""
-    return None if kind == "memory" else missing()
+    return missing() if kind in LINUX else None

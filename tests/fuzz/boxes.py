@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
+from itertools import product
 from pathlib import Path
 
 from fastpath.model import (
+    AllowFrom,
     Egress,
     Encap,
     Endpoint,
     Faces,
     Form,
+    GroupKey,
+    GroupMap,
+    KeyKind,
     Layout,
     Network,
     Owner,
     Peer,
+    Port,
+    Rate,
     ReplicationList,
     Scope,
+    Storm,
     group_key,
     vni_key,
 )
+from fastpath.reference import MacTable
+from tests import frames as f
+from tests.arrivals import VM_MACS
 from tests.captures_io import read_frames
 from tests.cases import CASES
 from tests.cases import box as b
@@ -29,6 +40,8 @@ from tests.strategies import seeded_scenes
 
 CAPTURES = Path(__file__).resolve().parents[1] / "captures"
 RANDOM_BOXES = 60
+NVE_BOXES = ("vms", "ruled", "nve")
+"""What VMs send to our own NVE, the same by ports with rules, and what other NVEs send it."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,7 @@ class Box:
     lists: tuple[ReplicationList, ...]
     seeds: tuple[bytes, ...]
     in_ports: tuple[int, ...]
+    macs: MacTable | None = None
 
     def ports(self) -> list[int]:
         """Every port that frames may come in on: a port to VMs has a network."""
@@ -125,6 +139,101 @@ def wide_boxes(seeds: tuple[bytes, ...]) -> Iterator[Box]:
         yield Box(name, layout, tuple(lists), seeds, tuple(range(len(b.PORTS))))
 
 
+def from_vms() -> Iterator[bytes]:
+    """What VMs send, to one MAC that is known, to one that is not, to many: all that we look into."""
+    macs = (*VM_MACS[:3], b"\xff" * 6, bytes.fromhex("01005e4d0103"), bytes.fromhex("333300000007"))
+    for dst, src in product(macs, VM_MACS[::3]):
+        to: f.Knobs = {"dst_mac": dst, "src_mac": src}
+        yield f.tenant(**to)
+        yield f.tenant("fd00:0:0:5::9", "ff15::7", protocol=f.TCP, size=120, **to)
+        yield f.tenant(tags=[(f.SERVICE_TAG, 5), (f.TAG, 6)], packet={"options": bytes(8), "tos": 3}, **to)
+        yield f.tenant("172.16.5.9", "172.16.5.77", size=1400, tags=[(f.TAG, 0)], packet={"offset": 9}, **to)
+        for data in (
+            f.arp(),
+            f.wire(f.igmp("172.16.5.9", "224.0.0.22")),
+            f.wire(f.mld("fe80::7", "ff02::16")),
+        ):
+            yield dst + src + data[12:]
+    yield f.arp()[:14]
+
+
+def to_nves(tenants: Iterable[bytes]) -> Iterator[bytes]:
+    """The same as other NVEs send them: VXLAN and NVGRE, IPv4 and IPv6, to the group and to us."""
+    ways: tuple[tuple[Callable[..., bytes], str, str, int, f.Knobs], ...] = (
+        (f.vxlan_packet, "10.1.1.77", b.GROUP, b.VNI, {"datagram": {"checksum": f.RIGHT}}),
+        (f.nvgre_packet, "10.1.1.78", b.VTEP, b.VSID, {"packet": {"tos": 3}}),
+        (f.vxlan_packet, "2001:db8:1::77", b.GROUP6, b.VNI, {"datagram": {"checksum": f.RIGHT}}),
+        (f.nvgre_packet, "2001:db8:1::77", b.VTEP6, b.OTHER_VSID, {}),
+        (f.vxlan_packet, "10.1.1.77", b.VTEP, b.OTHER_VNI, {}),
+    )
+    for i, tenant in enumerate(tenants):
+        make, sender, to, number, knobs = ways[i % len(ways)]
+        packet = make(tenant, sender, to, number, **knobs)
+        yield f.wire(packet)
+        if i % 7 == 0 and to == b.GROUP:
+            yield f.wire(f.nested_packet(packet, b.PEER, b.VTEP, datagram={"checksum": f.RIGHT}))
+
+
+def nve_ports(storm: Storm | None) -> tuple[Port, ...]:
+    """Those of the cases, two of VMs in BLUE; with rates also with the other rules, one each."""
+    ports = list(b.PORTS)
+    ports[b.P0] = replace(ports[b.P0], faces=Faces.VM, network="blue", mtu=1000)
+    if storm is not None:
+        ports[b.P0] = replace(ports[b.P0], macs=VM_MACS, storm=storm)
+        ports[b.VM_BLUE] = replace(ports[b.VM_BLUE], drop_tagged=True, storm=storm)
+    return tuple(ports)
+
+
+def nve_boxes() -> Iterator[Box]:
+    """Our own NVE with a MAC table, three times (`NVE_BOXES`)."""
+    maps = (GroupMap(ip_network("ff15::/16"), ip_address(b.GROUP6)),)
+    blue = replace(b.BLUE, group=ip_address(b.GROUP), maps=maps, clear_reserved=True, snoop=True)
+    networks = (blue, b.GREEN, replace(b.BLUE, name="six", group=ip_address(b.GROUP6)))
+
+    def at_vtep(to: str, own: str, encap: Encap, port: int = b.CORE) -> Egress:
+        address = ip_address(to)
+        return Egress(port, Form.REWRITE, Owner(address=address), address, ip_address(own), encap)
+
+    def up(group: str, own: str, encap: Encap) -> Egress:
+        return replace(at_vtep(group, own, encap), owner=Owner(b.CORE if ":" in group else b.SMALL))
+
+    vms = (b.at_vm(b.P0), b.at_vm(b.VM_BLUE)), (b.at_vm(b.VM_GREEN),)
+    ups = (
+        (up(b.GROUP, b.VTEP, Encap.VXLAN), up(b.GROUP6, b.VTEP6, Encap.VXLAN)),
+        (up(b.GROUP6, b.VTEP6, Encap.NVGRE), up("239.2.9.4", b.VTEP, Encap.NVGRE)),
+    )
+    lists = [
+        ReplicationList(vni_key(Scope.NVE, encap, number), local, remote)
+        for network, local, remote in zip(networks[:2], vms, ups, strict=True)
+        for encap, number in ((Encap.VXLAN, network.vni), (Encap.NVGRE, network.vsid or 0))
+    ]
+    lists.append(b.of_number(Scope.NVE, b.VNI, b.at_vm(b.P0), group=b.INNER_GROUP))
+    mapped = GroupKey(Scope.NVE, KeyKind.GROUP, ip_address(b.GROUP6), None, blue.encap, b.VNI)
+    lists.append(ReplicationList(mapped, vms[0], ups[0][1:]))
+    stations = (
+        b.at_vm(b.VM_BLUE),
+        at_vtep("10.1.1.77", b.VTEP, Encap.VXLAN),
+        at_vtep("2001:db8:1::77", b.VTEP6, Encap.NVGRE, b.SMALL),
+    )
+    macs = {
+        (vni, mac): one for vni in (b.VNI, b.OTHER_VNI) for mac, one in zip(VM_MACS, stations, strict=False)
+    }
+    macs[b.OTHER_VNI, VM_MACS[0]] = b.at_vm(b.VM_GREEN)
+    tenants = tuple(from_vms())
+    plain = replace(b.EDGE, ports=nve_ports(None), networks=networks)
+    ruled = replace(
+        plain,
+        ports=nve_ports(Storm(Rate(100, 5), Rate(300, 20), Rate(100, 5))),
+        networks=(replace(blue, drop_unregistered=True), *networks[1:]),
+        allow_from=(AllowFrom(Scope.NVE, ip_network("10.1.0.0/16")),),
+    )
+    of_vms = (b.P0, b.VM_BLUE, b.VM_GREEN)
+    tunnelled = tuple(to_nves(tenants))
+    parts = ((plain, tenants, of_vms), (ruled, tenants, of_vms), (plain, tunnelled, (b.CORE, b.SMALL)))
+    for name, (layout, seeds, in_ports) in zip(NVE_BOXES, parts, strict=True):
+        yield Box(name, layout, tuple(lists), seeds, in_ports, macs)
+
+
 def case_boxes() -> Iterator[Box]:
     """The boxes of the cases, with their own frames."""
     found: dict[str, list[int]] = {}
@@ -139,18 +248,17 @@ def case_boxes() -> Iterator[Box]:
 
 def random_boxes(seed: int) -> Iterator[Box]:
     """Boxes of every mixture of roles, each with frames aimed at its lists."""
-    for i, scene in enumerate(seeded_scenes(seed, RANDOM_BOXES, 60)):
+    for i, scene in enumerate(seeded_scenes(seed, RANDOM_BOXES, 60, rates=True)):
         seeds = tuple(frame.data for _, frame in scene.batch if frame.data)
-        yield Box(
-            f"random {seed} {i}", scene.layout, scene.lists, seeds, tuple(range(len(scene.layout.ports)))
-        )
+        in_ports = tuple(range(len(scene.layout.ports)))
+        yield Box(f"random {seed} {i}", scene.layout, scene.lists, seeds, in_ports, scene.macs)
 
 
 def all_boxes(seed: int) -> list[Box]:
-    """Every box; those for the captures come as often as all others together."""
+    """Every box; those for the captures and of our own NVE come as often as all others together."""
     seeds = captured()
     others = [*case_boxes(), *random_boxes(seed)]
-    wide = list(wide_boxes(seeds))
+    wide = [*wide_boxes(seeds), *nve_boxes()]
     mixed: list[Box] = []
     for i, box in enumerate(others):
         mixed += [box, wide[i % len(wide)]]

@@ -21,7 +21,7 @@ def handed(IoPort port not None, capacity=BATCH_MAX):
             f = &batch.frames[i]
             mark = (f.marked, f.mark_start, f.mark_offset)
             out.append((f.data[:f.size], mark if f.marked == 1 else (f.marked, 0, 0), (f.vlan_tpid, f.vlan_tci), f.time_ns))
-        if n > 0:
+        if n > 0 and port.port.release != NULL:
             port.port.release(&port.port, batch)
         return out
     finally:

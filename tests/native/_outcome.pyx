@@ -6,10 +6,12 @@ from libc.string cimport memcpy, memset
 from fastpath._classify cimport classify_batch
 from fastpath._fib cimport Fib
 from fastpath._frame cimport batch_t, frame_t
+from fastpath._learn cimport Learner, learner_t
 
 
-def classified(Fib fib not None, uint16_t in_port, bytes data not None, mark=None, vlan=None):
+def classified(Fib fib not None, uint16_t in_port, bytes data not None, mark=None, vlan=None, Learner learner=None):
     """(verdict, reason, key words or None, flow, source class) of a frame, whose bytes end where the sanitizer watches."""
+    cdef learner_t *knows = NULL if learner is None else learner.learner
     cdef batch_t *batch = <batch_t *>malloc(sizeof(batch_t))
     cdef uint8_t *copy = <uint8_t *>malloc(len(data) if data else 1)
     cdef frame_t *f
@@ -24,7 +26,7 @@ def classified(Fib fib not None, uint16_t in_port, bytes data not None, mark=Non
         f.marked = mark is not None
         f.mark_start, f.mark_offset = mark or (0, 0)
         f.vlan_tpid, f.vlan_tci = vlan or (0, 0)
-        classify_batch(batch, fib.fib)
+        classify_batch(batch, fib.fib, knows)
         if f.verdict != 0:
             return f.verdict, f.reason, None, 0, 0
         key = f.entry.key

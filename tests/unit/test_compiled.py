@@ -46,15 +46,15 @@ def test_all_cases_of_a_box_travel_together(batch: int):
 
 
 @RANDOM
-@given(scene=scenes(24), batch=st.sampled_from(BATCHES))
+@given(scene=scenes(24, rates=True), batch=st.sampled_from(BATCHES))
 def test_a_random_batch_is_replicated_as_the_reference_does(scene, batch):
-    assert_same(scene.layout, scene.lists, scene.batch, batch)
+    assert_same(scene.layout, scene.lists, scene.batch, batch, macs=scene.macs)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
 def test_many_seeded_batches_are_replicated_as_the_reference_does(batch: int):
-    for scene in seeded_scenes(11 + batch, 20, 300):
-        assert_same(scene.layout, scene.lists, scene.batch, batch)
+    for i, scene in enumerate(seeded_scenes(11 + batch, 20, 300, rates=True)):
+        assert_same(scene.layout, scene.lists, scene.batch, batch, macs=scene.macs, stepwise=i % 4 == 0)
 
 
 def test_copies_leave_in_the_order_of_the_frames_and_of_their_lists_whatever_their_ports():
@@ -68,6 +68,33 @@ def test_copies_leave_in_the_order_of_the_frames_and_of_their_lists_whatever_the
             source.push(in_port, frame.data, frame.mark and (frame.mark.start, frame.mark.offset), frame.vlan)
         forwarder.run()
         assert sink.take() == wanted
+
+
+def of_size(size: int) -> Frame:
+    """A VM's frame."""
+    return Frame(m.TENANT.ljust(size, b"."))
+
+
+def test_no_packet_is_larger_than_its_length_field_says_even_where_the_link_would_take_it():
+    """The MTU of lo is 65536."""
+    ports = tuple(replace(port, mtu=65536) for port in b.PORTS)
+    for encap, overhead in ((Encap.VXLAN, 36), (Encap.NVGRE, 28)):
+        lists = (b.of_number(b.NVE, b.VNI, b.at_peer(b.CORE, b.PEER, Form.REWRITE, encap=encap)),)
+        arrivals = [(b.VM_BLUE, of_size(size - overhead)) for size in (65535, 65536)]
+        assert assert_same(replace(b.EDGE, ports=ports), lists, arrivals).copy_drops == {"over_mtu": 1}
+
+
+def test_a_vms_frame_is_not_measured_by_the_packet_that_came_before_it():
+    """Only IPv6 packets may have 40 bytes more; the frame stands where one stood."""
+    lists = (b.of_number(b.NVE, b.VNI, b.at_vm(b.VM_GREEN)),)
+    networks = (*b.EDGE.networks, replace(b.BLUE, group=ip_address(b.GROUP6)))
+    ports = [MemoryPort(1 << 20) for _ in b.PORTS]
+    forwarder = Forwarder(replace(b.EDGE, networks=networks), ports, lists, batch=1)
+    ports[b.CORE].push(f.wire(f.vxlan_packet(m.TENANT, b.VTEP6[:-1] + "9", b.GROUP6, b.VNI)))
+    assert forwarder.run() == 1
+    ports[b.VM_BLUE].push(of_size(65550).data)
+    assert forwarder.run() == 1
+    assert {row.reason.name: row.count for row in forwarder.statistics().drops} == {"over_mtu": 1}
 
 
 # --- damage -------------------------------------------------------------------------------------------------
@@ -227,7 +254,7 @@ def test_the_compiled_engine_tells_with_which_frame_a_difference_begins(monkeypa
     """The comparison itself: a reference that forgets one rule is found out, and the frame named."""
     from fastpath.reference.lookup import Lookup
 
-    monkeypatch.setattr(Lookup, "refuse_own", lambda self, frame: None)
+    monkeypatch.setattr(Lookup, "refuse_own", lambda *_: None)
     own = f.wire(f.vxlan_packet(m.TENANT, b.OWN, b.GROUP, b.VNI))
     arrivals = [(b.P1, Frame(f.wire(VXLAN))), (b.P1, Frame(own))]
     with pytest.raises(AssertionError, match=own.hex()):

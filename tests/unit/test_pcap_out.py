@@ -34,6 +34,8 @@ from tests import captures_io as io
 NAMES = ["in", "left", "right", "tøp"]
 T = 1_700_000_000_123_456_789
 BUFFER = 1 << 19
+VM = bytes.fromhex("000000000000 02000000000a")
+"""Where a frame goes and comes from: no VM sends from a MAC of zeros."""
 
 
 def layout() -> Layout:
@@ -66,7 +68,9 @@ def source(tmp_path):
 
 def frames_of(n: int, size=None) -> list[tuple[int, bytes]]:
     """Frames of odd sizes, each another, none shorter than Ethernet."""
-    return [(T + 1001 * i, i.to_bytes(14, "big") + bytes((i % 251,)) * (size or i % 1500)) for i in range(n)]
+    return [
+        (T + 1001 * i, VM + i.to_bytes(2, "big") + bytes((i % 251,)) * (size or i % 1500)) for i in range(n)
+    ]
 
 
 @pytest.mark.parametrize(("kind", "unit"), [("us", 1000), ("ns", 1), ("pcapng", 1)])
@@ -135,7 +139,8 @@ def test_the_header_says_native_order_ethernet_and_the_snap_length(tmp_path):
 
 
 def test_a_time_past_2106_stays_at_the_last_that_a_pcap_can_tell(tmp_path):
-    capture = io.section() + io.interface("in", resolution=9) + io.packet(bytes(20), 0, 5_000_000_000 * 10**9)
+    far = io.packet(VM + bytes(8), 0, 5_000_000_000 * 10**9)
+    capture = io.section() + io.interface("in", resolution=9) + far
     (tmp_path / "in.pcapng").write_bytes(capture)
     for suffix, seconds in (("pcap", (1 << 32) - 1), ("pcapng", 5_000_000_000)):
         with (
@@ -331,7 +336,7 @@ def test_a_frame_of_our_own_stands_between_copies_in_the_order_of_things(tmp_pat
     with PcapSink(path, NAMES) as sink:
         forwarder = echo(port, [sink] * 4)
         for number in range(3):
-            port.receive(bytes(59) + bytes((number,)))
+            port.receive(VM + bytes(47) + bytes((number,)))
             forwarder.run()
             sink.send(number, bytes((number,)) * 14, T)
     with PcapSource(path, {name: i for i, name in enumerate(NAMES)}) as written:

@@ -41,7 +41,7 @@ def tagged(frame: bytes, *tags: tuple[int, int]) -> bytes:
 
 def record(frame: bytes) -> int:
     """What it takes of a ring."""
-    return (16 + len(frame) + 7) // 8 * 8
+    return (24 + len(frame) + 7) // 8 * 8
 
 
 def is_readable(fd: int) -> bool:
@@ -71,7 +71,10 @@ def test_a_frame_crosses_as_one_plain_ethernet_frame_with_its_port_and_time(kind
     timed = Frame(frame.data, frame.mark, frame.vlan, 1_700_000_000_123_456_789)
     forwarder = forwarder_of((b.P1, timed), (b.P0, Frame(GROUP_FRAME)), (b.MIX, timed))
     forwarder.run()
-    assert forwarder.read_punted() == [(b.P1, timed.time_ns, whole), (b.MIX, timed.time_ns, whole)]
+    assert forwarder.read_punted() == [
+        (b.P1, timed.time_ns, whole, None),
+        (b.MIX, timed.time_ns, whole, None),
+    ]
     assert forwarder.read_punted() == []
     counted = balanced(forwarder, 3)
     assert (counted.replicated, counted.punted, counted.dropped) == (1, 2, 0)
@@ -84,7 +87,7 @@ def test_a_checksum_that_its_sender_left_open_is_finished_before_control_sees_it
     frame = Frame(f.wire(packet), Mark(at, 2))
     forwarder = forwarder_of((b.P1, frame))
     forwarder.run()
-    ((_, _, got),) = forwarder.read_punted()
+    ((_, _, got, _),) = forwarder.read_punted()
     assert f.internet_checksum(got[at:]) == 0
     assert got[: at + 2] + got[at + 4 :] == frame.data[: at + 2] + frame.data[at + 4 :]
 
@@ -133,7 +136,7 @@ def test_each_port_has_its_burst_and_what_is_over_it_is_dropped():
     flood = [(b.P1, Frame(REPORT))] * 20
     forwarder = forwarder_of(*flood, *[(b.P0, Frame(REPORT6))] * 7, punts=Punts(1, 7))
     forwarder.run()
-    assert [port for port, _, _ in forwarder.read_punted()] == [b.P1] * 7 + [b.P0] * 7
+    assert [port for port, _, _, _ in forwarder.read_punted()] == [b.P1] * 7 + [b.P0] * 7
     counted = balanced(forwarder, 27)
     assert (counted.punted, drops(counted)) == (14, {"punt_limit": 13})
 
@@ -160,7 +163,7 @@ def test_the_rate_is_exact_to_the_nanosecond_of_the_frames_clock():
     )
     while forwarder.run():
         pass
-    got = [at - SECOND for _, at, _ in forwarder.read_punted()]
+    got = [at - SECOND for _, at, _, _ in forwarder.read_punted()]
     assert got == [0, 0, third, 2 * third - 1, 3 * third, 100 * SECOND, 100 * SECOND]
     assert drops(balanced(forwarder, len(times))) == {"punt_limit": 4}
 
@@ -190,7 +193,7 @@ def test_the_rate_is_that_of_a_token_bucket_in_whole_numbers(rate, burst, steps)
     forwarder = forwarder_of(*arrivals, punts=Punts(rate, burst, stepwise=True))
     while forwarder.run():
         pass
-    assert [(port, at) for port, at, _ in forwarder.read_punted()] == want
+    assert [(port, at) for port, at, _, _ in forwarder.read_punted()] == want
     balanced(forwarder, len(steps))
 
 
@@ -247,7 +250,7 @@ def test_a_port_that_floods_ends_at_its_own_part_and_half_of_the_ring():
 
 def test_every_port_finds_its_own_part_free_whatever_the_others_send():
     """Seven of eight flood first; the last one still gets all that its part has room for, and no more."""
-    frame = report(10)
+    frame = report(2)
     assert OWN % record(frame) == 0
     quiet = b.P7
     flood = [(port, Frame(frame)) for port in range(len(b.PORTS)) if port != quiet for _ in range(80)]
@@ -255,7 +258,7 @@ def test_every_port_finds_its_own_part_free_whatever_the_others_send():
     arrivals = source(*flood, *[(quiet, Frame(frame))] * 10)
     forwarder = Forwarder(layout, memory_ports(), sources=[arrivals], punts=Punts(ring_size=RING))
     forwarder.run()
-    got = Counter(port for port, _, _ in forwarder.read_punted())
+    got = Counter(port for port, _, _, _ in forwarder.read_punted())
     own = OWN // record(frame)
     assert got == {**dict.fromkeys(range(1, 8), own), 0: (OWN + RING // 2) // record(frame)}
 
@@ -277,7 +280,7 @@ def test_what_was_read_makes_room_again():
     for frame in frames:
         port.receive(frame)
         forwarder.run()
-        assert forwarder.read_punted() == [(0, 0, frame)]
+        assert forwarder.read_punted() == [(0, 0, frame, None)]
     assert balanced(forwarder, 1000).punted == 1000
 
 
@@ -286,7 +289,7 @@ def test_a_frame_larger_than_the_ring_is_refused():
         (b.P1, Frame(report(5000))), (b.P1, Frame(report())), punts=Punts(ring_size=RING)
     )
     forwarder.run()
-    assert [frame for _, _, frame in forwarder.read_punted()] == [report()]
+    assert [frame for _, _, frame, _ in forwarder.read_punted()] == [report()]
     assert drops(balanced(forwarder, 2)) == {"punt_full": 1}
 
 
@@ -330,7 +333,7 @@ def test_the_ring_holds_what_a_slow_model_says_and_the_books_balance(steps: Sequ
     for step in steps:
         if isinstance(step, int):
             want, model.held = model.held[:step], model.held[step:]
-            assert [(port, frame) for port, _, frame in forwarder.read_punted(step)] == want
+            assert [(port, frame) for port, _, frame, _ in forwarder.read_punted(step)] == want
             continue
         for port, size in step:
             arrivals.push(port, report(size))
@@ -342,7 +345,7 @@ def test_the_ring_holds_what_a_slow_model_says_and_the_books_balance(steps: Sequ
         assert drops(counted).get("punt_full", 0) == n_refused
         assert counted.punted == n_received // 2 - n_refused
         assert is_readable(forwarder.punt_fds[0]) or not model.held
-    assert [(port, frame) for port, _, frame in forwarder.read_punted(10**6)] == model.held
+    assert [(port, frame) for port, _, frame, _ in forwarder.read_punted(10**6)] == model.held
 
 
 @pytest.mark.parametrize("size", [0, 1 << 11, 5000, 1 << 31])
@@ -369,7 +372,7 @@ def test_each_worker_has_its_share_and_all_are_read():
     assert len(set(forwarder.punt_fds)) == 3
     first = forwarder.read_punted(1)
     got = first + forwarder.read_punted()
-    assert sorted(got) == [(place, 0, report(8 + place)) for place in range(3) for _ in range(8 // 3)]
+    assert sorted(got) == [(place, 0, report(8 + place), None) for place in range(3) for _ in range(8 // 3)]
     assert drops(balanced(forwarder, 27)) == {"punt_limit": 27 - 6}
 
 
@@ -379,7 +382,7 @@ def test_no_worker_keeps_the_frames_of_another_waiting():
     for place, ports in enumerate(own):
         ports[place].receive(*[report()] * 9)
     forwarder.run()
-    assert {port for _ in range(2) for port, _, _ in forwarder.read_punted(2)} == {0, 1}
+    assert {port for _ in range(2) for port, _, _, _ in forwarder.read_punted(2)} == {0, 1}
 
 
 def test_a_reader_beside_a_running_worker_gets_every_frame_once_and_whole():
@@ -395,7 +398,7 @@ def test_a_reader_beside_a_running_worker_gets_every_frame_once_and_whole():
 
     def read() -> None:
         while not done.is_set() or is_readable(forwarder.punt_fds[0]):
-            got.extend(frame for _, _, frame in forwarder.read_punted(16))
+            got.extend(frame for _, _, frame, _ in forwarder.read_punted(16))
 
     reader = threading.Thread(target=read)
     reader.start()

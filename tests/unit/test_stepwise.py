@@ -129,7 +129,7 @@ def test_a_replay_steps_through_a_capture_and_writes_what_control_sends_in_order
         )
         while forwarder.run():
             assert source.frames_read == forwarder.statistics().received
-            for in_port, _, frame in forwarder.read_punted():
+            for in_port, _, frame, _ in forwarder.read_punted():
                 sink.send(in_port, frame[::-1], source.clock_ns)
         assert (sink.copies, sink.sent, sink.lost) == (16, 4, 0)
         assert forwarder.statistics().copies_out == 16

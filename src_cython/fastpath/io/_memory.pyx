@@ -11,7 +11,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, train_head_write, train_stamp_of, tx_egress, tx_refuse
 from fastpath._frame cimport (
-    FRAME_SIZE_MAX, HEAD_MAX, REASON_NONE, REASON_PORT_REFUSED, batch_t, egress_t, frame_t,
+    FRAME_SIZE_MAX, HEAD_MAX, REASON_NONE, REASON_PORT_REFUSED, TRAIN_HEAD_MAX, batch_t, egress_t, frame_t,
 )
 from fastpath._port cimport IoPort, port_t, tx_t
 
@@ -31,7 +31,7 @@ cdef struct waiting_t:
 # What stands before each copy or train head in the arena.
 cdef enum record_kind:
     RECORD_COPY
-    RECORD_TRAIN              # a train_t and the head
+    RECORD_TRAIN              # a carried_t and the head
     RECORD_PAYLOAD            # what several trains carry
 
 cdef struct record_t:
@@ -39,7 +39,7 @@ cdef struct record_t:
     uint32_t kind
 
 # Stands between the record and the head of a train.
-cdef struct train_t:
+cdef struct carried_t:
     uint64_t payload          # where the payload of the train stands
     uint32_t size             # of the payload
     uint32_t segment_size
@@ -144,7 +144,7 @@ cdef class MemoryIo(IoPort):
         """What stands in the arena, oldest first: (copy, b"", 0), or (head, payload, segment size) of a train."""
         cdef uint64_t at = 0
         cdef record_t *record
-        cdef train_t *train
+        cdef carried_t *train
         cdef uint8_t *data
         out = []
         while at < self._m.out_used:
@@ -154,9 +154,9 @@ cdef class MemoryIo(IoPort):
             if record.kind == RECORD_COPY:
                 out.append((PyBytes_FromStringAndSize(<char *>data, record.size), b"", 0))
             elif record.kind == RECORD_TRAIN:
-                train = <train_t *>data
+                train = <carried_t *>data
                 out.append((
-                    PyBytes_FromStringAndSize(<char *>(train + 1), record.size - sizeof(train_t)),
+                    PyBytes_FromStringAndSize(<char *>(train + 1), record.size - sizeof(carried_t)),
                     PyBytes_FromStringAndSize(<char *>self._m.out + train.payload, train.size),
                     train.segment_size,
                 ))
@@ -210,12 +210,12 @@ cdef inline record_t *reserve(memory_t *m, uint64_t size) noexcept nogil:
 cdef int64_t transmit_train(memory_t *m, tx_t *tx) noexcept nogil:
     """One payload record, then one head record per destination."""
     cdef record_t *record
-    cdef train_t *train
+    cdef carried_t *train
     cdef const egress_t *e
     cdef stamp_t fresh, stamp
     cdef uint32_t k
     cdef uint64_t payload = 0
-    cdef uint64_t room = tx.train_size + (tx.n_egresses + 1) * (sizeof(record_t) + sizeof(train_t) + HEAD_MAX + 8)
+    cdef uint64_t room = tx.train_size + (tx.n_egresses + 1) * (sizeof(record_t) + sizeof(carried_t) + TRAIN_HEAD_MAX + 8)
     cdef int64_t taken = 0
     memset(&stamp, 0, sizeof(stamp))
     stamp.egress_class = CLASS_NONE
@@ -235,12 +235,12 @@ cdef int64_t transmit_train(memory_t *m, tx_t *tx) noexcept nogil:
             tx_refuse(tx, k, stamp.reason if stamp.reason != REASON_NONE else REASON_PORT_REFUSED)
             continue
         record = <record_t *>(m.out + m.out_used)
-        train = <train_t *>(record + 1)
+        train = <carried_t *>(record + 1)
         record.kind = RECORD_TRAIN
-        record.size = <uint32_t>sizeof(train_t) + train_head_write(<uint8_t *>(train + 1), tx, k, &stamp)
+        record.size = <uint32_t>sizeof(carried_t) + train_head_write(<uint8_t *>(train + 1), tx, k, &stamp)
         train.payload = payload
         train.size = tx.train_size
-        train.segment_size = stamp.size + <uint32_t>sizeof(train_t) - record.size
+        train.segment_size = stamp.size + <uint32_t>sizeof(carried_t) - record.size
         m.out_used += sizeof(record_t) + aligned(record.size)
         taken += tx.run.n_frames
     return taken

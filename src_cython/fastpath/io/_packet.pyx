@@ -16,7 +16,7 @@ from fastpath._frame cimport batch_t
 from fastpath._port cimport IoPort, port_t, tx_t
 from fastpath.io._linux cimport (
     ARPHRD_ETHER, ARPHRD_LOOPBACK, ETH_P_ALL, MAP_FAILED, MAP_POPULATE, MAP_SHARED, MSG_DONTWAIT, PACKET_ADD_MEMBERSHIP, PACKET_COPY_THRESH,
-    PACKET_FANOUT, PACKET_FANOUT_HASH, PACKET_IGNORE_OUTGOING, PACKET_MR_ALLMULTI, PACKET_RX_RING, PACKET_STATISTICS,
+    PACKET_FANOUT, PACKET_FANOUT_HASH, PACKET_IGNORE_OUTGOING, PACKET_MR_ALLMULTI, PACKET_MR_PROMISC, PACKET_RX_RING, PACKET_STATISTICS,
     PACKET_VERSION, PACKET_VNET_HDR, PROT_READ, PROT_WRITE, SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_RCVBUF, SO_RCVBUFFORCE,
     SO_SNDBUF, SO_SNDBUFFORCE, SOL_PACKET, SOL_SOCKET, TPACKET_V2, getsockopt, mmap, munmap, sock_filter, sock_fprog,
     VNET_SIZE, tpacket_stats,
@@ -38,7 +38,8 @@ cdef class PacketIo(IoPort):
     """A live interface by AF_PACKET.
 
     `ring_frames`: slots of the receive ring, a power of two, 2 KB each. `trains`: send super-frames if the kernel can.
-    `all_multicast`: have the network card pass all multicast frames. `fanout`: a number (1-65535) that all ports on this device share
+    `all_multicast`: have the network card pass all multicast frames. `vms`: VMs are behind the device; it passes frames to any address,
+    and the tags of VLANs, which the kernel takes out, are where they were. `fanout`: a number (1-65535) that all ports on this device share
     whose worker gets its part of the flows. `program`: see `attach_filter`; without one, everything comes in.
     OSError with the device's name where the system refuses.
     """
@@ -51,7 +52,8 @@ cdef class PacketIo(IoPort):
     cdef uint64_t _dropped
 
     def __cinit__(
-        self, str device not None, *, uint32_t ring_frames=8192, bint trains=True, bint all_multicast=False, fanout=None, program=None
+        self, str device not None, *, uint32_t ring_frames=8192, bint trains=True, bint all_multicast=False, bint vms=False, fanout=None,
+        program=None,
     ):
         self._p.ring.fd = self._p.sender.fd = -1
         self.device = device
@@ -64,13 +66,14 @@ cdef class PacketIo(IoPort):
         if fanout is not None and not 1 <= fanout <= 0xffff:
             raise ValueError(f"fanout {fanout}: expected 1 to 65535")
         self._p.ring.n_slots = ring_frames
+        self._p.ring.tags_in_place = vms
         self._p.ring.room = <uint8_t *>malloc(ROOM_SIZE)
         self._p.ring.super_frame = <uint8_t *>malloc(SUPER_SIZE)
         if self._p.ring.room == NULL or self._p.ring.super_frame == NULL:
             raise MemoryError
         self._choose(trains)
         try:
-            self._open(all_multicast, fanout, program)
+            self._open(PACKET_MR_PROMISC if vms else PACKET_MR_ALLMULTI if all_multicast else None, fanout, program)
         except OSError as error:
             self.close()
             raise self._error(error) from None
@@ -104,7 +107,7 @@ cdef class PacketIo(IoPort):
             text += ": a packet socket needs CAP_NET_RAW"
         return OSError(error.errno, text, self.device)
 
-    def _open(self, all_multicast, fanout, program):
+    def _open(self, passes, fanout, program):
         cdef uint32_t block_size = min(BLOCK_SIZE, self._p.ring.n_slots * SLOT_SIZE)
         cdef void *ring
         try:
@@ -129,8 +132,8 @@ cdef class PacketIo(IoPort):
         self._socket.bind((self.device, ETH_P_ALL))
         if self._socket.getsockname()[3] not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
             raise OSError(EOPNOTSUPP, "not an Ethernet interface")
-        if all_multicast:
-            self._set(PACKET_ADD_MEMBERSHIP, struct.pack("@iHH8x", self.ifindex, PACKET_MR_ALLMULTI, 0))
+        if passes is not None:
+            self._set(PACKET_ADD_MEMBERSHIP, struct.pack("@iHH8x", self.ifindex, passes, 0))
         if fanout is not None:
             self._set(PACKET_FANOUT, <uint32_t>(fanout | PACKET_FANOUT_HASH << 16))
             self.attach_filter(program)

@@ -6,8 +6,9 @@
 # with the next bursts.
 from libc.errno cimport EBADF
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memmove
 from fastpath._frame cimport MARK_NONE, MARK_UNFINISHED, MARK_UNSPLIT, batch_t, frame_t
-from fastpath._wire cimport wire_prefetch
+from fastpath._wire cimport wire_prefetch, wire_store_be16
 from fastpath.io._linux cimport (
     MSG_DONTWAIT, TP_STATUS_COPY, TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID,
     VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, VNET_SIZE, recv, shared_load, shared_store, tpacket2_hdr,
@@ -19,6 +20,8 @@ cdef enum:
     SLOT_SIZE = 2048
     ROOM_SIZE = 1 << 20       # for what does not stand in the ring: of one batch
     SUPER_SIZE = 1 << 17      # one super-frame, twice what there is
+    MACS_SIZE = 12
+    TAG_SIZE = 4
 
 cdef struct ring_t:
     uint8_t *slots            # NULL: closed
@@ -27,6 +30,7 @@ cdef struct ring_t:
     uint64_t released         # the oldest slot that is ours
     uint64_t n_cut_off        # frames that came without their end
     int fd
+    bint tags_in_place        # a tag that the kernel took out of a frame is put back
     uint32_t room_used
     uint8_t *room
     uint8_t *super_frame
@@ -74,6 +78,17 @@ cdef inline void cut(ring_t *r, uint16_t in_port, batch_t *batch) noexcept nogil
             return
 
 
+cdef inline uint8_t *put_tag_back(tpacket2_hdr *slot, uint8_t *data, virtio_net_hdr *vnet) noexcept nogil:
+    """Make the tag part of the frame at `data`, over the virtio_net_hdr before it; returns where the frame begins now."""
+    cdef uint16_t tpid = slot.tp_vlan_tpid if slot.tp_status & TP_STATUS_VLAN_TPID_VALID else 0x8100
+    memmove(data - TAG_SIZE, data, MACS_SIZE)
+    wire_store_be16(data + MACS_SIZE - TAG_SIZE, tpid)
+    wire_store_be16(data + MACS_SIZE - TAG_SIZE + 2, slot.tp_vlan_tci)
+    slot.tp_status &= ~TP_STATUS_VLAN_VALID
+    vnet.csum_start += TAG_SIZE
+    return data - TAG_SIZE
+
+
 cdef inline int64_t take_queued(ring_t *r, uint8_t *to, uint32_t size) noexcept nogil:
     """Read the frame that belongs to a slot from the queue, with its virtio_net_hdr; its size, or 0."""
     cdef ssize_t n = -1
@@ -87,7 +102,7 @@ cdef inline int64_t take_queued(ring_t *r, uint8_t *to, uint32_t size) noexcept 
 cdef inline bint take_slot(ring_t *r, tpacket2_hdr *slot, uint32_t status, uint16_t in_port, batch_t *batch) noexcept nogil:
     """Hand over what came with a slot. False: no room for it in this batch."""
     cdef uint8_t *data = <uint8_t *>slot + slot.tp_mac
-    cdef virtio_net_hdr *vnet = <virtio_net_hdr *>(data - VNET_SIZE)
+    cdef virtio_net_hdr vnet = (<virtio_net_hdr *>(data - VNET_SIZE))[0]
     cdef uint32_t size = slot.tp_snaplen
     cdef frame_t *f
     cdef bint is_super = vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE, is_whole = size == slot.tp_len
@@ -109,7 +124,11 @@ cdef inline bint take_slot(ring_t *r, tpacket2_hdr *slot, uint32_t status, uint1
         r.n_cut_off += 1
         r.cursor += 1
         return True
-    if is_super and split_begin(&r.split, whole, size, vnet):
+    if r.tags_in_place and status & TP_STATUS_VLAN_VALID:
+        whole = put_tag_back(slot, whole, &vnet)
+        size += TAG_SIZE
+        status = slot.tp_status
+    if is_super and split_begin(&r.split, whole, size, &vnet):
         cut(r, in_port, batch)
         return r.split.data == NULL
     r.cursor += 1

@@ -9,18 +9,18 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, state_unbook, train_head_write, train_stamp_of, tx_egress, tx_refuse
 from fastpath._frame cimport (
-    REASON_LINK_DOWN, REASON_NONE, REASON_OVER_MTU, REASON_PORT_REFUSED, egress_t, frame_t,
+    REASON_LINK_DOWN, REASON_NONE, REASON_OVER_MTU, REASON_PORT_REFUSED, TRAIN_HEAD_MAX, egress_t, frame_t,
 )
 from fastpath._port cimport tx_t
 from fastpath.io._linux cimport (
-    MSG_DONTWAIT, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_UDP_L4, VNET_SIZE, iovec, mmsghdr,
-    sendmmsg, virtio_net_hdr,
+    MSG_DONTWAIT, VNET_SIZE, iovec, mmsghdr, sendmmsg, virtio_net_hdr,
 )
+from fastpath.io._vnet cimport vnet_train
 
 cdef enum:
     MESSAGES_MAX = 64         # of one sendmmsg
-    HEAD_ROOM = 112           # 6 bytes nobody uses, virtio_net_hdr, a head, what is overwritten behind
-    HEAD_AT = 16
+    HEAD_AT = 16              # 6 bytes nobody uses, virtio_net_hdr
+    HEAD_ROOM = HEAD_AT + TRAIN_HEAD_MAX
 
 # What a copy, or the copies of a train, was booked for.
 cdef struct booked_t:
@@ -47,15 +47,15 @@ cdef inline uint8_t reason_of(int error) noexcept nogil:
     return REASON_OVER_MTU if error == EMSGSIZE else REASON_PORT_REFUSED
 
 
-cdef inline bint shorten(sender_t *s, uint32_t first, uint32_t n) noexcept nogil:
+cdef inline bint shorten(sender_t *s, const tx_t *tx, uint32_t first, uint32_t n) noexcept nogil:
     """Ask for no more than the headers of trains in one piece of memory; False where that is so (LIMITS trap 6)."""
     cdef uint32_t i
     cdef virtio_net_hdr *vnet
     for i in range(first, n):
         vnet = <virtio_net_hdr *>s.vectors[i][0].iov_base
-        if vnet.hdr_len == vnet.csum_start + 8:
+        if vnet.hdr_len == vnet.csum_start + tx.transport.size:
             return False
-        vnet.hdr_len = vnet.csum_start + 8
+        vnet.hdr_len = vnet.csum_start + tx.transport.size
     return True
 
 
@@ -83,7 +83,7 @@ cdef inline int64_t send(sender_t *s, tx_t *tx, uint32_t n, bint nothing_done) n
             asked_again = True
             continue
         if tx.train != NULL:
-            if (error == ENOBUFS or error == ENOMEM) and shorten(s, i, n):
+            if (error == ENOBUFS or error == ENOMEM) and shorten(s, tx, i, n):
                 continue
             if error == EINVAL or error == EIO or error == EOPNOTSUPP:
                 s.refused = error
@@ -113,7 +113,7 @@ cdef inline int64_t sender_train(sender_t *s, tx_t *tx) noexcept nogil:
     cdef stamp_t fresh, stamp
     cdef virtio_net_hdr *vnet
     cdef uint8_t *head
-    cdef uint32_t k, n = 0, size, segment_size
+    cdef uint32_t k, n = 0, size
     cdef int64_t done, taken = 0
     cdef bint nothing_done = True
     memset(&stamp, 0, sizeof(stamp))
@@ -129,14 +129,8 @@ cdef inline int64_t sender_train(sender_t *s, tx_t *tx) noexcept nogil:
         else:
             head = s.heads[n] + HEAD_AT
             size = train_head_write(head, tx, k, &stamp)
-            segment_size = stamp.size - size
             vnet = <virtio_net_hdr *>(head - VNET_SIZE)
-            vnet.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM
-            vnet.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4 if tx.train_size > segment_size else VIRTIO_NET_HDR_GSO_NONE
-            vnet.hdr_len = <uint16_t>(size + tx.train_size)
-            vnet.gso_size = <uint16_t>segment_size
-            vnet.csum_start = <uint16_t>(size - 8)
-            vnet.csum_offset = 6
+            vnet_train(vnet, tx, head, size, stamp.size - size, size + tx.train_size)
             s.vectors[n][0].iov_base = vnet
             s.vectors[n][0].iov_len = VNET_SIZE + size
             s.vectors[n][1].iov_base = <void *>tx.train

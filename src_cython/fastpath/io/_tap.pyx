@@ -23,9 +23,10 @@ from fastpath._frame cimport (
 )
 from fastpath._port cimport IoPort, port_t, tx_t
 from fastpath.io._linux cimport (
-    VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_UDP_L4, VNET_SIZE, iovec, virtio_net_hdr, writev,
+    POLLERR, POLLOUT, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, VNET_SIZE, iovec, poll, pollfd, virtio_net_hdr, writev,
 )
 from fastpath.io._split cimport split_begin, split_next, split_size, split_t
+from fastpath.io._vnet cimport vnet_train
 
 import errno as codes
 import fcntl
@@ -188,6 +189,17 @@ cdef class TapIo(IoPort):
             notes.append(f"the kernel refused a super-frame: {os.strerror(self._t.refused)}")
         return "; ".join(notes)
 
+    @property
+    def state(self):
+        """What the kernel's end is, in whatever namespace: "up", "down" or "gone"."""
+        cdef pollfd asked
+        asked.fd = self._t.fd
+        asked.events = POLLOUT  # of an interface that is up: drivers/net/tun.c, tun_sock_writeable
+        asked.revents = 0
+        if self._t.fd < 0 or poll(&asked, 1, 0) < 0 or asked.revents & POLLERR:
+            return "gone"
+        return "up" if asked.revents & POLLOUT else "down"
+
     def send(self, bytes frame not None):
         """Send a frame of our own, beside a worker if there is one; OSError where the kernel does not take it."""
         os.write(self._t.fd, bytes(VNET_SIZE) + frame)
@@ -311,12 +323,7 @@ cdef int64_t transmit_train(port_t *port, tap_t *t, tx_t *tx) noexcept nogil:
             tx_refuse(tx, k, stamp.reason)
             continue
         head_size = train_head_write(t.out + VNET_SIZE, tx, k, &stamp)
-        header.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM
-        header.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4
-        header.hdr_len = <uint16_t>head_size
-        header.gso_size = <uint16_t>(stamp.size - head_size)
-        header.csum_start = <uint16_t>(head_size - 8)
-        header.csum_offset = 6
+        vnet_train(header, tx, t.out + VNET_SIZE, head_size, stamp.size - head_size, head_size)
         parts[0].iov_len = VNET_SIZE + head_size
         if send(t.fd, parts, 2):
             taken += tx.run.n_frames
