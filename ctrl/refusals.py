@@ -1,9 +1,9 @@
 """What control refuses, by name: the other half of the drop table.
 
 A punted frame is a message of IGMP or MLD that was taken or, by one of these reasons, refused; so is each
-record of a report that was taken, and each source of a record. Managers refuse sessions and groups, nodes
-refuse instructions and probes: these names begin with who did. The reasons of frames and copies are in
-`fastpath.reasons`.
+record of a report that was taken, and each source of a record. An NVE refuses to learn where a MAC is.
+Managers refuse sessions and groups, nodes refuse instructions and probes: these names begin with who did. The
+reasons of frames and copies are in `fastpath.reasons`.
 """
 
 from __future__ import annotations
@@ -71,6 +71,16 @@ _PROBES = {
     "not_sent": "The kernel would not send it: no route, or no room.",
 }
 
+_LEARNING = {
+    "mac_port_full": "max_macs_per_port: the VM port has as many stations as it may.",
+    "mac_network_full": "max_macs_per_network: the network has as many stations as it may.",
+    "mac_table_full": "max_macs: there are as many stations as may be, or no room for this one.",
+    "vteps_full": "max_vteps: stations are behind as many VTEPs as may be.",
+    "vteps_waiting": "A quarter of max_vteps wait for a next hop already, so this VTEP cannot.",
+    "not_a_vtep": "A frame's outer source is no address of a station, so nothing can be sent there.",
+    "static_mac_moved": "A static station was heard elsewhere; it stays where the config has it.",
+}
+
 
 def _of_fabric() -> Iterator[Refusal]:
     for unit, sentences in _MANAGER.items():
@@ -118,6 +128,10 @@ REFUSALS: dict[str, Refusal] = {
             "strict_headers, IGMP without TTL 1 and Router Alert, and MLD from ::.",
         ),
         _message("not_an_nve_port", "IGMP or MLD on a port where nobody may join."),
+        _message("report_of_a_host", "A report on an uplink of the NVE: it is for the device there."),
+        _message("query_of_nobody", "A tenant's query from 0.0.0.0: a snooper's, which is no router."),
+        _message("tenant_not_sent", "A report or query of tenants that the uplink could not take."),
+        _message("query_astray", "A general query on an uplink to a group that is not all hosts'."),
         _message("control_busy", "A port sent more messages than control had handled of it."),
         _record("unknown_record", "A group record of a type that RFC 9776 does not know.", "punt"),
         _record("not_a_group", "A report of an address that is not multicast."),
@@ -133,6 +147,7 @@ REFUSALS: dict[str, Refusal] = {
             "max_sources_per_group: an NVE named more sources of a group than it may.",
         ),
         Refusal("not_a_source", "source", "membership", "A source of a report is not a unicast address."),
+        *(_record(name, sentence, "learn") for name, sentence in _LEARNING.items()),
         *_of_fabric(),
     )
 }  # fmt: skip

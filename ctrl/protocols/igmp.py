@@ -13,6 +13,7 @@ from struct import pack
 
 from ctrl.protocols import wire
 from ctrl.protocols.messages import Kind, MalformedError, Query, Record, Report
+from ctrl.protocols.packing import pack_records
 
 QUERY, V1_REPORT, V2_REPORT, V2_LEAVE, V3_REPORT = 0x11, 0x12, 0x16, 0x17, 0x22
 ALL_HOSTS, ALL_ROUTERS, ALL_V3_ROUTERS = 0xE0000001, 0xE0000002, 0xE0000016
@@ -133,6 +134,16 @@ def split(message: Query, mtu: int) -> Iterator[Query]:
     return wire.split_sources(
         message, (mtu or wire.LONGEST_PACKET) - HEADERS - V3Query.__hdr_len__, wire.IPV4
     )
+
+
+def split_report(message: Report, mtu: int) -> Iterator[Report]:
+    """Say it in as few reports as there must be for their packets to fit `mtu` (0: no limit but IP's own)."""
+    if message.version < 3:
+        yield message
+        return
+    room = (mtu or wire.LONGEST_PACKET) - HEADERS - V3Report.__hdr_len__
+    for records in pack_records(message.records, room, wire.IPV4):
+        yield Report(3, records)
 
 
 def _frame(payload: bytes, mac: bytes, source: int, destination: int) -> bytes:

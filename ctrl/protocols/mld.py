@@ -14,6 +14,7 @@ from struct import pack
 
 from ctrl.protocols import wire
 from ctrl.protocols.messages import Kind, MalformedError, Query, Record, Report
+from ctrl.protocols.packing import pack_records
 
 QUERY, V1_REPORT, V1_DONE, V2_REPORT = 130, 131, 132, 143
 TYPES = frozenset((QUERY, V1_REPORT, V1_DONE, V2_REPORT))
@@ -136,6 +137,16 @@ def report_frame(message: Report, mac: bytes, source: int) -> bytes:
 def split(message: Query, mtu: int) -> Iterator[Query]:
     """Ask in queries whose packets fit `mtu` (0: no limit but IP's own)."""
     return wire.split_sources(message, (mtu or wire.LONGEST_PACKET) - HEADERS - V2_QUERY_SIZE, wire.IPV6)
+
+
+def split_report(message: Report, mtu: int) -> Iterator[Report]:
+    """Say it in as few reports as there must be for their packets to fit `mtu` (0: no limit but IP's own)."""
+    if message.version < 3:
+        yield message
+        return
+    room = (mtu or wire.LONGEST_PACKET) - HEADERS - V2Report.__hdr_len__
+    for records in pack_records(message.records, room, wire.IPV6):
+        yield Report(3, records)
 
 
 def _frame(payload: bytes, mac: bytes, source: int, destination: int) -> bytes:

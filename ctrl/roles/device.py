@@ -73,13 +73,15 @@ class _Side:
 
 
 class Device:
-    """What the NVEs of a box say, and what they are asked."""
+    """What the NVEs of a box say, and what they are asked. `room`: what it shares with others, if it does."""
 
-    def __init__(self, membership: Membership, refused: Refused, settings: MembershipTable) -> None:
+    def __init__(
+        self, membership: Membership, refused: Refused, settings: MembershipTable, room: Room | None = None
+    ) -> None:
         self._membership = membership
         self._refused = refused
         self._settings = settings
-        self._room = Room(settings.max_groups)
+        self._room = room or Room(settings.max_groups)
         self._sides: dict[tuple[int, int], _Side] = {}
         """By port and address bits."""
         self._queries: deque[tuple[_Side, Query]] = deque()
@@ -217,7 +219,7 @@ class Device:
 
     def members(self, now_s: float) -> Iterator[tuple[int, Origin, IPAddress, IPAddress, Member]]:
         """Everyone who joined: (port, origin, group, source of its reports, all else)."""
-        for side in self._sides.values():
+        for side in list(self._sides.values()):
             address = side.family.address
             for member in side.router.members(now_s):
                 yield side.port, side.family.origin, address(member.group), address(member.host[1]), member
