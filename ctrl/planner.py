@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
@@ -20,12 +20,17 @@ from fastpath.model import (
     GroupKey,
     IPAddress,
     IPNetwork,
+    KeyKind,
+    Network,
     Owner,
     ReplicationList,
     Scope,
     group_key,
     vni_key,
 )
+
+SOURCES_MAX = 512
+"""Lists of sources of one group, for each port: who joins names sources at will, and each costs a list."""
 
 
 class Member(NamedTuple):
@@ -72,6 +77,25 @@ class Receiver:
     number: int
     source: IPAddress | None = None
     """The outer source of its copies; None keeps the sender's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """How an NVE sends what it has for several or unknown stations: from `source`, to the group of the
+    network by the port `uplink`; or, where `receivers` are given, to each of them and to no group."""
+
+    source: IPAddress
+    uplink: int
+    receivers: tuple[Remote, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Snooped:
+    """A network whose tenant groups an NVE knows: the VM ports of it that are up, and how it sends."""
+
+    network: Network
+    vm_ports: frozenset[int]
+    overlay: Overlay
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +175,93 @@ def _local_egress(member: Member, encap: Encap, version: int) -> Egress:
     if member.nve is None:
         return _group_egress(member.port, encap, version)
     return Egress(member.port, Form.REWRITE, Owner(member.port, member.nve), member.nve, encap=encap)
+
+
+def plan_nve_network(
+    network: Network, vm_ports: Iterable[int], overlay: Overlay
+) -> tuple[ReplicationList, ...]:
+    """Plan a network of an NVE: what comes in goes to its VMs at these ports (CONFORMANCE N8), what a VM
+    sends to the other VMs and in one copy to the network's group (N1, N2), or to each of the receivers.
+
+    VTEPs may speak either encapsulation, so the list stands under both numbers. Frames whose inner
+    destination the network maps to another group have a list each, under that group and the number (N9).
+    """
+    local = tuple(_vm_egress(port) for port in vm_ports)
+    remote = overlay_egresses(network, overlay, network.group)
+    groups = () if overlay.receivers else dict.fromkeys(one.group for one in network.maps)
+    return (
+        *(ReplicationList(vni_key(Scope.NVE, *number), local, remote) for number in _numbers(network)),
+        *(
+            ReplicationList(_mapped_key(network, group), local, overlay_egresses(network, overlay, group))
+            for group in groups
+        ),
+    )
+
+
+def plan_nve_group(
+    snooped: Snooped, group: IPAddress, members: Sequence[Member], routers: Collection[int]
+) -> tuple[ReplicationList, ...]:
+    """Plan a tenant group of a network that an NVE snoops: what comes in goes to the VM ports of its members
+    and to those of multicast routers (CONFORMANCE N13); what a VM sends goes into the overlay besides, as all
+    of its network does: who wants it at other NVEs is theirs to know (N2).
+
+    Each source that a member named has a list of its own. A group without members has none, it is
+    unregistered: the lists of its network are for those.
+    """
+    network = snooped.network
+    if not any(m.port in snooped.vm_ports for m in members):
+        return ()
+    maps = [one for one in network.maps if group in one.inner]
+    outer = max(maps, key=lambda one: one.inner.prefixlen).group if maps else network.group
+    remote = overlay_egresses(network, snooped.overlay, outer)
+
+    def planned(source: IPAddress | None) -> Iterator[ReplicationList]:
+        wanting = {*routers, *(m.port for m in members if m.wants(source))} & snooped.vm_ports
+        local = tuple(_vm_egress(port) for port in sorted(wanting))
+        for number in _numbers(network):
+            yield ReplicationList(vni_key(Scope.NVE, *number, group, source), local, remote)
+
+    named = dict.fromkeys(source for m in members for source in m.sources)
+    return tuple(one for source in (None, *named) for one in planned(source))
+
+
+def overlay_egresses(network: Network, overlay: Overlay, group: IPAddress | None) -> tuple[Egress, ...]:
+    """Plan the copies into the overlay: one to the outer group, or one to each of the receivers."""
+    remotes = overlay.receivers
+    if not remotes and group is not None:
+        remotes = (Remote(group, overlay.uplink),)
+    return _once(
+        Egress(
+            one.out_port,
+            Form.REWRITE,
+            Owner(address=one.address),
+            one.address,
+            overlay.source,
+            encap=network.encap,
+        )
+        for one in remotes
+    )
+
+
+@cache
+def _vm_egress(port: int) -> Egress:
+    """The copy to a VM port: one object for all lists, of which there may be many."""
+    return Egress(port, Form.DECAPSULATED, Owner(port=port))
+
+
+def _numbers(network: Network) -> Iterator[tuple[Encap, int]]:
+    for encap in (Encap.VXLAN, Encap.NVGRE):
+        number = network.number(encap)
+        if number is not None:
+            yield encap, number
+
+
+def _mapped_key(network: Network, group: IPAddress) -> GroupKey:
+    """Key of the frames of VMs that a network maps to a group."""
+    number = network.number(network.encap)
+    if number is None:
+        raise ValueError(f"network {network.name} has no number of its own: check the config first")
+    return GroupKey(Scope.NVE, KeyKind.GROUP, group, None, network.encap, number)
 
 
 def plan_point_group(

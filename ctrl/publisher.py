@@ -1,11 +1,12 @@
 """From the membership table to the replication lists of a box: a burst of changes becomes one step.
 
 1. What a config and a kernel say beside the members is a `Basis`; while it stands, a change of membership
-   plans its own group anew and no other. So does a word of a manager (`instruct`), and a route that changes
-   the groups that have a peer behind it (`reroute`).
+   plans its own group anew and no other. So does a word of a manager (`instruct`), a route that changes
+   the groups that have a peer behind it, and a VM port of an NVE the lists of its network (`reroute`).
+   What VMs join or leave plans their own group of their network.
 2. What a step gives is the difference.
 3. Members that share copies are one to the planner, which wants what they want together. Each source that it
-   names has a list of its own; one that would have more than SOURCES_MAX gets all sources.
+   names has a list of its own; one that would have more than planner.SOURCES_MAX gets all sources.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import NamedTuple
 from ctrl import planner
 from ctrl.membership import ALL, Membership, Wants, Who
 from ctrl.point_lists import Point, PointLists, Receivers
+from ctrl.tenant_lists import TenantLists
 from fastpath.model import (
     Egress,
     Encap,
@@ -28,9 +30,6 @@ from fastpath.model import (
     Scope,
     group_key,
 )
-
-SOURCES_MAX = 512
-"""Lists of sources of one group, for each port: NVEs name sources at will, and each one costs a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +42,12 @@ class Basis:
     """None: the box is no device."""
     peers: Mapping[IPAddress, Sequence[planner.Remote]] = field(default_factory=dict)
     fixed: tuple[ReplicationList, ...] = ()
+    overlay: tuple[ReplicationList, ...] = field(default=(), compare=False)
+    """Those of an NVE, which follow its VM ports; others take no more than `reroute`."""
     networks: tuple[Network, ...] = ()
     """The data path keeps the networks of a group with its list."""
+    snooped: tuple[planner.Snooped, ...] = field(default=(), compare=False)
+    """The networks whose tenant groups have lists of their own; as `overlay`."""
     point: Point | None = None
     """None: the box is no replication point."""
     ways: planner.Ways = field(default=planner.NOWHERE, compare=False)
@@ -61,7 +64,9 @@ class Step(NamedTuple):
 class Publisher:
     """The lists of a box, kept in step with a membership table."""
 
-    def __init__(self, membership: Membership, basis: Basis = Basis()) -> None:
+    def __init__(
+        self, membership: Membership, basis: Basis = Basis(), tenants: TenantLists | None = None
+    ) -> None:
         self._membership = membership
         self._basis = basis
         self._told: dict[IPAddress, tuple[IPAddress, ...]] = {}
@@ -69,6 +74,7 @@ class Publisher:
         self._retunnelled: dict[IPAddress, None] = {}
         """Groups whose peers may differ since the last step."""
         self._points = PointLists()
+        self._tenants = tenants
         self._tunnels: dict[IPAddress, tuple[Egress, ...]] = {}
         """The copies to peers, by group."""
         self._named: dict[IPAddress, list[GroupKey]] = {}
@@ -99,9 +105,12 @@ class Publisher:
                 self._retunnel(group)
             for group in dict.fromkeys([*self._tunnels, *self._membership.groups()]):
                 self._replan(group, Step([], []))
-        self.lists |= {one.key: one for one in basis.fixed}
+        self.lists |= {one.key: one for one in (*basis.fixed, *basis.overlay)}
         self._points.rebase(basis.point, basis.ways)
         self._take_points(Step([], []))
+        if self._tenants is not None:
+            self._tenants.rebase(basis.snooped)
+            self._take_tenants(Step([], []))
         fresh = basis.networks != before.networks
         return Step(
             [one for key, one in self.lists.items() if fresh or old.get(key) != one],
@@ -109,16 +118,30 @@ class Publisher:
         )
 
     def reroute(self, basis: Basis) -> Step:
-        """Plan anew for the peers that are reached otherwise from now on, by a basis that differs in nothing
-        else; `update` besides."""
+        """Plan anew for the peers that are reached otherwise from now on, and for the VM ports that came or
+        went, by a basis that differs in nothing else; `update` besides."""
         old, ways = self._basis.ways, basis.ways
+        overlay = self._overlay_step(basis.overlay)
         self._basis = basis
         routes = {*old.routes, *ways.routes}
         moved = {address for address in routes if old.out_port(address) != ways.out_port(address)}
         if moved:
             self._retunnelled |= dict.fromkeys(g for g, p in self._told.items() if not moved.isdisjoint(p))
         self._points.reroute(ways, moved)
-        return self.update()
+        if self._tenants is not None:
+            self._tenants.reroute(basis.snooped)
+        step = self.update()
+        return Step(overlay.lists + step.lists, overlay.removed + step.removed)
+
+    def _overlay_step(self, overlay: Sequence[ReplicationList]) -> Step:
+        """Take over the lists of an NVE."""
+        keys = {one.key for one in overlay}
+        changed = [one for one in overlay if self.lists.get(one.key) != one]
+        gone = [one.key for one in self._basis.overlay if one.key not in keys]
+        self.lists |= {one.key: one for one in changed}
+        for key in gone:
+            del self.lists[key]
+        return Step(changed, gone)
 
     def update(self) -> Step:
         """Plan the groups whose members, or whose peers, changed since the last step."""
@@ -133,6 +156,7 @@ class Publisher:
                 self._replan(group, step)
         self._retunnelled.clear()
         self._take_points(step)
+        self._take_tenants(step)
         return step
 
     def _retunnel(self, group: IPAddress) -> None:
@@ -152,6 +176,15 @@ class Publisher:
         for key, planned in self._points.update():
             if key in fixed:
                 continue
+            if planned is None:
+                if self.lists.pop(key, None) is not None:
+                    step.removed.append(key)
+            elif self.lists.get(key) != planned:
+                self.lists[key] = planned
+                step.lists.append(planned)
+
+    def _take_tenants(self, step: Step) -> None:
+        for key, planned in self._tenants.update() if self._tenants is not None else ():
             if planned is None:
                 if self.lists.pop(key, None) is not None:
                     step.removed.append(key)
@@ -214,10 +247,10 @@ def _together(several: Sequence[Wants]) -> Wants:
     blocked = [one.sources for one in several if one.is_exclude]
     sources: AbstractSet[IPAddress] = frozenset()
     for one in several:
-        if not one.is_exclude and (blocked or len(sources) <= SOURCES_MAX):
+        if not one.is_exclude and (blocked or len(sources) <= planner.SOURCES_MAX):
             sources |= one.sources
     if blocked:
         sources = frozenset.intersection(*blocked) - sources
-    if len(sources) > SOURCES_MAX:
+    if len(sources) > planner.SOURCES_MAX:
         return ALL
     return Wants(is_exclude=bool(blocked), sources=frozenset(sources))

@@ -2,29 +2,35 @@
 
 The frames of the input come in on the ports that its interfaces are named for, or on one port; all copies go
 to one file. What NVEs say in the capture takes effect with the next frame of it, by the capture's clock, and
-what they are asked stands in the output among the copies.
+what they are asked stands in the output among the copies. So do the reports of our own NVE, and so takes
+effect where its frames say that a MAC is.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import ceil
 from pathlib import Path
 
 from ctrl.config import Config
-from ctrl.members import member_views
+from ctrl.members import member_views, tenant_views
 from ctrl.membership import Membership
 from ctrl.publisher import Publisher
 from ctrl.refusals import Refused
+from ctrl.replay_nve import ReplayedNve
 from ctrl.roles.attachment import Attachment
 from ctrl.roles.device import Device
+from ctrl.roles.nve.tenants import Tenants
 from ctrl.rows import drop_rows, each_member
-from ctrl.static import attachments, basis, enroll, plan_layout, plan_ports, ways
+from ctrl.static import attachments, basis, enroll, plan_layout, plan_ports, tenant_mac, ways
 from ctrl.table import Row
+from ctrl.tenant_lists import TenantLists
+from ctrl.view import MemberView
+from ctrl.view_nve import each_mac
 from fastpath import Forwarder, Punts, Statistics
 from fastpath.model import Layout
 from fastpath.ports import PcapSink, PcapSource
@@ -49,7 +55,9 @@ class Interrupted(CutShort):
 class Replayed:
     """What a replay came to. `seconds` is how long forwarding took, `traffic_s` the time of the capture.
     `joined` and `left`: how often an NVE became a member of a group, and was one no longer. `members` are
-    those at the end; `queries` are frames of OUT that are no copies."""
+    those at the end, and `macs` the stations that our own NVE knows. `queries`, `reports` and `of_tenants`
+    are frames of OUT that are no copies: the last what was asked of VMs, handed on to them and told the
+    overlay."""
 
     statistics: Statistics
     layout: Layout
@@ -57,6 +65,9 @@ class Replayed:
     joined: int
     left: int
     queries: int
+    macs: list[Row]
+    reports: int
+    of_tenants: int
     refused: Mapping[str, int]
     seconds: float
     traffic_s: float
@@ -73,6 +84,7 @@ class Replayed:
             "copies_out": counted.copies_out,
             "drops": drop_rows(counted, self.traffic_s, self.refused),
             "members": self.members,
+            "macs": self.macs,
             "seconds": round(self.seconds, 6),
             "copies_per_s": round(counted.copies_out / self.seconds) if self.seconds else 0,
         }
@@ -99,7 +111,10 @@ def replay(
     places = {name: place for place, name in enumerate(names)}
     membership, refused = Membership(), Refused()
     enroll(membership, config)
-    publisher = Publisher(membership, basis(config, ports, ways(config)))
+    found, tenants = basis(config, ports, ways(config)), None
+    if config.nve:
+        tenants = Tenants(refused, config.membership, tenant_mac(config.nve), lambda: 0.5)
+    publisher = Publisher(membership, found, TenantLists(tenants) if tenants else None)
     with (
         PcapSource(source_path, places, None if in_port is None else places[in_port]) as source,
         PcapSink(out_path, names, nanoseconds=source.nanoseconds) as sink,
@@ -112,9 +127,12 @@ def replay(
             batch=config.dataplane.batch,
             trains=config.dataplane.trains,
             punts=Punts(config.membership.punt_rate_pps, config.membership.punt_burst, stepwise=True),
+            max_macs=config.nve.max_macs if config.nve else 0,
+            max_vteps=config.nve.max_vteps if config.nve else 0,
         )
         device = Device(membership, refused, config.membership)
-        control = _Control(forwarder, source, sink, device, publisher)
+        nve = ReplayedNve(config, layout, forwarder, refused, found, tenants) if tenants else None
+        control = _Control(forwarder, source, sink, device, publisher, nve)
         begin = time.perf_counter()
         try:
             control.attach(attachments(config, ports))
@@ -143,10 +161,13 @@ def replay(
         return Replayed(
             forwarder.statistics(),
             layout,
-            list(each_member(config, list(member_views(names, device, membership, control.now_s)))),
+            list(each_member(config, control.members(names, membership, tenants))),
             control.joined,
             control.left,
-            sink.sent,
+            sink.sent - (nve.joins.reports_sent + nve.n_of_tenants if nve else 0),
+            list(each_mac(list(nve.known()))) if nve else [],
+            nve.joins.reports_sent if nve else 0,
+            nve.n_of_tenants if nve else 0,
             refused,
             seconds,
             (source.last_ns - source.first_ns) / 1e9,
@@ -155,17 +176,24 @@ def replay(
 
 
 class _Control:
-    """Drives the device role by the capture's clock: what is due comes before the frame of that time. A
-    capture without frames has no clock, and nothing happens."""
+    """Drives the roles by the capture's clock: what is due comes before the frame of that time. A capture
+    without frames has no clock, and nothing happens."""
 
     def __init__(
-        self, forwarder: Forwarder, source: PcapSource, sink: PcapSink, device: Device, publisher: Publisher
+        self,
+        forwarder: Forwarder,
+        source: PcapSource,
+        sink: PcapSink,
+        device: Device,
+        publisher: Publisher,
+        nve: ReplayedNve | None,
     ) -> None:
         self._forwarder = forwarder
         self._source = source
         self._sink = sink
         self._device = device
         self._publisher = publisher
+        self._nve = nve
         self._begin_ns = source.first_ns
         self.joined = self.left = 0
 
@@ -174,17 +202,26 @@ class _Control:
         """Seconds since the first frame."""
         return max(0, self._source.clock_ns - self._begin_ns) / _NS
 
+    def members(
+        self, names: Sequence[str], membership: Membership, tenants: Tenants | None
+    ) -> list[MemberView]:
+        """Who is in a group now, NVEs and VMs; `names` are those of the ports."""
+        found = list(member_views(names, self._device, membership, self.now_s))
+        return found + (list(tenant_views(names, tenants, self.now_s)) if tenants is not None else [])
+
     def attach(self, attachments: Mapping[int, Attachment]) -> None:
-        """Begin: ask on the ports with NVEs."""
+        """Begin: ask on the ports with NVEs, join as one."""
         if self._source.next_ns is None:
             return
         self._device.attach(attachments, 0.0)
+        if self._nve is not None:
+            self._nve.attach()
         self._settle(self._begin_ns)
 
     def run(self, max_frames: int) -> bool:
         """Go on by some frames, or up to the next that control has to hear; False at the capture's end, when
         all that was due by then is done."""
-        source, deadline_s = self._source, self._device.deadline_s
+        source, deadline_s = self._source, self._deadline_s
         next_ns, due_ns = source.next_ns, None
         if deadline_s is not None:
             due_ns = self._begin_ns + ceil(deadline_s * _NS)
@@ -193,25 +230,42 @@ class _Control:
                     due_ns = next_ns
                     deadline_s = max(deadline_s, (due_ns - self._begin_ns) / _NS)
                 self._device.poll(deadline_s)
+                if self._nve is not None:
+                    self._nve.poll(deadline_s)
                 self._settle(due_ns)
                 return True
         if next_ns is None:
             return False
+        if self._nve is not None:
+            age_ns = self._nve.age(next_ns)
+            due_ns = age_ns if due_ns is None else min(due_ns, age_ns)
         source.until_ns = due_ns
         self._forwarder.run(max_frames)
-        for port, _, frame in self._forwarder.read_punted():
-            self._device.hear(port, frame, self.now_s)
+        for one in self._forwarder.read_punted():
+            if self._nve is None or not self._nve.hear(one, self.now_s):
+                self._device.hear(one.in_port, one.frame, self.now_s)
+        if self._nve is not None:
+            self._nve.learn()
         self._settle(source.clock_ns)
         return True
+
+    @property
+    def _deadline_s(self) -> float | None:
+        due = [self._device.deadline_s, *(self._nve.deadlines_s if self._nve else ())]
+        return min((one for one in due if one is not None), default=None)
 
     def _settle(self, time_ns: int) -> None:
         step = self._publisher.update()
         if step.lists or step.removed:
             self._forwarder.publish(step.lists, step.removed)
-        for event in self._device.take_events():
+        of_tenants = self._nve.tenants.take_events() if self._nve is not None else ()
+        for event in [*self._device.take_events(), *(event for _, event in of_tenants)]:
             self.joined += event.was is None
             self.left += event.wants is None
-        for port, frame in self._device.take_frames():
+        frames = self._device.take_frames()
+        if self._nve is not None:
+            frames += self._nve.take_frames()
+        for port, frame in frames:
             self._sink.send(port, frame, time_ns)
 
 

@@ -7,18 +7,30 @@ Decisions:
 2. A peer is reached by the port to which the kernel routes it (live, where there is a kernel to ask), else by
    the one whose `address` prefix holds it (the longest), else by the first that faces the core; ports that
    face VMs reach nobody.
-3. Lists by number keep the sender's outer source unless the list or the receiver says otherwise: plain VTEPs
+3. What an NVE sends to groups leaves by its uplink: of the ports that face the core alone, the internal ones
+   if there are any, the one whose `address` prefix holds the NVE's address, else the first. Internal ports
+   lead to the other roles of this box, so no peer is reached by one. Where a device is beside the NVE, what
+   comes to a group by the uplink is the NVE's, and by any other port the device's.
+4. Lists by number keep the sender's outer source unless the list or the receiver says otherwise: plain VTEPs
    learn from it. `[replicator] source` is about a manager's lists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from ctrl import planner
 from ctrl.config.numbers import list_key, receiver_key, vsid_of
-from ctrl.config.schema import Config, DeviceTable, ListTable, PortTable, ReplicatorTable
+from ctrl.config.schema import (
+    Config,
+    DeviceTable,
+    ListTable,
+    NveTable,
+    PortTable,
+    ReplicatorTable,
+    StormTable,
+)
 from ctrl.membership import ALL, Event, Membership, Origin, Who
 from ctrl.point_lists import Point
 from ctrl.publisher import Basis, Publisher
@@ -36,11 +48,15 @@ from fastpath.model import (
     Network,
     Peer,
     Port,
+    Rate,
     ReplicationList,
     Scope,
+    Storm,
 )
 
 _ENCAPS = {"vxlan": Encap.VXLAN, "nvgre": Encap.NVGRE}
+_LEAST_BURST = 64
+"""Frames: a VM that answers a burst of requests sends so many at once."""
 _FACES = {"nve": Faces.NVE, "core": Faces.CORE, "vm": Faces.VM}
 
 
@@ -84,7 +100,9 @@ def basis(config: Config, ports: tuple[Port, ...], found: planner.Ways) -> Basis
         tunnel=tunnel_of(device) if device else None,
         peers=peers,
         fixed=tuple(_point_lists(config, config.replicator, found)) if config.replicator else (),
+        overlay=tuple(_overlay(config, config.nve, ports, found)) if config.nve else (),
         networks=tuple(_networks(config)),
+        snooped=tuple(_snooped(config, config.nve, ports, found)) if config.nve else (),
         point=Point(config.replicator.address, config.replicator.source == "own")
         if config.replicator
         else None,
@@ -101,7 +119,7 @@ def plan_layout(config: Config, ports: tuple[Port, ...]) -> Layout:
         if m.nve is not None
     }
     return Layout(
-        ports=ports,
+        ports=_shared(config, ports),
         endpoints=tuple(_endpoints(config)),
         networks=tuple(_networks(config)),
         peers=tuple(_peers(config)),
@@ -126,18 +144,70 @@ def plan_ports(tables: tuple[PortTable, ...]) -> tuple[Port, ...]:
             encap=_ENCAPS[table.encap],
             mtu=table.mtu,
             network=table.network or "",
+            macs=table.macs,
+            drop_tagged=table.tagged == "drop",
+            storm=_storm(table.storm),
         )
         for place, table in enumerate(tables, 1)
     )
 
 
+def _shared(config: Config, ports: tuple[Port, ...]) -> tuple[Port, ...]:
+    """The ports of a device and an NVE in one box, where each has groups of its own; else as they are."""
+    if config.nve is None or config.device is None:
+        return ports
+    by = uplink(config)
+    return tuple(
+        replace(port, group_scope=Scope.DEVICE) if port.faces == Faces.CORE and place != by else port
+        for place, port in enumerate(ports)
+    )
+
+
 def ways(config: Config) -> planner.Ways:
     """Learn from the ports' addresses who is reached where."""
-    outward = [(i, port) for i, port in enumerate(config.ports) if "vm" not in port.faces]
+    outward = [
+        (i, port) for i, port in enumerate(config.ports) if "vm" not in port.faces and port.kind != "internal"
+    ]
     return planner.Ways(
         tuple((i, address.network) for i, port in outward for address in port.addresses),
         tuple(i for i, port in outward if "core" in port.faces),
     )
+
+
+def uplink(config: Config) -> int | None:
+    """The port by which the NVE is in its groups; None: no port will do."""
+    if config.nve is None:
+        return None
+    core = [i for i, port in enumerate(config.ports) if port.faces == ("core",)]
+    core = [i for i in core if config.ports[i].kind == "internal"] or core
+    prefixes = [(i, address.network) for i in core for address in config.ports[i].addresses]
+    return planner.choose_out_port(config.nve.address, prefixes, core)
+
+
+def vm_ports(config: Config) -> Mapping[str, tuple[int, ...]]:
+    """The places of the VM ports of each network that has any, by its name."""
+    found: dict[str, tuple[int, ...]] = {}
+    for place, port in enumerate(config.ports):
+        if "vm" in port.faces and port.network is not None:
+            found[port.network] = (*found.get(port.network, ()), place)
+    return found
+
+
+def tenant_mac(nve: NveTable) -> bytes:
+    """Our MAC in what VMs are asked and told: of each NVE another one, whatever its ports are."""
+    return bytes((0x02, 0xFB)) + nve.address.packed[-4:]
+
+
+def needs(config: Config, ports: tuple[Port, ...]) -> dict[str, frozenset[tuple[int, IPAddress]]]:
+    """The groups that the NVE is in for each network, and by which port: those of the networks with a VM port
+    that is up (CONFORMANCE N3-N5); none, where what VMs send goes to no group."""
+    by = uplink(config)
+    if config.nve is None or config.nve.send_to or by is None:
+        return {}
+    return {
+        network.name: frozenset((by, group) for group in network.groups())
+        for network, _ in _networks_with_vms(config, ports)
+    }
 
 
 def attachments(config: Config, ports: tuple[Port, ...]) -> dict[int, Attachment]:
@@ -190,8 +260,48 @@ def _point_list(
     return planner.plan_point_number(_ENCAPS[key[0]], key[1], receivers)
 
 
+def _overlay(
+    config: Config, nve: NveTable, ports: tuple[Port, ...], found: planner.Ways
+) -> Iterator[ReplicationList]:
+    """Plan the lists of an NVE, with the VM ports that are up."""
+    overlay = _how_to_send(config, nve, found)
+    if overlay is None:
+        return
+    for network, up in _networks_with_vms(config, ports):
+        yield from planner.plan_nve_network(network, up, overlay)
+
+
+def _snooped(
+    config: Config, nve: NveTable, ports: tuple[Port, ...], found: planner.Ways
+) -> Iterator[planner.Snooped]:
+    """The networks with VM ports, be these up or not, whose tenant groups the NVE knows."""
+    here, overlay = vm_ports(config), _how_to_send(config, nve, found)
+    if overlay is None:
+        return
+    for network in _networks(config):
+        if network.snoop and network.name in here:
+            up = frozenset(place for place in here[network.name] if ports[place].is_up)
+            yield planner.Snooped(network, up, overlay)
+
+
+def _how_to_send(config: Config, nve: NveTable, found: planner.Ways) -> planner.Overlay | None:
+    by = uplink(config)
+    return None if by is None else planner.Overlay(nve.address, by, tuple(found.remotes(nve.send_to)))
+
+
+def _networks_with_vms(config: Config, ports: tuple[Port, ...]) -> Iterator[tuple[Network, list[int]]]:
+    """The networks that have VM ports which are up, and these."""
+    here = vm_ports(config)
+    for network in _networks(config):
+        up = [place for place in here.get(network.name, ()) if ports[place].is_up]
+        if up:
+            yield network, up
+
+
 def _endpoints(config: Config) -> Iterator[Endpoint]:
     device, point = config.device, config.replicator
+    if config.nve:
+        yield Endpoint(config.nve.address, Scope.NVE)
     if device:
         yield Endpoint(device.address, Scope.DEVICE)
     if point:
@@ -211,11 +321,16 @@ def _networks(config: Config) -> Iterator[Network]:
             group=table.group,
             maps=tuple(GroupMap(m.inner, m.group) for m in table.maps),
             clear_reserved=table.clear_reserved,
+            snoop=table.snoop,
+            drop_unregistered=table.unregistered == "drop",
         )
 
 
 def _peers(config: Config) -> dict[Peer, None]:
     found: dict[Peer, None] = {}
+    if config.nve:
+        vteps = (one.vtep for one in config.nve.stations if one.vtep is not None)
+        found |= dict.fromkeys(Peer(Scope.NVE, address) for address in (*config.nve.send_to, *vteps))
     for peer in config.device.peers if config.device else ():
         found |= dict.fromkeys(Peer(Scope.DEVICE, address) for address in peer.addresses)
     for table in config.replicator.lists if config.replicator else ():
@@ -224,9 +339,20 @@ def _peers(config: Config) -> dict[Peer, None]:
 
 
 def _allow_from(config: Config) -> Iterator[AllowFrom]:
-    for scope, role in ((Scope.DEVICE, config.device), (Scope.REPLICATOR, config.replicator)):
+    roles = ((Scope.NVE, config.nve), (Scope.DEVICE, config.device), (Scope.REPLICATOR, config.replicator))
+    for scope, role in roles:
         for prefix in role.allow_from if role else ():
             yield AllowFrom(scope, prefix)
+
+
+def _storm(table: StormTable | None) -> Storm | None:
+    if table is None:
+        return None
+
+    def rate(pps: int) -> Rate | None:
+        return Rate(pps, max(pps, _LEAST_BURST)) if pps else None
+
+    return Storm(rate(table.broadcast_pps), rate(table.multicast_pps), rate(table.unknown_pps))
 
 
 def _faces(table: PortTable) -> Faces:

@@ -100,6 +100,7 @@ def _by_config(file: str, frame: bytes, name: str | None) -> list[Row]:
     from ctrl.config import ConfigError, load  # noqa: PLC0415  the daemon's answer needs none of these
     from ctrl.explain.answer import BadQuestion, explain, place_of  # noqa: PLC0415
     from ctrl.static import plan  # noqa: PLC0415
+    from ctrl.stations import static_egresses  # noqa: PLC0415
     from fastpath.model import Frame  # noqa: PLC0415
 
     try:
@@ -114,7 +115,15 @@ def _by_config(file: str, frame: bytes, name: str | None) -> list[Row]:
         _fail(str(error))
     lists = {one.key: one for one in planned.lists}
     strict_headers = config.membership.strict_headers
-    return explain(planned.layout, lists, {}, Frame(frame), in_port, strict_headers=strict_headers)
+    return explain(
+        planned.layout,
+        lists,
+        {},
+        Frame(frame),
+        in_port,
+        strict_headers=strict_headers,
+        macs=static_egresses(config) if config.nve else None,
+    )
 
 
 def _asked(word: str | None) -> _Asked:

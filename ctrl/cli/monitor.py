@@ -9,13 +9,13 @@ from urllib.parse import urlencode
 import click
 
 from ctrl.cli.asking import ending, fail, hint, lines, socket_of, socket_option
-from ctrl.objects import EVENTS, event_schema
+from ctrl.topics import EVENTS, event_schema
 
 _FIRST = ("time", "topic", "event")
 
 
 @click.command("monitor")
-@click.argument("topics", metavar="[members|groups|tunnels|instructions|sessions]...", nargs=-1)
+@click.argument("topics", metavar="[members|groups|macs|tunnels|instructions|sessions]...", nargs=-1)
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print one flat JSON object an event.")
 @socket_option
 @click.option("--schema", "wants_schema", is_flag=True, help="Print the JSON schema of what -j prints.")
@@ -23,9 +23,10 @@ def monitor(topics: tuple[str, ...], as_json: bool, path: Path | None, wants_sch
     """Watch what happens in a running box from now on, one line an event, until Ctrl-C.
 
     members: an NVE joins or leaves a group, or wants other sources of it. groups: the box has its first
-    member of a group, or none any more. tunnels: a peer can be reached, or not. instructions: what a manager
-    told of the tunnels of a group, and what became of it. sessions: a node and a manager found each other, or
-    parted. Without a topic, all of them.
+    member of a group, or none any more. macs: an NVE learned where a station is, or that it moved, or forgot
+    it. tunnels: a peer can be reached, or not. instructions: what a manager told of the tunnels of a group,
+    and what became of it. sessions: a node and a manager found each other, or parted. Without a topic, all of
+    them.
 
     Events that come faster than they are read are lost, the oldest first, and counted: `missed`.
 

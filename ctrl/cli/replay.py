@@ -21,7 +21,7 @@ from ctrl.table import Row, table
 from fastpath.errors import CaptureError
 from fastpath.reasons import Unit
 
-MEMBERS_SHOWN = 20
+MEMBERS_SHOWN = MACS_SHOWN = 20
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
@@ -54,7 +54,9 @@ def replay(
     are matched to ports by name.
 
     IGMP and MLD of the capture make members by its clock. What the NVEs are asked stands in OUT, among the
-    copies; they do not hear it, and who says nothing more in the capture is soon a member no longer.
+    copies; they do not hear it, and who says nothing more in the capture is soon a member no longer. The
+    frames of an [nve] teach it where stations are; what it reports, and what it asks its VMs and hands on to
+    them where their network snoops, stands in OUT, too.
 
     Exits with 1 if the copies are not those of --expect, if the capture is damaged, or if OUT could not be
     written to its end: OUT holds the copies up to there, as it does after Ctrl-C (130). Exits with 2 if
@@ -114,10 +116,15 @@ def report(in_file: Path, out_file: Path, done: Replayed) -> Iterator[str]:
             f"joined {done.joined:,}, left {done.left:,}; {len(joined):,} members in {n_groups:,} groups at "
             f"the end; {done.queries:,} queries sent"
         )
+    if done.macs or done.reports:
+        yield f"{len(done.macs):,} stations known at the end; {done.reports:,} reports sent"
+    if done.of_tenants:
+        yield f"{done.of_tenants:,} queries and reports of tenants sent or handed on"
     groups = group_rows(counted)
     gone = counted.replicated - sum(row["frames"] for row in groups)
     if gone:
-        groups.append({"scope": None, "group": "left since", "frames": gone})
+        whose = [*(["left since"] if done.left else []), *(["known stations"] if done.macs else [])]
+        groups.append({"scope": None, "group": ", ".join(whose), "frames": gone})
     sections: tuple[tuple[list[Row], dict[str, str]], ...] = (
         (
             [row | {"wants": _wants(row)} for row in joined[:MEMBERS_SHOWN]],
@@ -127,6 +134,17 @@ def report(in_file: Path, out_file: Path, done: Replayed) -> Iterator[str]:
                 "group": "GROUP",
                 "wants": "WANTS",
                 "expires_s": "EXPIRES_S",
+            },
+        ),
+        (
+            done.macs[:MACS_SHOWN],
+            {
+                "network": "NETWORK",
+                "mac": "MAC",
+                "port": "PORT",
+                "vtep": "VTEP",
+                "origin": "ORIGIN",
+                "age_s": "AGE_S",
             },
         ),
         (groups, {"scope": "ROLE", "group": "GROUP", "frames": "FRAMES"}),
@@ -151,8 +169,9 @@ def report(in_file: Path, out_file: Path, done: Replayed) -> Iterator[str]:
         if rows:
             yield ""
             yield from table(rows, headings)
-        if "wants" in headings and len(joined) > len(rows):
-            yield f"and {len(joined) - len(rows):,} more: -j prints them all"
+        for key, every in (("wants", joined), ("vtep", done.macs)):
+            if key in headings and len(every) > len(rows):
+                yield f"and {len(every) - len(rows):,} more: -j prints them all"
     yield ""
     rate = counted.copies_out / done.seconds if done.seconds else 0.0
     lost = sum(row.count for row in counted.drops if row.reason.unit is Unit.COPY)

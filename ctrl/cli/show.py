@@ -43,8 +43,8 @@ def show(
     path: Path | None,
     wants_schema: bool,
 ) -> None:
-    """Show an OBJECT of a running box, one line an entry: status, ports, networks, groups, members, tunnels,
-    devices, sessions, drops, runtime or config.
+    """Show an OBJECT of a running box, one line an entry: status, ports, networks, groups, members, macs,
+    tunnels, devices, sessions, drops, runtime or config.
 
     KEY VALUE keeps the entries that have the value under the key, `-` for nothing: keys are those of -j, the
     headings in small letters. A list has a value if one of its items is that.

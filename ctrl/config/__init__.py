@@ -17,6 +17,7 @@ from ctrl.config.positions import scan
 from ctrl.config.report import Report
 from ctrl.config.rules_layout import check_layout
 from ctrl.config.rules_manager import check_manager
+from ctrl.config.rules_nve import check_nve
 from ctrl.config.rules_roles import check_roles
 from ctrl.config.schema import Config, TlsTable
 from ctrl.config.shape import shape
@@ -87,6 +88,7 @@ def parse(text: str, file: str = "<config>", folder: FilePath | None = None) -> 
     if config is not None:
         check_layout(config, report)
         check_roles(config, report, frozenset(data))
+        check_nve(config, report)
         check_manager(config, report, folder)
         if folder and config.tls:
             config = config.model_copy(update={"tls": _placed(config.tls, folder)})

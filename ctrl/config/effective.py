@@ -14,6 +14,8 @@ def config_rows(config: Config) -> Iterator[dict[str, Any]]:
     for row in _rows(config, ()):
         if (row["table"], row["key"]) == ("control", "socket"):
             row["value"] = config.control_socket
+        if (row["table"], row["key"]) == ("nve", "send_to"):
+            row["value"] = row["value"] or "group"
         yield row
 
 

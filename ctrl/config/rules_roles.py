@@ -20,11 +20,13 @@ _FULL_SIZE_VXLAN = 1550
 
 
 def check_roles(config: Config, report: Report, tables: frozenset[str]) -> None:
-    """Check the roles; `tables` are the names of all tables in the file, those of later versions included."""
-    if not tables & {"device", "replicator", "manager", "nve"}:
-        report.warning((), "no [device], [replicator] or [manager] is given, so every frame is dropped")
-    if (config.device or config.replicator) and not config.ports and not report.is_damaged(("port",)):
-        report.error((), "no [[port]] is given; expected one at least for a device or a replicator")
+    """Check the roles; `tables` are the names of all tables in the file, those that could not be taken among
+    them."""
+    if not tables & {"nve", "device", "replicator", "manager"}:
+        report.warning((), "no [nve], [device], [replicator] or [manager] is given, so all is dropped")
+    forwards = config.nve or config.device or config.replicator
+    if forwards and not config.ports and not report.is_damaged(("port",)):
+        report.error((), "no [[port]] is given; expected one at least for an NVE, a device or a replicator")
     _check_addresses(config, report)
     _check_membership(config, report)
     found = ways(config)
@@ -84,17 +86,20 @@ def own_addresses(config: Config) -> dict[IPAddress, str]:
             own[config.replicator.replicate] = "replicator.replicate"
     if config.device:
         own[config.device.address] = "device.address"
+    if config.nve:
+        own.setdefault(config.nve.address, "nve.address")
     return own
 
 
-def _check_senders(prefixes: tuple[IPNetwork, ...], report: Report, at: Path) -> None:
+def check_senders(prefixes: tuple[IPNetwork, ...], report: Report, at: Path) -> None:
+    """Warn of a prefix that holds everybody."""
     for i, prefix in enumerate(prefixes):
         if prefix.prefixlen == 0:
             report.warning((*at, i), f"{prefix} lets any sender whatever have its frames copied")
 
 
 def _check_device(config: Config, report: Report, device: DeviceTable, found: Ways) -> None:
-    _check_senders(device.allow_from, report, ("device", "allow_from"))
+    check_senders(device.allow_from, report, ("device", "allow_from"))
     is_sound = not report.is_damaged(("port",))
     if device.peers and not found.core_ports and is_sound and config.ports:
         report.error(("device", "peer"), 'no port leads to peers; expected a [[port]] with faces = "core"')
@@ -265,7 +270,7 @@ def _check_kept(report: Report, role: NodeTable, at: str) -> None:
 
 
 def _check_replicator(config: Config, report: Report, point: ReplicatorTable, found: Ways) -> None:
-    _check_senders(point.allow_from, report, ("replicator", "allow_from"))
+    check_senders(point.allow_from, report, ("replicator", "allow_from"))
     if point.source == "keep":
         _check_kept(report, point, "replicator")
     if point.lists and not found.core_ports and config.ports and not report.is_damaged(("port",)):

@@ -2,7 +2,7 @@
 with `schema_roles`.
 
 Only what concerns a single value is checked there; whatever takes two keys to judge is in `rules_layout`,
-`rules_roles` and `rules_manager`.
+`rules_roles`, `rules_nve` and `rules_manager`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from ctrl.config.schema_roles import (
     ManagerTable,
     MemberTable,
     NodeTable,
+    NveTable,
     PeerTable,
     PointTable,
     ReceiverTable,
     ReplicatorTable,
+    StationTable,
     TlsTable,
 )
 from ctrl.config.table import (
@@ -53,7 +55,6 @@ from ctrl.config.table import (
 from ctrl.config.values import HostPort
 
 __all__ = [
-    "LATER",
     "TABLES",
     "Address",
     "Config",
@@ -71,11 +72,14 @@ __all__ = [
     "NetworkTable",
     "NodeTable",
     "Number",
+    "NveTable",
     "PeerTable",
     "PointTable",
     "PortTable",
     "ReceiverTable",
     "ReplicatorTable",
+    "StationTable",
+    "StormTable",
     "Table",
     "Tables",
     "TlsTable",
@@ -84,9 +88,7 @@ __all__ = [
     "keys_of",
 ]
 
-LATER = ("nve",)
-"""Tables of the schema that belong to later versions: accepted unread, so that replay can take a live
-config."""
+_PPS_MAX = 100_000_000
 
 
 class ControlTable(Table):
@@ -123,21 +125,46 @@ class Dataplane(Table):
     )  # fmt: skip
 
 
+def _pps(meaning: str) -> Any:
+    return key(
+        f"{meaning} a second; so many may come at once, or 64 if that is more. 0 is no limit.",
+        f"a number from 0 to {_PPS_MAX}", 0, ge=0, le=_PPS_MAX,
+    )  # fmt: skip
+
+
+class StormTable(Table):
+    """Limits of what the VMs at a port may send to several or unknown stations."""
+
+    broadcast_pps: int = _pps("Broadcast frames")
+    multicast_pps: int = _pps("Multicast frames")
+    unknown_pps: int = _pps("Frames to stations that are not known")
+
+
 class PortTable(Table):
     name: Name = key("How this config and all output call the port.", "a name without spaces and slashes")
     device: str | None = key(
         "The Linux interface; pcap and memory ports have none.", "a name", None, shown="the name"
     )
-    kind: Literal["packet", "xdp", "tap", "pcap", "memory"] = word(
+    kind: Literal["packet", "xdp", "tap", "internal", "pcap", "memory"] = word(
         "What carries the frames; replay puts captures in the place of any kind.",
-        ("packet", "xdp", "tap", "pcap", "memory"), "packet",
+        ("packet", "xdp", "tap", "internal", "pcap", "memory"), "packet",
     )  # fmt: skip
+    peer: str | None = key(
+        "Of an internal port: the other end, within this process.", "the name of a [[port]]", None
+    )
     faces: Annotated[tuple[str, ...], PlainValidator(values.faces)] = key(
         "What is behind the port; decides whether a frame counts as local or remote.",
         '"nve", "core", "vm" or ["nve", "core"]', words=("nve", "core", "vm"),
     )  # fmt: skip
     encap: EncapName = word("What the NVEs there speak; copies are translated to it.", ENCAPS, "vxlan")
     network: str | None = key("The [[network]] of the VMs there.", "the name of a [[network]]", None)
+    macs: Annotated[tuple[Mac, ...], Items] = key(
+        "The source MACs that the VMs there may use; none means any.", "a list of MAC addresses", ()
+    )
+    tagged: Literal["keep", "drop"] = word(
+        "What becomes of frames of the VMs there that carry a VLAN tag.", ("keep", "drop"), "keep"
+    )
+    storm: StormTable | None = key("Limits of the VMs there.", "a [port.storm] table", None)
     mac: Mac | None = key(
         "Source MAC of copies. Live ports ask netlink.", "a MAC address like 02:00:00:00:00:01", None,
         shown="02:fa:57:00:00:NN, NN the port's place, from 01",
@@ -169,6 +196,15 @@ class NetworkTable(Table):
     encap: EncapName = word("The encapsulation of its own frames.", ENCAPS, "vxlan")
     group: Group | None = key("The outer group of its frames.", GROUP, None)
     clear_reserved: bool = switch("Zero the reserved VXLAN bits of forwarded frames.", False)
+    snoop: bool = switch(
+        "Send what is for a tenant group only to those VMs of our NVE that joined it; the bounds of "
+        "[membership] hold for them, too.",
+        False,
+    )
+    unregistered: Literal["flood", "drop"] = word(
+        "With snoop: what becomes here of frames of others to a group that no VM here has joined.",
+        ("flood", "drop"), "flood",
+    )  # fmt: skip
     maps: Annotated[tuple[MapTable, ...], Tables] = key(
         "Other groups for some inner destinations.", "[[network.map]] tables", (), alias="map"
     )
@@ -225,6 +261,7 @@ class Config(Table):
     membership: MembershipTable = key(
         "How NVEs join and leave.", "a [membership] table", make=MembershipTable
     )
+    nve: NveTable | None = key("The NVE role: the host of VMs.", "an [nve] table", None)
     device: DeviceTable | None = key("The device role.", "a [device] table", None)
     replicator: ReplicatorTable | None = key("The role of a replication point.", "a [replicator] table", None)
 
@@ -234,7 +271,9 @@ class Config(Table):
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles of this box, by the names of their tables."""
-        return tuple(name for name in ("device", "replicator", "manager") if getattr(self, name) is not None)
+        return tuple(
+            name for name in ("nve", "device", "replicator", "manager") if getattr(self, name) is not None
+        )
 
     def tls_of(self, role: NodeTable | ManagerTable) -> TlsTable | None:
         """What the sessions of a role are secured with; None: they are plain text."""
@@ -251,8 +290,11 @@ TABLES: dict[tuple[str, ...], type[Table]] = {
     ("control",): ControlTable,
     ("dataplane",): Dataplane,
     ("port",): PortTable,
+    ("port", "storm"): StormTable,
     ("network",): NetworkTable,
     ("network", "map"): MapTable,
+    ("nve",): NveTable,
+    ("nve", "mac"): StationTable,
     ("device",): DeviceTable,
     ("device", "peer"): PeerTable,
     ("device", "member"): MemberTable,

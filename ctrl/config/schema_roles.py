@@ -1,5 +1,5 @@
-"""The tables of the roles: [device], [replicator] and [manager], and [tls], which their sessions are secured
-with."""
+"""The tables of the roles: [nve], [device], [replicator] and [manager], and [tls], which their sessions are
+secured with."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ctrl.config.table import (
     EncapName,
     Group,
     Items,
+    Mac,
     Number,
     Prefix,
     SourceName,
@@ -34,6 +35,7 @@ from ctrl.config.table import (
     word,
 )
 from ctrl.config.values import HostPort, StoreUrl
+from fastpath.model import IPAddress
 
 Manager = Annotated[HostPort, PlainValidator(values.manager_address)]
 ListenOn = Annotated[HostPort, PlainValidator(values.listen_on)]
@@ -199,6 +201,39 @@ class ManagerTable(Table):
         "What is replicated where; else the points that are there share it evenly.",
         "[[manager.point]] tables", (), alias="point",
     )  # fmt: skip
+
+
+class StationTable(Table):
+    network: str = key("The network of the station.", "the name of a [[network]]")
+    mac: Mac = key("Its MAC.", "a MAC address like 02:00:00:00:00:01")
+    port: str | None = key(
+        "The VM port where it is; or give vtep.", 'the name of a [[port]] with faces = "vm"', None
+    )
+    vtep: Address | None = key("The VTEP behind which it is.", ADDRESS, None)
+    encap: EncapName | None = word("What that VTEP speaks.", ENCAPS, None, shown="the network's")
+
+
+class NveTable(Table):
+    address: Address = key("Our VTEP address: the outer source of what the VMs send.", ADDRESS)
+    send_to: Annotated[tuple[IPAddress, ...], PlainValidator(values.bum_receivers)] = key(
+        "Where frames for several or unknown stations go: to their group, or one copy to each of these: a "
+        "service node, or all VTEPs.",
+        '"group", a unicast address or a list of them', "group", words=("group",), validate_default=True,
+    )  # fmt: skip
+    allow_from: Annotated[tuple[Prefix, ...], Items] = key(
+        "Which VTEPs may send to our address, beside those that this config names; none means any.",
+        PREFIXES, (),
+    )  # fmt: skip
+    ageing_s: float = seconds(
+        "After so long without a frame from it, a learned station is forgotten.", 300.0, 1, 86_400
+    )
+    max_macs: int = bound("Stations, static ones among them.", 65_536, 1_048_576)
+    max_macs_per_network: int = bound("Stations that one network may have learned.", 16_384, 1_048_576)
+    max_macs_per_port: int = bound("Stations that may be learned at one VM port.", 4096, 1_048_576)
+    max_vteps: int = bound("VTEPs that stations may be behind.", 4096, 65_536)
+    stations: Annotated[tuple[StationTable, ...], Tables] = key(
+        "Static stations.", "[[nve.mac]] tables", (), alias="mac"
+    )
 
 
 def _pem(meaning: str) -> Any:

@@ -13,13 +13,14 @@ from pydantic import ValidationError
 
 from ctrl.config.finding import Path, any_of, given, nearest
 from ctrl.config.report import Report
-from ctrl.config.schema import LATER, TABLES, Config, find_key, keys_of
+from ctrl.config.schema import TABLES, Config, find_key, keys_of
 from ctrl.config.values import without_password
 
 _ARRAYS = {
     ("port",),
     ("network",),
     ("network", "map"),
+    ("nve", "mac"),
     ("device", "peer"),
     ("device", "member"),
     ("replicator", "list"),
@@ -27,7 +28,7 @@ _ARRAYS = {
 }
 
 # With a tunnel address missing, the rest of its role can still be judged: RFC 7600's dummy address stands in.
-_STAND_INS = {("device", "address"): "192.0.0.8", ("replicator", "address"): "192.0.0.8"}
+_STAND_INS = {(role, "address"): "192.0.0.8" for role in ("nve", "device", "replicator")}
 
 
 def table_name(table: tuple[str, ...]) -> str:
@@ -41,10 +42,6 @@ def table_name(table: tuple[str, ...]) -> str:
 
 def shape(data: Mapping[str, Any], report: Report) -> Config | None:
     """Make the config of what of `data` can be taken; None only if nothing can."""
-    for name in LATER:
-        if name in data:
-            report.warning((name,), f"this version does not use [{name}] yet; the table is not read")
-    data = {name: value for name, value in data.items() if name not in LATER}
     first = True
     while True:
         report.kept = {}
@@ -120,7 +117,7 @@ def _told(place: Path, error: Any, data: Any, report: Report) -> list[Any]:
 def _unknown(place: Path) -> str:
     table = _names(place[:-1])
     word = place[-1]
-    legal = [k.name for k in keys_of(table)] + ([] if table else list(LATER))
+    legal = [k.name for k in keys_of(table)]
     message = f"unknown key; {table_name(table)} takes {any_of(legal)}"
     hint = nearest(word, legal)
     if hint:

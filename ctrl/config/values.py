@@ -240,6 +240,17 @@ def faces(value: object) -> tuple[str, ...]:
     return found
 
 
+def bum_receivers(value: object) -> tuple[IPAddress, ...]:
+    """Who gets BUM frames of an NVE: `"group"` is nobody by name, else one address or a list of them."""
+    if value == "group":
+        return ()
+    if not isinstance(value, list):
+        return (unicast(value),)
+    if not value:
+        raise wrong()
+    return tuple(unicast(item) for item in value)
+
+
 def vni_range(value: object) -> tuple[int, int]:
     """`300`, `"300"` or `"100-199"`, both ends included."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value

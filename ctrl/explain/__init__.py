@@ -41,8 +41,8 @@ EXPLAINED = Shown(
         Column(
             "step",
             "text",
-            "port, checksum, ethernet, outer, nested, overlay, inner, role, class, sender, key, group, "
-            "network, exclusion, settled, message, record, copy or verdict.",
+            "port, checksum, ethernet, outer, nested, overlay, inner, role, class, sender, station, key, "
+            "group, network, exclusion, lesson, settled, message, record, copy or verdict.",
         ),
         Column("rule", "text", "The rule of src_cython/fastpath/README.md; null: none.", nullable=True),
         Column("what", "text", "What was found; of a copy: made or dropped; replicate, punt or drop."),

@@ -24,11 +24,11 @@ from fastpath.model import (
     Verdict,
 )
 from fastpath.reasons import REASONS
-from fastpath.reference import Outcome, Reference, Trail
+from fastpath.reference import MacTable, Outcome, Reference, Trail
 from fastpath.reference.inner import InnerPacket
 from fastpath.reference.lookup import Lookup, networks_with, receivers
 from fastpath.reference.parse import ip_header
-from fastpath.reference.trail import Parsed, SourceClass
+from fastpath.reference.trail import Lesson, Parsed, SourceClass
 from fastpath.reference.wire import u16
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _TAKES = {
     SourceClass.REMOTE: "gets the local segment of a list alone",
     SourceClass.ALL: "sent to be replicated: gets both segments of a list",
 }
+_UP_ALONE = "none of our VMs asked for the tenants' group (8.3): nothing of the local segment of a list"
 
 
 _QUESTION = '{"frame": "02fa57...", "port": "p1" or null}'
@@ -56,6 +57,7 @@ def answer(
     next_hops: NextHops,
     *,
     strict_headers: bool = False,
+    macs: MacTable | None = None,
 ) -> list[Row]:
     """Answer `{"frame": HEX, "port": NAME or null}`, JSON; BadQuestion if that is not what was asked."""
     try:
@@ -74,7 +76,7 @@ def answer(
     if len(data) > MAX_FRAME:
         raise BadQuestion(f"frame: {len(data):,} bytes; {MAX_FRAME:,} at most")
     in_port = place_of(name, layout.ports)
-    return explain(layout, lists, next_hops, Frame(data), in_port, strict_headers=strict_headers)
+    return explain(layout, lists, next_hops, Frame(data), in_port, strict_headers=strict_headers, macs=macs)
 
 
 def place_of(name: str | None, ports: Sequence[Port]) -> int:
@@ -99,12 +101,14 @@ def explain(
     in_port: int,
     *,
     strict_headers: bool = False,
+    macs: MacTable | None = None,
 ) -> list[Row]:
     """Tell a frame's way as rows; IPv4 identifications of its copies are 0, as those of an egress's first.
 
-    `lists` are looked up, never walked: it costs the same whatever the box replicates.
+    `lists` are looked up, never walked, and so are `macs`, the stations of our own NVE: it costs the same
+    whatever the box replicates.
     """
-    reference, trail = Reference(layout, lists, next_hops), Trail()
+    reference, trail = Reference(layout, lists, next_hops, macs), Trail()
     outcome = reference.forward(in_port, frame, trail)
     told = [
         *_parsed(layout, frame, in_port, trail),
@@ -112,7 +116,9 @@ def explain(
         *_copies(layout, trail),
     ]
     if outcome.verdict is Verdict.PUNT:
-        told += punted.steps(trail.data, strict_headers=strict_headers)
+        of_tenant = trail.parsed if trail.snooped else None
+        heard = trail.data if of_tenant is None else of_tenant.inner_frame()
+        told += punted.steps(heard, strict_headers=strict_headers)
     return [asdict(step) for step in (*told, _verdict(outcome))]
 
 
@@ -161,22 +167,37 @@ def _looked_up(lookup: Lookup, in_port: int, trail: Trail) -> Iterator[Step]:
     if endpoint is not None:
         addressed = f"to our address {endpoint.address}"
     yield Step("role", "2", scope.name.lower(), addressed)
-    yield Step("class", "2.2", trail.source_class.name.lower(), _TAKES[trail.source_class])
+    takes = _UP_ALONE if trail.unregistered else _TAKES[trail.source_class]
+    yield Step("class", "2.2", trail.source_class.name.lower(), takes)
     if frame.outer is not None:
         yield Step("sender", "2.3", str(frame.outer.source), _known(lookup, in_port, frame, scope))
+    if trail.station is not None:
+        yield Step("station", "6.1", frame.inner_frame()[:6].hex(":"), words.station(trail.station, layout))
+    elif trail.unknown_unicast:
+        told = "nobody knows where: it goes to all of its network, as a broadcast does"
+        yield Step("station", "6.1", frame.inner_frame()[:6].hex(":"), told)
     yield from _keys(lookup, trail, frame)
-    if trail.found is None:
+    if trail.found is None and not trail.snooped:
         return
     numbered = networks_with(layout, frame.number_encap, frame.number)
     if layout.networks:
         groups = ", ".join(sorted({str(group) for network in numbered for group in network.groups()}))
         names = ", ".join(network.name for network in numbered) or "none has this number"
         yield Step("network", "2.6", names, f"group {groups}" if groups else None)
-    if trail.owners:
-        had = receivers(trail.found, trail.source_class)
+    if trail.found is not None and trail.owners:
+        had = receivers(trail.found, trail.source_class, trail.unregistered)
         out = [words.owner(egress.owner, layout) for egress in had if egress.owner in trail.owners]
         why = "where the frame comes from: no copy" if out else "nobody of the list sent it"
         yield Step("exclusion", "2.9", ", ".join(out) or "-", why)
+    if trail.lesson is not None:
+        yield Step("lesson", "6.4", trail.lesson.mac.hex(":"), _taught(trail.lesson, layout))
+
+
+def _taught(lesson: Lesson, layout: Layout) -> str:
+    """What control is told of a frame's source."""
+    if lesson.sender is None:
+        return f"control is told that it is at port {layout.ports[lesson.in_port].name}"
+    return f"control is told that it is behind {lesson.sender}, which speaks {lesson.encap.name}"
 
 
 def _known(lookup: Lookup, in_port: int, frame: Parsed, scope: Scope) -> str:

@@ -97,6 +97,13 @@ def owner(of: Owner, layout: Layout) -> str:
     return "/".join(str(part) for part in (port, of.address) if part is not None)
 
 
+def station(of: Egress, layout: Layout) -> str:
+    """Where a MAC is."""
+    if of.form is Form.DECAPSULATED:
+        return f"it is at port {layout.ports[of.out_port].name}"
+    return f"it is behind {of.address}"
+
+
 def receiver(of: Egress) -> str:
     """To whom a copy goes."""
     if of.form is Form.DECAPSULATED:

@@ -54,6 +54,39 @@ name = "vm1"
 kind = "tap"
 faces = "vm"
 network = "blue"
+macs = ["02:00:00:00:00:01"]
+tagged = "drop"
+[port.storm]
+broadcast_pps = 100
+multicast_pps = 20000
+unknown_pps = 0
+[[port]]
+name = "nve"
+kind = "internal"
+peer = "tor"
+faces = "core"
+[[port]]
+name = "tor"
+kind = "internal"
+peer = "nve"
+faces = "nve"
+[nve]
+address = "10.1.1.3"
+send_to = ["10.0.0.2", "10.0.0.3"]
+allow_from = ["10.1.0.0/16"]
+ageing_s = 300
+max_macs = 65536
+max_macs_per_network = 16384
+max_macs_per_port = 4096
+max_vteps = 4096
+[[nve.mac]]
+network = "blue"
+mac = "02:00:00:00:00:09"
+vtep = "10.0.0.9"
+[[nve.mac]]
+network = "blue"
+mac = "02:00:00:00:00:01"
+port = "vm1"
 [device]
 address = "10.0.0.1"
 manager = ["10.0.0.100:9470", "manager.example:9470", "[2001:db8::9]:9470"]
@@ -121,8 +154,6 @@ addresses = [
     # warning: replicator.list[0].addresses[1].source: copies carry replicator.address as source
     { address = "10.0.0.3", encap = "nvgre", vni = 5000, source = "own" },
 ]
-[nve]  # warning: nve
-address = "10.1.1.2"
 [tls]
 cert = "tor1.pem"
 key = "tor1.key"
@@ -163,7 +194,7 @@ def test_a_live_config_of_every_table_passes_with_warnings_only():
 def test_an_empty_config_has_the_defaults_of_the_design():
     reading = parse("")
     assert [str(f) for f in reading.findings] == [
-        "<config>:1: warning: no [device], [replicator] or [manager] is given, so every frame is dropped"
+        "<config>:1: warning: no [nve], [device], [replicator] or [manager] is given, so all is dropped"
     ]
     assert reading.config is not None
     dataplane = reading.config.dataplane
@@ -233,7 +264,7 @@ def test_a_syntax_error_names_its_line(text, line, message):
 
 def test_a_file_that_cannot_be_read_is_told_like_any_error(tmp_path):
     (tmp_path / "latin").write_bytes(b'node = "a"\n# \xfcber\n')
-    (tmp_path / "bom").write_bytes(b'\xef\xbb\xbfnode = "a"\n[nve]\n')
+    (tmp_path / "bom").write_bytes(b'\xef\xbb\xbfnode = "a"\n[manager]\n')
     os.truncate(os.open(tmp_path / "large", os.O_CREAT | os.O_WRONLY), (64 << 20) + 1)
     assert [str(f) for f in check(tmp_path)] == [f"{tmp_path}: error: cannot be read: Is a directory"]
     assert [str(f) for f in check(tmp_path / "no")] == [
@@ -263,7 +294,7 @@ def test_load_raises_with_every_finding_and_gives_the_config_where_there_are_onl
     assert read(file).findings == tuple(check(file))
 
 
-@pytest.mark.parametrize("name", ["device", "point", "vtep-point"])
+@pytest.mark.parametrize("name", ["device", "point", "vtep-point", "nve/nve", "nve/nvgre", "nve/onebox"])
 def test_the_examples_have_nothing_to_complain_about(name):
     assert check(ROOT / "examples" / f"{name}.toml") == []
 

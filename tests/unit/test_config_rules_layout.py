@@ -6,22 +6,22 @@ from tests.unit.marked import check_marked
 
 def test_metrics_for_the_whole_network_are_warned_of_and_those_for_this_box_are_not():
     check_marked("""
-[nve]  # warning: nve
+[manager]
 [control]
 http = "0.0.0.0:9473"  # warning: control.http: 0.0.0.0:9473 is not of this box alone: whoever reaches it can
 """)
     check_marked("""
-[nve]  # warning: nve
+[manager]
 [control]
 http = "[2001:db8::1]:80"  # warning: control.http: [2001:db8::1]:80 is not of this box alone
 """)
     for quiet in ("127.0.0.2:80", "[::1]:80", ""):
-        check_marked(f'[nve]  # warning: nve\n[control]\nhttp = "{quiet}"\n')
+        check_marked(f'[manager]\n[control]\nhttp = "{quiet}"\n')
 
 
 def test_cpus_are_one_a_worker_and_differ():
     check_marked("""
-[nve]  # warning: nve
+[manager]
 [dataplane]
 workers = 3
 # error: dataplane.cpus: 2 CPUs given for 3 workers; expected one for each worker, or none
@@ -30,18 +30,16 @@ cpus = [
     1,  # error: dataplane.cpus[1]: CPU 1 is given twice; expected a CPU of its own for each worker
 ]
 """)
-    check_marked("[nve]  # warning: nve\n[dataplane]\nworkers = 2\ncpus = [0, 1]\n")
+    check_marked("[manager]\n[dataplane]\nworkers = 2\ncpus = [0, 1]\n")
 
 
 def test_a_wrong_number_of_workers_does_not_make_the_cpus_wrong():
-    check_marked(
-        "[nve]  # warning: nve\n[dataplane]\nworkers = 0  # error: dataplane.workers\ncpus = [0, 1]\n"
-    )
+    check_marked("[manager]\n[dataplane]\nworkers = 0  # error: dataplane.workers\ncpus = [0, 1]\n")
 
 
 def test_vxlan_ports_differ_and_leave_nested_tunnels_theirs():
     check_marked("""
-[nve]  # warning: nve
+[manager]
 [dataplane]
 # error: dataplane.vxlan_ports[1]: 4754 given; that is the port of nested tunnels (GRE-in-UDP, RFC 8086)
 # error: dataplane.vxlan_ports[2]: port 4789 is given twice
@@ -51,7 +49,7 @@ vxlan_ports = [4789, 4754, 4789]
 
 def test_ports_have_names_and_interfaces_of_their_own():
     check_marked("""
-[nve]  # warning: nve
+[manager]
 [[port]]
 name = "p1"
 faces = "core"
@@ -79,38 +77,49 @@ faces = "core"
 
 def test_a_port_of_vms_names_a_network_and_others_do_not():
     check_marked("""
-[nve]  # warning: nve
+[nve]
+address = "10.0.0.9"
+send_to = "10.0.0.10"
+[[port]]
+name = "up"
+faces = "core"
 [[network]]
 name = "blue"
 vni = 100
-[[port]]  # error: port[0]: network is missing; expected the [[network]] of the VMs, as faces = "vm"
+[[port]]  # error: port[1]: network is missing; expected the [[network]] of the VMs, as faces = "vm"
 name = "vm0"
 faces = "vm"
 [[port]]
 name = "vm1"
 faces = "vm"
-network = "bleu"  # error: port[1].network: no [[network]] is called "bleu"; did you mean "blue"?
+network = "bleu"  # error: port[2].network: no [[network]] is called "bleu"; did you mean "blue"?
 [[port]]
 name = "vm2"
 faces = "vm"
-network = "xxx"  # error: port[2].network: no [[network]] is called "xxx"; expected one of blue
+network = "xxx"  # error: port[3].network: no [[network]] is called "xxx"; expected one of blue
 [[port]]
 name = "p3"
 faces = "nve"
-network = "blue"  # error: port[3].network: given; expected only where faces = "vm"
+network = "blue"  # error: port[4].network: given; expected only where faces = "vm"
 """)
     check_marked("""
-[nve]  # warning: nve
+[nve]
+address = "10.0.0.9"
+send_to = "10.0.0.10"
+[[port]]
+name = "up"
+faces = "core"
 [[port]]
 name = "vm0"
 faces = "vm"
-network = "blue"  # error: port[0].network: no [[network]] is called "blue"
+network = "blue"  # error: port[1].network: no [[network]] is called "blue"
 """)
 
 
 def test_a_damaged_network_is_not_called_unknown_nor_a_damaged_key_missing():
     check_marked("""
-[nve]  # warning: nve
+[nve]
+address = 5  # error: nve.address
 [[network]]
 name = "blue"
 vni = 0  # error: network[0].vni
@@ -132,7 +141,7 @@ encap = "nvgre"
 
 def test_prefixes_of_ports_that_overlap_are_warned_about():
     check_marked("""
-[nve]  # warning: nve
+[manager]
 [[port]]
 name = "p1"
 faces = "core"
@@ -147,7 +156,7 @@ address = ["10.0.0.129/25", "fe80::2/64", "2001:db8::1/64", "10.0.1.1/24"]
 
 def test_networks_have_names_of_their_own_and_map_a_prefix_once():
     check_marked("""
-[nve]  # warning: nve
+[manager]
 [[network]]
 name = "blue"
 vni = 100
@@ -163,7 +172,7 @@ vni = 101
 
 def test_w2_an_nvgre_network_has_a_vsid_that_nvgre_allows():
     check_marked("""
-[nve]  # warning: nve
+[manager]
 [[network]]  # error: network[0]: vsid is missing; vni 4095 cannot be its VSID too, as NVGRE reserves 0-4095
 name = "blue"
 vni = 4095
@@ -185,7 +194,7 @@ vni = 7
 
 def test_a_network_without_vsid_beside_nvgre_nves_is_warned_about():
     check_marked("""
-[nve]  # warning: nve
+[manager]
 [[port]]
 name = "p1"
 faces = "nve"

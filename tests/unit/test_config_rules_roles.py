@@ -7,7 +7,7 @@ from tests.unit.test_config import PORTS
 
 
 def test_a_role_needs_a_port():
-    check_marked("""[device]  # error: no [[port]] is given; expected one at least for a device or a
+    check_marked("""[device]  # error: no [[port]] is given; expected one at least for an NVE, a device or a
 address = "10.0.0.1"
 """)
     check_marked("[manager]")

@@ -41,7 +41,7 @@ vxlan_ports = [
 "vxlan-ports" = 1
 [[port]]  # error: port[0].faces: missing; expected "nve", "core", "vm" or ["nve", "core"]
 name = "a/b"  # error: port[0].name: "a/b" given; expected a name without spaces and slashes
-# error: port[0].kind: "pakcet" given; expected "packet", "xdp", "tap", "pcap" or "memory"; did you mean
+# error: port[0].kind: "pakcet" given; expected "packet", "xdp", "tap", "internal", "pcap" or "memory"; did
 kind = "pakcet"
 mtu = 575  # error: port[0].mtu: 575 given; expected 0 or a number from 576 to 65535
 [device]
@@ -60,7 +60,7 @@ def test_a_word_that_stands_in_no_table_gets_no_suggestion():
 
 
 def test_a_word_of_another_table_is_led_there():
-    check_marked('workers = 2  # error: did you mean "workers" of [dataplane]?\n[nve]  # warning: nve')
+    check_marked('workers = 2  # error: did you mean "workers" of [dataplane]?\n[manager]')
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_value_of_the_device_that_cannot_be_taken_is_explained(key, value, why
 )
 def test_a_value_of_a_port_that_cannot_be_taken_is_explained(key, value, why):
     check_marked(f"""
-[nve]  # warning: nve
+[manager]
 [[port]]
 name = "p1"
 faces = "core"
@@ -152,7 +152,7 @@ faces = "core"
 )
 def test_a_port_faces_nves_the_core_both_or_vms_alone(value, why):
     check_marked(f"""
-[nve]  # warning: nve
+[manager]
 [[port]]
 name = "p1"
 # error: port[0].faces: {why}
@@ -255,12 +255,12 @@ addresses = []  # error: device.peer[0].addresses: [] given; expected a list of 
 
 
 def test_a_box_is_asked_by_a_socket_of_its_name_unless_it_says_otherwise():
-    tor1 = check_marked('node = "tor1"\nnve = 1  # warning: nve\n').config
+    tor1 = check_marked('node = "tor1"\nmanager = {}\n').config
     assert tor1
     assert tor1.control_socket == "/run/fastpath/tor1.sock"
     assert str(tor1.control.http) == "127.0.0.1:9473"
     for path in ("/tmp/a.sock", "", "/" + "a" * 95):
-        other = check_marked(f'nve = 1  # warning: nve\n[control]\nsocket = "{path}"\n').config
+        other = check_marked(f'manager = {{}}\n[control]\nsocket = "{path}"\n').config
         assert other
         assert other.control_socket == path
 
@@ -276,7 +276,7 @@ def test_a_box_is_asked_by_a_socket_of_its_name_unless_it_says_otherwise():
     ],
 )
 def test_a_socket_that_cannot_be_is_refused(given, why):
-    check_marked(f"nve = 1  # warning: nve\n[control]\n# error: {why}\nsocket = {given}\n")
+    check_marked(f"manager = {{}}\n[control]\n# error: {why}\nsocket = {given}\n")
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_socket_that_cannot_be_is_refused(given, why):
     [('"127.0.0.1:1"', "127.0.0.1:1"), ('"[::1]:65535"', "[::1]:65535"), ('""', "None")],
 )
 def test_http_is_an_address_and_a_port_or_off(given, read):
-    config = check_marked(f"nve = 1  # warning: nve\n[control]\nhttp = {given}\n").config
+    config = check_marked(f"manager = {{}}\n[control]\nhttp = {given}\n").config
     assert config
     assert str(config.control.http) == read
 
@@ -303,20 +303,20 @@ def test_http_is_an_address_and_a_port_or_off(given, read):
     ],
 )
 def test_http_that_cannot_be_is_refused(given, why):
-    check_marked(f"nve = 1  # warning: nve\n[control]\n# error: {why}\nhttp = {given}\n")
+    check_marked(f"manager = {{}}\n[control]\n# error: {why}\nhttp = {given}\n")
 
 
 def test_a_receive_ring_has_its_bounds():
     check_marked("""
-nve = 1  # warning: nve
+manager = {}
 [dataplane]
 ring_frames = 255  # error: dataplane.ring_frames: 255 given; expected a number from 256 to 262144
 """)
     check_marked("""
-nve = 1  # warning: nve
+manager = {}
 [dataplane]
 ring_frames = 262145  # error: dataplane.ring_frames: 262145 given; expected a number from 256 to 262144
 """)
-    config = check_marked("nve = 1  # warning: nve\n[dataplane]\nring_frames = 262144\n").config
+    config = check_marked("manager = {}\n[dataplane]\nring_frames = 262144\n").config
     assert config
     assert config.dataplane.ring_frames == 262144

@@ -15,6 +15,8 @@ from ctrl.explain import EXPLAINED, MAX_FRAME, Step, schema
 from ctrl.explain.answer import BadQuestion, answer, explain, place_of
 from ctrl.protocols import igmp, mld
 from ctrl.protocols.messages import Kind, Query, Record, Report
+from ctrl.static import plan
+from ctrl.stations import static_egresses
 from fastpath.model import Faces, Frame, GroupKey, Layout, Port, ReplicationList, Verdict
 from fastpath.reasons import REASONS
 from fastpath.reference import Reference
@@ -23,6 +25,7 @@ from tests.cases import CASES, Case
 from tests.cases import box as b
 from tests.cases import made as m
 from tests.compiled import Compiled
+from tests.replaying import config_of
 
 MAC = bytes.fromhex("02fad0a1b2c3")
 VXLAN = f.wire(f.vxlan_packet(m.TENANT, b.VTEP, b.GROUP, b.VNI))
@@ -30,7 +33,7 @@ SENTENCES = {reason.name: reason.sentence for reason in REASONS}
 WHATS = {Verdict.REPLICATE: "replicate", Verdict.PUNT: "punt", Verdict.DROP: "drop"}
 ORDER = [
     *("port", "checksum", "ethernet", "outer", "nested", "overlay", "inner", "role", "class", "sender"),
-    *("key", "network", "exclusion", "settled", "copy", "message", "record", "verdict"),
+    *("station", "key", "network", "exclusion", "lesson", "settled", "copy", "message", "record", "verdict"),
 ]
 """The steps in the order of the rules; a recovered group stands among the keys."""
 
@@ -170,6 +173,100 @@ def test_who_is_left_out_is_told_by_name():
     assert whats(from_core, "exclusion") == [("-", "nobody of the list sent it")]
     assert whats(from_core, "class") == [("remote", "gets the local segment of a list alone")]
     assert whats(from_core, "sender") == [(b.PEER, "a peer")]
+
+
+HOST = config_of("""
+[nve]
+address = "10.1.1.2"
+[[nve.mac]]
+network = "blue"
+mac = "02:00:00:00:00:01"
+port = "vm1"
+[[nve.mac]]
+network = "blue"
+mac = "02:00:00:00:00:09"
+vtep = "10.1.1.3"
+[[network]]
+name = "blue"
+vni = 5001
+group = "239.1.1.1"
+[[port]]
+name = "vm1"
+faces = "vm"
+network = "blue"
+[[port]]
+name = "up"
+faces = "core"
+""")
+
+
+@pytest.mark.parametrize(
+    ("dst", "src", "steps"),
+    [
+        ("09", "01", [("station", "02:00:00:00:00:09", "it is behind 10.1.1.3")]),
+        (
+            "08",
+            "02",
+            [
+                (
+                    "station",
+                    "02:00:00:00:00:08",
+                    "nobody knows where: it goes to all of its network, as a broadcast does",
+                ),
+                ("lesson", "02:00:00:00:00:02", "control is told that it is at port vm1"),
+            ],
+        ),
+    ],
+)
+def test_a_frame_of_a_vm_is_told_where_its_receiver_is_and_what_it_teaches(dst, src, steps):
+    made = plan(HOST)
+    frame = f.tenant(dst_mac=bytes.fromhex(f"0200000000{dst}"), src_mac=bytes.fromhex(f"0200000000{src}"))
+    rows = told(frame, 0, made.layout, lists=keyed(made.lists), macs=static_egresses(HOST))
+    found = [
+        (row["step"], row["what"], row["detail"]) for row in rows if row["rule"] and row["rule"][0] == "6"
+    ]
+    assert found == steps
+    assert [row["receiver"] for row in rows if row["step"] == "copy"] == [
+        "10.1.1.3" if dst == "09" else "239.1.1.1"
+    ]
+
+
+def test_what_another_vtep_teaches_is_told_with_what_it_speaks():
+    made = plan(HOST)
+    inner = f.tenant(dst_mac=bytes.fromhex("020000000001"), src_mac=bytes.fromhex("020000000007"))
+    frame = f.wire(f.vxlan_packet(inner, "10.1.1.4", "10.1.1.2", 5001))
+    rows = told(frame, 1, made.layout, lists=keyed(made.lists), macs=static_egresses(HOST))
+    assert whats(rows, "station") == [("02:00:00:00:00:01", "it is at port vm1")]
+    assert whats(rows, "lesson") == [
+        ("02:00:00:00:00:07", "control is told that it is behind 10.1.1.4, which speaks VXLAN")
+    ]
+
+
+def snooping(**more: Any) -> Layout:
+    """The NVE's box; its networks snoop."""
+    layout = plan(HOST).layout
+    return replace(layout, networks=tuple(replace(one, snoop=True, **more) for one in layout.networks))
+
+
+def test_a_tenants_report_is_told_from_inside_its_tunnel():
+    report = igmp.report_frame(Report(3, (Record(Kind.TO_EX, 0xEF010164),)), MAC, 0)
+    network = snooping().networks[0]
+    wrapped = f.wire(f.vxlan_packet(report, "10.1.1.4", str(network.group), network.vni))
+    uplink = next(i for i, port in enumerate(plan(HOST).layout.ports) if port.faces is Faces.CORE)
+    for in_port, frame in ((0, report), (uplink, wrapped)):
+        rows = told(frame, in_port, snooping(), lists={}, macs={})
+        assert whats(rows, "record") == [("239.1.1.100", "TO_EX: joins")]
+        assert [what for what, _ in whats(rows, "network")] == [network.name]
+        assert [what for what, _ in whats(rows, "lesson")] == [MAC.hex(":")]
+        assert rows[-1]["what"] == "punt"
+
+
+def test_it_is_told_where_no_vm_asked_for_a_tenants_group():
+    layout = snooping(drop_unregistered=True)
+    rows = told(f.tenant(dst="239.200.1.1"), 0, layout, lists=keyed(plan(HOST).lists), macs={})
+    ((_, takes),) = whats(rows, "class")
+    assert takes.startswith("none of our VMs asked for the tenants' group")
+    assert [row["receiver"] for row in rows if row["step"] == "copy"] == ["239.1.1.1"]
 
 
 @pytest.mark.parametrize(

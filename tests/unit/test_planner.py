@@ -196,6 +196,10 @@ next_hop_mac = "02:00:00:00:00:0b"
 name = "core2"
 faces = "core"
 address = ["10.0.8.1/24", "2001:db8::1/64"]
+[nve]
+address = "10.0.0.9"
+send_to = "10.0.8.9"
+allow_from = ["10.8.0.0/16"]
 [device]
 address = "10.0.0.1"
 strict_members = true
@@ -244,16 +248,22 @@ def test_a_device_config_becomes_its_layout():
             Port("core", Faces.NVE | Faces.CORE, mac("02000000000a"), mac("02000000000b")),
             Port("core2", Faces.CORE, mac("02fa57000004"), mac("02fa57ff0004")),
         ),
-        endpoints=(Endpoint(A, Scope.DEVICE),),
+        endpoints=(Endpoint(IPv4Address("10.0.0.9"), Scope.NVE), Endpoint(A, Scope.DEVICE)),
         networks=(
             Network("blue", 100, 5000, group=IPv4Address("239.1.1.1"), clear_reserved=True,
                     maps=(GroupMap(ip_network("239.0.0.0/8"), IPv4Address("239.1.1.2")),)),
             Network("red", 4096, 4096, Encap.NVGRE),
             Network("green", 16777215, None),
         ),
-        peers=tuple(Peer(Scope.DEVICE, IPv4Address(f"10.0.{a}")) for a in ("0.2", "8.2", "9.2", "0.3")),
+        peers=(
+            Peer(Scope.NVE, IPv4Address("10.0.8.9")),
+            *(Peer(Scope.DEVICE, IPv4Address(f"10.0.{a}")) for a in ("0.2", "8.2", "9.2", "0.3")),
+        ),
         nves=(LocalNve(1, NVE),),
-        allow_from=(AllowFrom(Scope.DEVICE, ip_network("10.9.0.0/16")),),
+        allow_from=(
+            AllowFrom(Scope.NVE, ip_network("10.8.0.0/16")),
+            AllowFrom(Scope.DEVICE, ip_network("10.9.0.0/16")),
+        ),
         vxlan_ports=(8472, 4789),
         verify_checksums=False,
         strict_reserved=True,
@@ -262,7 +272,7 @@ def test_a_device_config_becomes_its_layout():
 
 
 def test_a_device_config_becomes_one_list_per_group_whatever_its_tables():
-    first, second = plan(config_of(DEVICE)).lists
+    first, second = (one for one in plan(config_of(DEVICE)).lists if one.key.scope is Scope.DEVICE)
     assert first.key == group_key(Scope.DEVICE, IPv4Address("239.1.1.1"))
     assert [(e.form, e.owner) for e in first.local] == [(Form.GROUP, Owner(1)), (Form.REWRITE, Owner(1, NVE))]
     # By prefix, else by the first port that faces the core; ports of VMs reach nobody.
@@ -346,4 +356,4 @@ def test_the_examples_become_lists(name):
 
 def test_an_address_that_no_port_reaches_is_a_misuse():
     with pytest.raises(ValueError, match="check the config first"):
-        ways(config_of("[nve]")).remote(B)
+        ways(config_of("[manager]")).remote(B)

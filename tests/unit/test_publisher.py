@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctrl.membership import ALL, Membership, Origin, Wants, Who
-from ctrl.planner import Remote, Tunnel
-from ctrl.publisher import SOURCES_MAX, Basis, Publisher, Step
-from fastpath.model import Encap, Form, Network, Owner, Scope, group_key
+from ctrl.planner import SOURCES_MAX, Overlay, Remote, Tunnel, plan_nve_network
+from ctrl.publisher import Basis, Publisher, Step
+from fastpath.model import Encap, Form, Network, Owner, Scope, group_key, vni_key
 
 G, H = ip_address("239.1.1.100"), ip_address("239.1.1.101")
 PEER = ip_address("10.0.0.2")
@@ -210,3 +210,35 @@ def test_step_by_step_comes_to_the_same_lists_as_all_at_once(changes, every):
     for key in step.removed:
         del kept[key]
     assert unordered(kept) == unordered(publisher.lists) == unordered(Publisher(at_once, BASIS).lists)
+
+
+def of_vms(*networks):
+    """The basis with an NVE: the VNI and the VM ports of each of its networks."""
+    overlay = Overlay(ip_address("10.1.1.2"), 0)
+    lists = [plan_nve_network(Network("", vni, None, group=G), ports, overlay) for vni, ports in networks]
+    return replace(BASIS, overlay=tuple(one for several in lists for one in several))
+
+
+def test_a_vm_port_that_comes_or_goes_changes_the_list_of_its_network_and_no_other():
+    """Such a basis is equal to the one before: it takes no more than `reroute`, which plans no group."""
+    publisher = Publisher(Membership(), of_vms((5, [1]), (6, [2])))
+    of_group = publisher.lists[group_key(Scope.DEVICE, G)]
+    blue, red = (vni_key(Scope.NVE, Encap.VXLAN, vni) for vni in (5, 6))
+    assert publisher.lists.keys() == {of_group.key, blue, red}
+    more = of_vms((5, [1, 3]), (6, [2]))
+    assert more == BASIS
+    step = publisher.reroute(more)
+    assert ([one.key for one in step.lists], step.removed) == ([blue], [])
+    assert [egress.out_port for egress in publisher.lists[blue].local] == [1, 3]
+    step = publisher.reroute(of_vms((5, [1, 3])))
+    assert (step.lists, step.removed) == ([], [red])
+    assert publisher.lists.keys() == {of_group.key, blue}
+    assert publisher.lists[of_group.key] is of_group
+    assert publisher.reroute(of_vms((5, [1, 3]))) == Step([], [])
+
+
+def test_a_new_basis_has_the_lists_of_its_vms():
+    publisher = Publisher(Membership(), of_vms((5, [1])))
+    step = publisher.rebase(replace(of_vms((6, [1])), peers={}))
+    assert [one.key for one in step.lists] == [vni_key(Scope.NVE, Encap.VXLAN, 6)]
+    assert set(step.removed) == {vni_key(Scope.NVE, Encap.VXLAN, 5), group_key(Scope.DEVICE, G)}

@@ -1,0 +1,91 @@
+"""The lists of tenant groups at an NVE that snoops (CONFORMANCE N13): what its VMs want, as lists.
+
+A group that changes plans its own lists and no other; a VM port or a way that changes, and a multicast router
+that comes or goes, plan all groups of their networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Protocol
+
+from ctrl import planner
+from ctrl.membership import Wants
+from fastpath.model import GroupKey, IPAddress, ReplicationList
+
+
+class Heard(Protocol):
+    """What the VMs of an NVE said: `ctrl.roles.nve.tenants`."""
+
+    def take_changed(self) -> list[tuple[str, IPAddress | None]]: ...
+    def groups(self, network: str) -> list[IPAddress]: ...
+    def listeners(self, network: str, group: IPAddress) -> Mapping[int, Wants]: ...
+    def routers(self, network: str) -> Collection[int]: ...
+
+
+class TenantLists:
+    """The lists by network and tenant group. `update` gives what is different since the last time."""
+
+    def __init__(self, heard: Heard) -> None:
+        self._heard = heard
+        self._snooped: dict[str, planner.Snooped] = {}
+        self._keys: dict[str, dict[IPAddress, tuple[GroupKey, ...]]] = {}
+        """Of the lists that there are, by network and group."""
+        self._due: dict[tuple[str, IPAddress], None] = {}
+
+    def rebase(self, snooped: Iterable[planner.Snooped]) -> None:
+        """Plan all of it, for these networks."""
+        self.reroute(snooped)
+        for network in self._snooped:
+            self._plan_all(network)
+
+    def reroute(self, snooped: Iterable[planner.Snooped]) -> None:
+        """Plan anew the networks that differ from now on."""
+        old, self._snooped = self._snooped, {one.network.name: one for one in snooped}
+        for network in {**old, **self._snooped}:
+            if old.get(network) != self._snooped.get(network):
+                self._plan_all(network)
+
+    def _plan_all(self, network: str) -> None:
+        # those that are no longer there are among the changed ones
+        self._due |= dict.fromkeys((network, group) for group in self._heard.groups(network))
+
+    def update(self) -> Iterator[tuple[GroupKey, ReplicationList | None]]:
+        """The keys whose lists may differ, and what they are now; None: nothing."""
+        for network, group in self._heard.take_changed():
+            if group is None:
+                self._plan_all(network)
+            else:
+                self._due[network, group] = None
+        due, self._due = self._due, {}
+        gone: dict[GroupKey, None] = {}
+        planned: dict[GroupKey, ReplicationList] = {}
+        for network, group in due:
+            lists = self._planned(network, group)
+            keys = self._keys.setdefault(network, {})
+            gone |= dict.fromkeys(keys.pop(group, ()))
+            if lists:
+                keys[group] = tuple(one.key for one in lists)
+                planned |= {one.key: one for one in lists}
+            elif not keys:
+                del self._keys[network]
+        yield from ((key, None) for key in gone if key not in planned)
+        yield from planned.items()
+
+    def _planned(self, network: str, group: IPAddress) -> tuple[ReplicationList, ...]:
+        snooped = self._snooped.get(network)
+        if snooped is None:
+            return ()
+        members = [_member(*one) for one in sorted(self._heard.listeners(network, group).items(), key=_place)]
+        return planner.plan_nve_group(snooped, group, members, self._heard.routers(network))
+
+
+def _place(one: tuple[int, Wants]) -> int:
+    return one[0]
+
+
+def _member(port: int, wants: Wants) -> planner.Member:
+    """A VM port that names too many sources gets all of them."""
+    if len(wants.sources) > planner.SOURCES_MAX:
+        return planner.Member(port)
+    return planner.Member(port, None, wants.is_exclude, wants.sources)
