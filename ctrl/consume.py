@@ -17,6 +17,8 @@ and claims hold 64 addresses at most. The rules of a chain, on the other hand, a
 
 One exception to "exactly what `is_consumed` says": an IPv4 packet shorter than its header claims has no
 transport header here. The stack drops those itself, in silence.
+
+Where VMs are behind the interface, everything is ours: without claims, `ingress` leads to `consumed` at once.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ class Consumer:
     kernel waits until no frame is among the rules.
     """
 
-    def __init__(self, device: str, claims: Claims) -> None:
+    def __init__(self, device: str, claims: Claims | None) -> None:
+        """Keep what is claimed, everything without claims, from the stack."""
         self._device = device
         self._table = f"fastpath-{device}"
         self._expect_device()
@@ -114,7 +117,7 @@ class Consumer:
         """Take the filter away."""
         self._socket.close()
 
-    def _begin(self, claims: Claims) -> None:
+    def _begin(self, claims: Claims | None) -> None:
         table = self._table
         chains = (_IPV4, _IPV6, _DESTINATION4, _DESTINATION6, _CONSUMED)
         messages = [
@@ -170,12 +173,15 @@ class Consumer:
         return ConsumeError(code, self._device, f"nf_tables refused the filter: {error.strerror}")
 
 
-def _rules(table: str, claims: Claims) -> Iterator[Message]:
+def _rules(table: str, claims: Claims | None) -> Iterator[Message]:
     """Make all rules but the one that counts and drops: that one stays, and its count with it."""
 
     def rule(chain: str, *expressions: bytes) -> Message:
         return nft.new_rule(table, chain, *expressions)
 
+    if claims is None:
+        yield rule(_INGRESS, nft.go_to(_CONSUMED))
+        return
     network, transport = Base.NETWORK, Base.TRANSPORT
     for tag in _VLAN_TAGS:  # the kernel shows a tag that it took out where it was
         another_id = nft.matches(Base.LINK, 14, b"\0\0", b"\x0f\xff", equal=False)

@@ -1,4 +1,4 @@
-"""What happens in a box, told to whoever watches at that moment; `ctrl.objects` says what the rows hold.
+"""What happens in a box, told to whoever watches at that moment; `ctrl.topics` says what the rows hold.
 
 1. Nobody who publishes waits: a queue that is full loses its oldest event, and its reader is told how many.
 2. Where nobody watches an event costs nothing: who would have to make many rows asks `wanted` first.
@@ -16,9 +16,11 @@ from ipaddress import ip_address
 from typing import cast
 
 from ctrl.membership import Event, Wants
-from ctrl.objects import EVENTS
+from ctrl.roles.nve.macs import Change
+from ctrl.roles.nve.places import Place, Vtep
 from ctrl.rpc.messages import Instructions
 from ctrl.table import Row
+from ctrl.topics import EVENTS
 from ctrl.topology.entry import Entry, Key
 from fastpath.model import IPAddress
 
@@ -106,8 +108,9 @@ class Bus:
         return f"{time.isoformat(timespec='milliseconds')}Z"
 
 
-def member_event(event: Event, port: str) -> Row:
-    """The row of topic members for a change of the membership table, at the port of this name.
+def member_event(event: Event, port: str, network: str | None = None) -> Row:
+    """The row of topic members for a change of the membership table, at the port of this name; `network` is
+    that of a tenant.
 
     A member that left is shown with what it wanted until then.
     """
@@ -118,6 +121,7 @@ def member_event(event: Event, port: str) -> Row:
         "port": port,
         "nve": None if who.address is None else str(who.address),
         "mac": who.mac.hex(":") or None,
+        "network": network,
         "group": str(event.group),
         "mode": "exclude" if wants.is_exclude else "include",
         "sources": [] if wants.is_exclude else sources,
@@ -129,6 +133,27 @@ def member_event(event: Event, port: str) -> Row:
 def group_event(group: IPAddress, revision: int, *, joined: bool) -> Row:
     """The row of topic groups for a change of the second information, and its revision from then on."""
     return {"event": "joined" if joined else "left", "group": str(group), "revision": revision}
+
+
+def mac_event(change: Change, network: str | None, name_of: Callable[[int], str]) -> Row:
+    """The row of topic macs for a station of the network of this name; `name_of` gives that of a port."""
+
+    def names(place: Place | None) -> tuple[str | None, str | None]:
+        """Port and VTEP."""
+        if isinstance(place, Vtep):
+            return None, str(place.address)
+        return None if place is None else name_of(place), None
+
+    port, vtep = names(change.was if change.place is None else change.place)
+    return {
+        "event": change.event,
+        "vni": change.vni,
+        "network": network,
+        "mac": change.mac.hex(":"),
+        "port": port,
+        "vtep": vtep,
+        "was": next(filter(None, names(change.was)), None) if change.place is not None else None,
+    }
 
 
 def told_events(node: str, message: Instructions) -> Iterator[Row]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ctrl.membership import Membership, Origin
 from ctrl.roles.device import Device
+from ctrl.roles.nve.tenants import Tenants
 from ctrl.view import MemberView
 
 
@@ -26,6 +27,18 @@ def member_views(
             origin=who.origin.value,
             expires_s=None,
         )
+    yield from _joined(ports, device, now_s)
+
+
+def tenant_views(ports: Sequence[str], tenants: Tenants, now_s: float) -> Iterator[MemberView]:
+    """The VMs of our NVE that are in groups of their networks, like `member_views`."""
+    for network, device in tenants.devices():
+        yield from _joined(ports, device, now_s, network)
+
+
+def _joined(
+    ports: Sequence[str], device: Device, now_s: float, network: str | None = None
+) -> Iterator[MemberView]:
     for port, origin, group, nve, member in device.members(now_s):
         address = type(group)
         wants = member.wants
@@ -39,4 +52,5 @@ def member_views(
             blocked=tuple(map(address, sorted(wants.sources))) if wants.is_exclude else (),
             origin=origin.value,
             expires_s=member.expires_s,
+            network=network,
         )

@@ -1,8 +1,8 @@
-"""What `fastpath show` and `fastpath monitor` show: objects and events, their keys in order, what each key
-holds; and the schemas of `-j`.
+"""What `fastpath show` shows: objects, their keys in order, what each key holds; and the schema of `-j`.
+Events are in `ctrl.topics`.
 
 The one place that names the keys, imported by the command and by the daemon: so it imports nothing. The rows
-are made in `ctrl.view_rows` and `ctrl.events`, and tests hold them against the schemas.
+are made in `ctrl.view_rows`, and tests hold them against the schemas.
 """
 
 from __future__ import annotations
@@ -46,13 +46,18 @@ OBJECTS: dict[str, Shown] = {
         "The box as a whole: received = replicated + punted + dropped.",
         (
             Column("node", "text", "How the box is called."),
-            Column("roles", "list", "device, replicator, manager: the tables of the config."),
+            Column("roles", "list", "nve, device, replicator, manager: the tables of the config."),
             Column("uptime_s", "number", "Since the process began to forward."),
             Column("received", "count", "Frames."),
             Column("replicated", "count", "Frames of which copies were made."),
             Column("punted", "count", "Frames handed to control: IGMP and MLD."),
             Column("dropped", "count", "Frames; drops says why."),
             Column("copies_out", "count", "Copies that left."),
+            Column(
+                "unknown_unicast",
+                "count",
+                "Of the replicated: VMs' frames to a station not in macs, and so to their whole network.",
+            ),
             Column("fib", "count", "The revision of the replication lists."),
             Column("manager", "text", "The manager in charge of its tunnels; null: none.", nullable=True),
         ),
@@ -62,7 +67,7 @@ OBJECTS: dict[str, Shown] = {
         (
             Column("name", "text", "How the config calls it."),
             Column("device", "text", "The Linux interface; null: it has none.", nullable=True),
-            Column("kind", "text", "packet, xdp, tap, pcap or memory."),
+            Column("kind", "text", "packet, xdp, tap, internal, pcap or memory."),
             Column("faces", "list", "What is behind it: nve, core, vm."),
             Column("state", "text", "up, down, absent (no such interface) or error."),
             Column("mtu", "count", "The largest IP packet that may leave there, in bytes; 0: no limit."),
@@ -85,18 +90,27 @@ OBJECTS: dict[str, Shown] = {
         ),
     ),
     "groups": Shown(
-        "A replication list; at a manager, a group with its devices.",
+        "A replication list; a group that an NVE is in; at a manager, a group with its devices.",
         (
             Column("role", "text", "Whose list it is: device, replicator or nve; or manager."),
-            Column("group", "text", "The group, or the number of packets from plain VTEPs."),
+            Column("group", "text", "The group, or the number of a network's packets."),
             Column("vni", "list", "The VNIs that it carries, as far as the config names them."),
             Column(
                 "local",
                 "list",
                 "Its local members: a port, or PORT/NVE for one served by unicast; at a manager: its points.",
             ),
-            Column("remote", "list", "The peers that get a copy; at a manager: the devices that are in it."),
-            Column("via", "text", "Who planned the copies to peers: static, mesh or point."),
+            Column(
+                "remote",
+                "list",
+                "The peers that get a copy, of an NVE the group; at a manager: the devices that are in it.",
+            ),
+            Column(
+                "via",
+                "text",
+                "Who planned the copies to peers: static, mesh or point; joined: the NVE is in it, and "
+                "this is no list.",
+            ),
             Column(
                 "revision",
                 "count",
@@ -106,7 +120,7 @@ OBJECTS: dict[str, Shown] = {
         ),
     ),
     "members": Shown(
-        "A local member of a group: an NVE that joined it, or what the config says.",
+        "A local member of a group: an NVE or a VM that joined it, or what the config says.",
         (
             Column("node", "text", "How the box is called."),
             Column("port", "text", "The port that it is behind."),
@@ -117,7 +131,13 @@ OBJECTS: dict[str, Shown] = {
                 nullable=True,
             ),
             Column("mac", "text", "The MAC that its reports came from; null: it is static.", nullable=True),
-            Column("vni", "list", "The VNIs that the group carries, as far as the config names them."),
+            Column("network", "text", "Of a VM: its network; null: it is an NVE.", nullable=True),
+            Column(
+                "vni",
+                "list",
+                "The VNIs that the group carries, as far as the config names them; of a VM, that of its "
+                "network.",
+            ),
             Column("group", "text", "What it is a member of."),
             Column("mode", "text", "include: it wants sources alone; exclude: all but blocked."),
             Column("sources", "list", "Those that it named and wants."),
@@ -126,6 +146,18 @@ OBJECTS: dict[str, Shown] = {
             Column(
                 "expires_s", "number", "Seconds until it is forgotten, unheard; null: never.", nullable=True
             ),
+        ),
+    ),
+    "macs": Shown(
+        "A station of a virtual network, and where it is: at a VM port or behind a VTEP.",
+        (
+            Column("vni", "count", "The VNI of its network, whatever the encapsulation."),
+            Column("network", "text", "How the config calls it."),
+            Column("mac", "text", "Its MAC."),
+            Column("port", "text", "The VM port; null: it is behind a VTEP.", nullable=True),
+            Column("vtep", "text", "The VTEP's address; null: it is at a VM port.", nullable=True),
+            Column("origin", "text", "Who says so: static, by the config, or learned."),
+            Column("age_s", "number", "Seconds since it was heard; null: it is static.", nullable=True),
         ),
     ),
     "tunnels": Shown(
@@ -215,6 +247,12 @@ OBJECTS: dict[str, Shown] = {
                 "Groups that one side refused the other; null: at a manager.",
                 nullable=True,
             ),
+            Column(
+                "why",
+                "text",
+                "At a node: why it is not up, by each manager's address; null: it is, or none was tried.",
+                nullable=True,
+            ),
         ),
     ),
     "drops": Shown(
@@ -224,8 +262,8 @@ OBJECTS: dict[str, Shown] = {
             Column(
                 "unit",
                 "text",
-                "What it counts: frame, copy, ring; message, record, source (IGMP and MLD); session, group, "
-                "instruction, probe (managers and points).",
+                "What it counts: frame, copy, ring; message, record, source (IGMP and MLD; a record is a MAC "
+                "that an NVE did not learn, too); session, group, instruction, probe (managers and points).",
             ),
             Column("stage", "text", "Where it strikes."),
             Column("frames", "count", "How often it struck."),
@@ -258,82 +296,6 @@ OBJECTS: dict[str, Shown] = {
 """Every object by its name, in the order of a help text."""
 
 
-_TIME = (
-    Column("time", "text", "When, UTC: ISO 8601, to the millisecond."),
-    Column("topic", "text", "members, groups, tunnels, instructions or sessions."),
-)
-
-EVENTS: dict[str, Shown] = {
-    "members": Shown(
-        "What became of a local member of a group.",
-        (
-            *_TIME,
-            Column("event", "text", "joined, left or changed: it wants other sources."),
-            Column("port", "text", "The port that it is behind."),
-            Column("nve", "text", "As in members; null: all of the port, by config.", nullable=True),
-            Column("mac", "text", "As in members; null: it is static.", nullable=True),
-            Column("group", "text", "What it is or was a member of."),
-            Column("mode", "text", "include or exclude; of one that left, until then."),
-            Column("sources", "list", "Of include: what it wants."),
-            Column("blocked", "list", "Of exclude: what it does not want."),
-            Column("origin", "text", "Who says so: igmp, mld or static."),
-        ),
-    ),
-    "groups": Shown(
-        "A change of the second information: the groups that the box is in.",
-        (
-            *_TIME,
-            Column("event", "text", "joined: its first member came; left: its last one went."),
-            Column("group", "text", "Which."),
-            Column("revision", "count", "The revision of the second information from then on."),
-        ),
-    ),
-    "tunnels": Shown(
-        "A peer whose tunnel is in another state.",
-        (
-            *_TIME,
-            Column("event", "text", "The state: up, no_neighbour, no_route, down or unreached."),
-            Column("peer", "text", "Its address."),
-        ),
-    ),
-    "instructions": Shown(
-        "The tunnels of a group at a node: at a manager what was told to whom, at a node what became of it.",
-        (
-            *_TIME,
-            Column("event", "text", "told or withdrawn; at the node applied, ended or refused."),
-            Column("node", "text", "Which device or point."),
-            Column("group", "text", "Which."),
-            Column("via", "text", "mesh or point; null: there are none any more.", nullable=True),
-            Column("peers", "list", "Where copies are to go."),
-            Column("revision", "count", "The store's revision that it was made from."),
-            Column("why", "text", "The reason of a refusal, by its name; null: none.", nullable=True),
-        ),
-    ),
-    "sessions": Shown(
-        "A session of a node with a manager, told by either side.",
-        (
-            *_TIME,
-            Column("event", "text", "came, went or refused."),
-            Column("node", "text", "Which; null: it did not come so far as to say.", nullable=True),
-            Column("role", "text", "device or replicator; null: as above.", nullable=True),
-            Column("manager", "text", "Who serves it, or refused it; null: none is known.", nullable=True),
-            Column("why", "text", "Why it went or was refused; null: nobody said.", nullable=True),
-        ),
-    ),
-}
-"""What the events of each topic hold, by the topic's name."""
-
-MISSED = Shown(
-    "Events of a topic that were lost, the oldest ones, as they were not read in time.",
-    (
-        *_TIME,
-        Column("event", "text", "missed."),
-        Column("missed", "count", "How many."),
-    ),
-)
-"""What may come in place of events, of any topic."""
-
-
 def schema() -> dict[str, Any]:
     """Describe the arrays that `-j` prints, by object, as JSON Schema."""
     return {
@@ -341,17 +303,6 @@ def schema() -> dict[str, Any]:
         "title": "fastpath show OBJECT -j",
         "$defs": {name: {"type": "array", "items": row_schema(shown)} for name, shown in OBJECTS.items()},
         "anyOf": [{"$ref": f"#/$defs/{name}"} for name in OBJECTS],
-    }
-
-
-def event_schema() -> dict[str, Any]:
-    """Describe the lines of `fastpath monitor -j`, by topic, as JSON Schema."""
-    rows = {**EVENTS, "missed": MISSED}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "fastpath monitor -j, a line",
-        "$defs": {name: row_schema(shown) for name, shown in rows.items()},
-        "anyOf": [{"$ref": f"#/$defs/{name}"} for name in rows],
     }
 
 

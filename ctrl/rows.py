@@ -42,14 +42,19 @@ def drop_rows(statistics: Statistics, seconds: float, refused: Mapping[str, int]
 
 def each_member(config: Config, members: Sequence[MemberView]) -> Iterator[Row]:
     """One row a local member, by port, group and NVE; peers are in the tunnels and groups."""
-    vnis = vnis_by_group(config)
+    vnis, numbers = vnis_by_group(config), {n.name: str(n.vni) for n in config.networks}
     for member in _in_order(members):
         yield {
             "node": config.node,
             "port": member.port,
             "nve": None if member.nve is None else str(member.nve),
             "mac": None if member.mac is None else member.mac.hex(":"),
-            "vni": vnis.get(member.group, []),
+            "network": member.network,
+            "vni": vnis.get(member.group, [])
+            if member.network is None
+            else [numbers[member.network]]
+            if member.network in numbers
+            else [],
             "group": str(member.group),
             "mode": "exclude" if member.is_exclude else "include",
             "sources": _sorted(member.sources),

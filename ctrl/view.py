@@ -36,7 +36,7 @@ class PortView:
 
 @dataclass(frozen=True, slots=True)
 class MemberView:
-    """A local member of a group at a moment.
+    """A local member of a group at a moment; `network` is that of a VM.
 
     `nve` is the source of its reports (CONFORMANCE W8), or the NVE that the config serves by unicast. None of
     `nve`, `mac` and `expires_s` is there for a static member that is a port as a whole.
@@ -53,6 +53,7 @@ class MemberView:
     """Those that an EXCLUDE member does not want."""
     origin: str
     expires_s: float | None
+    network: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,45 @@ class SnoopingView:
     n_groups: int
     n_members: int
     queries_sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class MacView:
+    """A station of a virtual network at a moment: at a VM port or behind a VTEP."""
+
+    vni: int
+    network: str
+    mac: bytes
+    port: str | None
+    vtep: IPAddress | None
+    is_static: bool
+    age_s: float
+    """Since it was heard; without a meaning where it is static."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedView:
+    """A group that an NVE is in, as these networks have VMs. `is_said`: there is a link to say it on."""
+
+    group: IPAddress
+    networks: tuple[str, ...]
+    is_said: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NveView:
+    """The NVE role as a whole."""
+
+    macs: Mapping[str, int] = field(default_factory=dict)
+    """How many are known, by network; every network with VM ports is in here."""
+    learned: int = 0
+    moved: int = 0
+    aged: int = 0
+    vteps: tuple[tuple[IPAddress, int], ...] = ()
+    """Those that MACs are behind, and the port by which each is reached."""
+    waiting: tuple[IPAddress, ...] = ()
+    """Those that were heard and cannot be sent to yet, as no next hop of theirs is known."""
+    joined: tuple[JoinedView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +154,8 @@ class SessionView:
     """At a node: entries that it refused, and groups that the manager did."""
     told_s: float | None = None
     """At a node: the age of the instructions in force, those from the disk included; None: there are none."""
+    why: str | None = None
+    """At a node: why there is no session, as far as that is known, by the address of each manager."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +240,12 @@ class View:
     """Those of this box's roles with their managers."""
     manager: ManagerView | None = None
     """The manager role of this box."""
+    nve: NveView | None = None
+    """The NVE role of this box."""
     members: Sequence[MemberView] = ()
     """Filled in for who shows them alone: there may be a hundred thousand."""
+    macs: Sequence[MacView] = ()
+    """The same: there may be a million."""
     devices: Sequence[DeviceView] = ()
     """The same: at a manager there may be ten thousand."""
     groups: Sequence[GroupView] = ()

@@ -83,6 +83,7 @@ def _session(one: SessionView) -> Row:
         "pending": one.n_pending,
         "unwritten": one.n_unwritten,
         "refused": one.n_refused,
+        "why": one.why,
     }
 
 

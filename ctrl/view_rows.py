@@ -25,7 +25,8 @@ from ctrl.view_fabric import (
     session_rows,
     tunnels_told,
 )
-from fastpath.model import Egress, Encap, GroupKey, IPAddress, Layout, ReplicationList
+from ctrl.view_nve import joined_rows, mac_rows
+from fastpath.model import Egress, Encap, Form, GroupKey, IPAddress, Layout, ReplicationList
 
 
 def status_rows(view: View) -> list[Row]:
@@ -40,6 +41,7 @@ def status_rows(view: View) -> list[Row]:
             "punted": counted.punted,
             "dropped": counted.dropped,
             "copies_out": counted.copies_out,
+            "unknown_unicast": counted.unknown_unicast,
             "fib": view.revision,
             "manager": next((one.manager for one in view.own_sessions if one.is_up), None),
         }
@@ -100,13 +102,19 @@ def list_rows(view: View) -> Iterator[Row]:
             "revision": view.revision,
             "frames": frames.get(key),
         }
+    yield from joined_rows(view)
     yield from managed_group_rows(view)
 
 
 def tunnel_rows(view: View) -> list[Row]:
     """One row a peer and form, in the order in which lists name them; then those that no list uses, though a
-    manager named them."""
+    manager named them, or frames for a station behind them go there, or would if it had a next hop."""
     groups, told = _tunnels(view.lists), tunnels_told(view)
+    for vtep, out_port in view.nve.vteps if view.nve else ():
+        groups.setdefault((vtep, Form.REWRITE), (set(), out_port))
+    for vtep in view.nve.waiting if view.nve else ():
+        # by no port yet
+        told.setdefault((vtep, Form.REWRITE), 0)
     unreached = {point.address for point in view.points if not point.is_up}
     sent: dict[Tunnel, list[int]] = {tunnel: [0, 0, 0] for tunnel in (*groups, *told)}
     for row in view.statistics.egresses:
@@ -162,6 +170,7 @@ ROWS: Mapping[str, Callable[[View], Iterable[Row]]] = {
     "networks": network_rows,
     "groups": list_rows,
     "members": lambda view: each_member(view.config, view.members),
+    "macs": mac_rows,
     "tunnels": lambda view: chain(tunnel_rows(view), managed_tunnel_rows(view)),
     "devices": device_rows,
     "sessions": session_rows,
@@ -202,9 +211,9 @@ def _member(egress: Egress, layout: Layout) -> str:
 
 
 def _tunnel(egress: Egress) -> Tunnel | None:
-    """The tunnel that a copy takes; copies to local members take none."""
+    """The tunnel that a copy takes; copies to local members, and those of an NVE to a group, take none."""
     owner = egress.owner
-    if owner.port is not None or owner.address is None:
+    if owner.port is not None or owner.address is None or owner.address.is_multicast:
         return None
     return owner.address, egress.form
 

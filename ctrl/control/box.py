@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ctrl.events import Bus
-from ctrl.view import DeviceView, GroupView, MemberView, SessionView, View
+from ctrl.view import DeviceView, GroupView, MacView, MemberView, SessionView, View
 from fastpath.model import IPAddress
+
+if TYPE_CHECKING:
+    from fastpath.reference import MacTable
 
 
 class Box(Protocol):
@@ -25,6 +28,16 @@ class Box(Protocol):
 
         Walked a slice at a time, and the loop goes on in between: an iterator has to bear that the table
         changes meanwhile, as a list does.
+        """
+
+    def macs(self) -> Iterable[MacView]:
+        """The stations that the NVE of this box knows, in any order; called for `show macs` alone. Walked
+        like `members`."""
+
+    def stations(self) -> MacTable | None:
+        """The same, to be asked for one MAC and how it is reached; None: the box is no NVE.
+
+        For POST /v1/explain, which asks in another thread while the box goes on.
         """
 
     def devices(self) -> Iterable[DeviceView]:

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from ctrl.control.fabric_metrics import fabric_metrics
 from ctrl.control.families import counter, gauge
+from ctrl.control.nve_metrics import nve_metrics
 from ctrl.refusals import REFUSALS
 from ctrl.table import Row
 from ctrl.view import View
@@ -29,7 +30,7 @@ _UNITS = {
     "copy": "Copies that were wanted and not sent",
     "ring": "Frames or super-frames lost before they were received",
     "message": "Punted IGMP and MLD messages that were refused",
-    "record": "Group records of reports that were refused",
+    "record": "Group records of reports that were refused, and MACs that an NVE did not learn",
     "source": "Sources of group records that were refused",
     "session": "Sessions of nodes, or words in them, that the manager refused",
     "group": "Groups of nodes that the manager refused",
@@ -60,6 +61,7 @@ class _Shown(Collector):
         yield from _tunnels(tunnel_rows(view))
         yield from _groups(view)
         yield from _membership(view)
+        yield from nve_metrics(view)
         yield from fabric_metrics(view)
         yield from _workers(view)
 
@@ -159,7 +161,7 @@ def _membership(view: View) -> Iterator[Metric]:
     labels = ("port", "family")
     yield gauge(
         "fastpath_port_groups",
-        "Groups that NVEs behind the port joined.",
+        "Groups that NVEs or VMs behind the port joined.",
         labels,
         [(side, one.n_groups) for side, one in sides],
     )

@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -16,6 +17,9 @@ from ctrl.control.box import Box
 from ctrl.control.misasked import Misasked
 from ctrl.view import View
 from fastpath.model import IPAddress
+
+if TYPE_CHECKING:
+    from fastpath.reference import MacTable
 
 MAX_NOTICE = 64 << 10
 MAX_FRAME = 512 << 10
@@ -34,16 +38,16 @@ async def notify(box: Box, request: web.BaseRequest) -> web.Response:
 async def explain(box: Box, request: web.BaseRequest) -> web.Response:
     """Say what would become of a frame; nothing is sent."""
     body = await _body(request, MAX_FRAME)
-    rows = await asyncio.to_thread(_explained, body, box.view())
+    rows = await asyncio.to_thread(_explained, body, box.view(), box.stations())
     return web.Response(body=rows, content_type="application/json")
 
 
-def _explained(body: bytes, view: View) -> bytes:
+def _explained(body: bytes, view: View, macs: MacTable | None) -> bytes:
     from ctrl.explain.answer import BadQuestion, answer  # noqa: PLC0415  brings the reference; few ask
 
     try:
         strict = view.config.membership.strict_headers
-        rows = answer(body, view.layout, view.lists, view.next_hops, strict_headers=strict)
+        rows = answer(body, view.layout, view.lists, view.next_hops, strict_headers=strict, macs=macs)
         return json.dumps(rows).encode()
     except BadQuestion as error:
         raise Misasked(400, str(error)) from None

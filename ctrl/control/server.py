@@ -30,6 +30,7 @@ from ctrl.view_rows import ROWS, matching
 
 _WALKED: Mapping[str, tuple[str, ...]] = {
     "members": ("members",),
+    "macs": ("macs",),
     "tunnels": ("devices",),
     "devices": ("devices",),
     "groups": ("groups",),
@@ -38,7 +39,7 @@ _WALKED: Mapping[str, tuple[str, ...]] = {
 }
 """What a page takes beside the view, as it may be many: methods of a box, and fields of a view."""
 _SLICE = 1000
-"""Members, nodes or sessions that are asked for in one go: about a millisecond."""
+"""Members, stations, nodes or sessions that are asked for in one go: about a millisecond."""
 _log = logging.getLogger("fastpath.control")
 
 

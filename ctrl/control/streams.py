@@ -16,7 +16,7 @@ from aiohttp import web
 
 from ctrl.control.misasked import Misasked
 from ctrl.events import Bus, Subscription
-from ctrl.objects import EVENTS
+from ctrl.topics import EVENTS
 
 MAX_STREAMS = 8
 ALIVE_S = 15.0

@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
+import random
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,25 +24,29 @@ from ctrl import notify, privileges
 from ctrl.config import Config, read
 from ctrl.control.listen import sockets
 from ctrl.daemon import reach as r
-from ctrl.daemon import shown, shown_fabric
+from ctrl.daemon.answering import Answering
 from ctrl.daemon.fabric import Fabric
 from ctrl.daemon.losses import Losses
+from ctrl.daemon.nve import Nve
 from ctrl.daemon.ports import Opened
 from ctrl.daemon.portset import PortSet, log_presence
 from ctrl.daemon.refusing import StartError, refuse_what_is_not_live, refuse_what_takes_a_restart
+from ctrl.daemon.signals import hear_signals, leaf
 from ctrl.daemon.snooping import Snooping
 from ctrl.daemon.telling import Teller
 from ctrl.events import Bus
-from ctrl.members import member_views
 from ctrl.membership import Event, Membership
 from ctrl.netlink import View as Kernel
 from ctrl.netlink import Watch
 from ctrl.publisher import Publisher
 from ctrl.refusals import Refused
 from ctrl.roles.device import Device
-from ctrl.static import enroll
+from ctrl.roles.nve.tenants import Tenants
+from ctrl.static import enroll, tenant_mac
 from ctrl.store.model import StoreError
-from ctrl.view import DeviceView, GroupView, MemberView, Rates, SessionView, View
+from ctrl.tenant_lists import TenantLists
+from ctrl.tenant_side import TenantSide
+from ctrl.view import Rates
 from fastpath import Forwarder, Punts
 from fastpath.model import IPAddress
 from fastpath.ports import LivePort
@@ -57,7 +61,7 @@ RESOLVE_S = 0.5
 TICK_S = 1.0
 
 
-class Daemon:
+class Daemon(Answering):
     """Forwards by the config file at `path`, whose content `config` is, until it is told to stop."""
 
     def __init__(self, path: Path, config: Config) -> None:
@@ -68,20 +72,27 @@ class Daemon:
         self._reach = r.NOTHING
         self._refused = Refused()
         self._membership = Membership()
-        self._publisher = Publisher(self._membership)
+        self._tenants = self._tenant_side = None
+        if config.nve is not None:
+            mac = tenant_mac(config.nve)
+            self._tenants = Tenants(self._refused, config.membership, mac, random.random)
+            self._tenant_side = TenantSide(self._tenants, self._refused)
+        tenant_lists = None if self._tenants is None else TenantLists(self._tenants)
+        self._publisher = Publisher(self._membership, tenants=tenant_lists)
         self._device = Device(self._membership, self._refused, config.membership)
         self._started_s = time.monotonic()
         self._rates = Rates(time.monotonic, time.time)
         self.events = Bus(time.time)
         self._teller = Teller(self.events, self._membership, lambda place: self._config.ports[place].name)
         self._managing: Managing | None = None
+        self._nve: Nve | None = None
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Event()
 
     async def run(self) -> None:
         """Start, say so, and go on until SIGTERM or SIGINT. StartError or OSError where it cannot start."""
         async with AsyncExitStack() as stack:
-            stack.callback(self._hear_signals())
+            stack.callback(hear_signals(self._stopping, self._reloading))
             config = self._config
             stack.callback(self._ports.close)
             # first: TAP interfaces exist only now, and another instance shows here
@@ -93,15 +104,15 @@ class Daemon:
                 self._device,
                 self.events,
                 tell=self._teller.member,
-                apply=lambda: self._apply(self._config, self._watch.view),
+                apply=lambda: self._apply(self._config, self._kernel),
                 settle=self._settle,
                 resolved=self._peers_resolved,
             )
             self._watch = await stack.enter_async_context(Watch(*self._wanted(config), owns=False))
             await self._neighbours_known()
-            self._reach = r.work_out(config, self._watch.view, self._fabric.told)
+            self._reach = r.work_out(config, self._kernel, self._told)
             self._enroll(config)
-            self._fabric.restore(r.attached(config, self._reach.layout, self._watch.view))
+            self._fabric.restore(r.attached(config, self._reach.layout, self._kernel))
             self._publisher.rebase(self._reach.basis)
             self._forwarder = Forwarder(
                 self._reach.layout,
@@ -111,10 +122,22 @@ class Daemon:
                 batch=config.dataplane.batch,
                 trains=config.dataplane.trains,
                 punts=_punts(config),
+                max_macs=config.nve.max_macs if config.nve else 0,
+                max_vteps=config.nve.max_vteps if config.nve else 0,
             )
             self._forwarder.resolve(self._reach.hops)
+            if config.nve is not None:
+                self._nve = Nve(config, self._reach, self._forwarder, self._refused, self.events)
             self._snooping = Snooping(
-                self._forwarder, self._device, self._publisher, self._refused, self._send, self._member
+                self._forwarder,
+                self._device,
+                self._publisher,
+                self._refused,
+                self._send,
+                self._member,
+                self._nve,
+                self._tenant_side,
+                self._teller.tenant,
             )
             bound = stack.enter_context(sockets(config.control_socket, config.control.http))
             self._watch.take_over()
@@ -129,6 +152,9 @@ class Daemon:
             stack.callback(self._snooping.stop)
             self._attach()
             self._snooping.start()
+            if self._nve is not None:
+                stack.callback(self._nve.stop)
+                self._nve.start()
             # what takes long to import comes when the box forwards already, by what it has stored
             from ctrl.control.server import serving  # noqa: PLC0415
 
@@ -150,6 +176,8 @@ class Daemon:
                     tasks.create_task(self._tick(), name="tick"),
                     tasks.create_task(self._fabric.run(self._path.parent), name="managers"),
                 ]
+                if self._nve is not None:
+                    jobs.append(tasks.create_task(self._want_vteps(self._nve), name="next hops of VTEPs"))
                 if self._managing is not None:
                     jobs.append(tasks.create_task(self._managing.run(), name="manager"))
                 LOG.info("forwarding node=%s ports=%d lists=%d", *self._sizes())
@@ -162,24 +190,7 @@ class Daemon:
             if broken.split((OSError, StoreError))[1]:  # a defect of ours: with all that is known of it
                 raise
             # The kernel or the store is lost: a sentence will do, and whoever started us does it anew.
-            raise _leaf(broken) from None
-
-    def _hear_signals(self) -> Callable[[], None]:
-        """From now on; gives what ends it."""
-        loop = asyncio.get_running_loop()
-        heard = {
-            signal.SIGTERM: self._stopping,
-            signal.SIGINT: self._stopping,
-            signal.SIGHUP: self._reloading,
-        }
-        for number, event in heard.items():
-            loop.add_signal_handler(number, event.set)
-
-        def end() -> None:
-            for number in heard:
-                loop.remove_signal_handler(number)
-
-        return end
+            raise leaf(broken) from None
 
     def _sizes(self) -> tuple[str, int, int]:
         return self._config.node, len(self._ports), len(self._publisher.lists)
@@ -187,14 +198,27 @@ class Daemon:
     # --- what happens ---------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        async for kernel in self._watch.changes():
-            fresh = self._ports.open_appeared(self._config)
-            if fresh:
-                for port in self._exchange(self._config, fresh):
-                    port.close()
-                for port in fresh.values():
-                    log_presence(port)
-            self._apply(self._config, kernel)
+        async for _ in self._watch.changes():
+            self._look_at_ports()
+
+    def _look_at_ports(self) -> None:
+        fresh = self._ports.open_appeared(self._config)
+        if fresh:
+            for port in self._exchange(self._config, fresh):
+                port.close()
+            for port in fresh.values():
+                log_presence(port)
+        self._apply(self._config, self._kernel)
+
+    async def _want_vteps(self, nve: Nve) -> None:
+        """Ask netlink of the VTEPs that are heard; what it knows comes as any news of the kernel."""
+        while True:
+            await nve.wanted.wait()
+            nve.wanted.clear()
+            began_s = time.monotonic()
+            await self._watch.want(*self._wanted(self._config))
+            # who makes up VTEPs takes no more than half of our time
+            await asyncio.sleep(time.monotonic() - began_s)
 
     async def _reloads(self) -> None:
         while True:
@@ -231,10 +255,14 @@ class Daemon:
         closing = self._exchange(new, fresh)
         self._config = new
         self._device.configure(new.membership)
+        if self._tenants is not None:
+            self._tenants.configure(new.membership)
         self._fabric.configure(new)
+        if self._nve is not None:
+            self._nve.configure(new)
         self._forwarder.set_punt_limits(new.membership.punt_rate_pps, new.membership.punt_burst)
         self._enroll(new)
-        self._apply(new, self._watch.view)
+        self._apply(new, self._kernel)
         self._ports.claim(claims)
         for port in closing:
             port.close()
@@ -247,6 +275,10 @@ class Daemon:
             self._rates.take(now, self._all_refused())
             losses.log(now, self._refused)
             self._teller.tick()
+            if self._nve is not None:
+                self._nve.tick()
+            if self._ports.turned(self._watch.view):
+                self._look_at_ports()
             for worker, place, code in set(self._forwarder.failures()) - failed:
                 LOG.error(
                     "a port receives no more worker=%d port=%s why=%s",
@@ -260,7 +292,7 @@ class Daemon:
 
     def _apply(self, config: Config, kernel: Kernel) -> None:
         """Tell the data path how this config on this kernel differs from what it forwards by."""
-        new, old = r.work_out(config, kernel, self._fabric.told), self._reach
+        new, old = r.work_out(config, kernel, self._told), self._reach
         is_other = new.basis != old.basis
         step = self._publisher.rebase(new.basis) if is_other else self._publisher.reroute(new.basis)
         if new.layout != old.layout or step.lists or step.removed:
@@ -268,9 +300,15 @@ class Daemon:
         elif new.hops != old.hops:
             self._forwarder.resolve(new.hops)
         self._reach = new
+        self._ports.applied(kernel)
         self._teller.hops(old.states, new.states)
         self._attach()
         self._snooping.settle()
+
+    @property
+    def _kernel(self) -> Kernel:
+        """The kernel's picture of this moment, with what only our ports tell."""
+        return self._ports.seen(self._watch.view)
 
     def _enroll(self, config: Config) -> None:
         for event in enroll(self._membership, config):
@@ -281,8 +319,14 @@ class Daemon:
         self._fabric.member(event)
 
     def _attach(self) -> None:
-        """Tell the device role which ports have NVEs, as they are now."""
-        self._device.attach(r.attached(self._config, self._reach.layout, self._watch.view), time.monotonic())
+        """Tell the roles which ports have NVEs and VMs, as they are now."""
+        self._device.attach(r.attached(self._config, self._reach.layout, self._kernel), time.monotonic())
+        if self._nve is not None:
+            uplinks = r.uplinks(self._config, self._reach.layout, self._kernel)
+            self._nve.apply(self._reach, uplinks, self._watch.view.addresses)
+        if self._tenant_side is not None:
+            now = self._reach
+            self._tenant_side.attach(now.basis.snooped, now.layout, now.hops, time.monotonic())
 
     def _send(self, place: int, frame: bytes) -> None:
         self._ports.send(self._config.ports[place], frame)
@@ -291,7 +335,7 @@ class Daemon:
         """Let the workers use the fresh ports and those that `config` keeps; give the others back."""
         closing = self._ports.take(config, fresh)
         if closing or fresh:
-            ports = r.work_out(config, self._watch.view).layout.ports
+            ports = r.work_out(config, self._kernel).layout.ports
             layout = replace(self._reach.layout, ports=ports)  # what else is new comes with its lists
             workers = [self._carriers(i, config) for i in range(config.dataplane.workers)]
             self._forwarder.set_ports(layout, workers)
@@ -304,8 +348,13 @@ class Daemon:
     def _wanted(self, *configs: Config) -> tuple[set[str], set[IPAddress]]:
         return (
             {device for config in configs for device in r.devices(config)},
-            {address for config in configs for address in r.peers(config, self._fabric.told)},
+            {address for config in configs for address in r.peers(config, self._told)},
         )
+
+    @property
+    def _told(self) -> r.Told:
+        """Whom nobody configured: peers that managers named, and VTEPs that were heard."""
+        return replace(self._fabric.told, vteps=self._nve.vteps if self._nve else frozenset())
 
     async def _neighbours_known(self) -> None:
         deadline = time.monotonic() + RESOLVE_S
@@ -327,7 +376,7 @@ class Daemon:
         while time.monotonic() < deadline:
             if self._watch.view is not seen:
                 seen = self._watch.view
-                self._apply(self._config, seen)
+                self._apply(self._config, self._kernel)
             if all(mac is not None for (_, peer), mac in self._reach.hops.items() if peer in fresh):
                 return
             await asyncio.sleep(0.01)
@@ -339,63 +388,6 @@ class Daemon:
             "stopped received=%d replicated=%d punted=%d dropped=%d copies_out=%d",
             *(now.received, now.replicated, now.punted, now.dropped, now.copies_out),
         )
-
-    # --- what is shown --------------------------------------------------------------------------------------
-
-    def view(self) -> View:
-        """The picture of this moment."""
-        failed = {place for _, place, _ in self._forwarder.failures()}
-        return shown.view_of(
-            self._config,
-            self._forwarder,
-            self._reach,
-            self._ports,
-            self._watch.view,
-            failed,
-            started_s=self._started_s,
-            lists=dict(self._publisher.lists),
-            rates=self._rates,
-            refused=self._all_refused(),
-            device=self._device,
-            membership=self._membership,
-            sides=self._fabric.sides,
-            managing=self._managing,
-        )
-
-    def members(self) -> Iterable[MemberView]:
-        """Everyone who is a member now."""
-        names = [table.name for table in self._config.ports]
-        return member_views(names, self._device, self._membership, time.monotonic())
-
-    def devices(self) -> Iterable[DeviceView]:
-        """The nodes that the manager of this box knows."""
-        return shown_fabric.devices(self._managing) if self._managing else ()
-
-    def groups(self) -> Iterable[GroupView]:
-        """The groups that the manager of this box knows."""
-        return shown_fabric.groups(self._managing) if self._managing else ()
-
-    def sessions(self) -> Iterable[SessionView]:
-        """The sessions that the manager of this box serves."""
-        return shown_fabric.served(self._managing, self._config.node) if self._managing else ()
-
-    def tell_moved(self, nves: Sequence[IPAddress]) -> int | None:
-        """Have all devices of the manager of this box ask NVEs; how many devices are told."""
-        return self._managing.moved(nves) if self._managing else None
-
-    def _all_refused(self) -> dict[str, int]:
-        return {**self._refused, **shown_fabric.refused(self._fabric.sides, self._managing)}
-
-    def moved(self, nves: Sequence[IPAddress]) -> int:
-        """Ask NVEs, and no others, whether they are still here; the number of those that are known."""
-        known = self._device.moved(nves, time.monotonic())
-        self._snooping.settle()
-        return known
-
-
-def _leaf(group: ExceptionGroup[Exception]) -> Exception:
-    first = group.exceptions[0]
-    return _leaf(first) if isinstance(first, ExceptionGroup) else first
 
 
 def _punts(config: Config) -> Punts:

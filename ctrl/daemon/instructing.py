@@ -75,6 +75,9 @@ class Instructing:
         """Those that wait for the next hops of `_fresh`."""
         self._fresh: frozenset[IPAddress] = frozenset()
         self._acks_due = asyncio.Event()
+        self._last_ack: Ack | None = None
+        self._logged: dict[bytes, str] = {}
+        """Keys that were refused, and are still, with the reason that the log has."""
         self._alarm: asyncio.TimerHandle | None = None
         self._next: asyncio.Handle | None = None
         self._loop = asyncio.get_running_loop()
@@ -185,11 +188,17 @@ class Instructing:
         self._events.publish("sessions", session_event(event, node.name, node.role, manager))
 
     def _tell_refused(self, ack: Ack) -> None:
+        if ack is self._last_ack:  # said again, as the other side asked
+            return
+        self._last_ack = ack
         name, revision = self.instructed.node.name, self.instructed.revision
-        for key, why in ack.refused[:REFUSED_LINES]:
+        fresh = [(key, why) for key, why in ack.refused if self._logged.get(key) != why]
+        still = {key: why for key, why in self._logged.items() if key in self.instructed.refused}
+        self._logged = still | dict(ack.refused)
+        for key, why in fresh[:REFUSED_LINES]:
             LOG.warning("instruction refused group=%s why=%s", address_of(key), why)
-        if len(ack.refused) > REFUSED_LINES:
-            LOG.warning("instructions refused besides=%d", len(ack.refused) - REFUSED_LINES)
+        if len(fresh) > REFUSED_LINES:
+            LOG.warning("instructions refused besides=%d", len(fresh) - REFUSED_LINES)
         for key, why in ack.refused:
             entry = self.instructed.entry(key)
             self._events.publish("instructions", applied_event(name, key, entry, revision, why))

@@ -1,8 +1,11 @@
 """Live ports: what carries the frames of a configured port for every worker, and keeps the kernel off them.
 
-Of a kind that this kernel or device cannot do, the next best is taken, and `why` says so: xdp -> packet;
-trains -> single copies (the port itself finds out). A port whose interface does not exist is absent: it is
-opened when the interface appears.
+1. Of a kind that this kernel or device cannot do, the next best is taken, and `why` says so: xdp -> packet;
+   trains -> single copies (the port itself finds out).
+2. A port whose interface does not exist is absent: it is opened when the interface appears.
+3. A port that faces VMs takes everything that comes in there, and the kernel's stack gets nothing.
+4. The interface of a TAP may move into another network namespace, where its VM lives. Nobody tells us what
+   becomes of it there: our descriptor has to be asked.
 """
 
 from __future__ import annotations
@@ -18,13 +21,15 @@ from ctrl.config import Config
 from ctrl.config.schema import PortTable
 from ctrl.consume import Consumer, ConsumeUnsupportedError
 from ctrl.daemon.reach import device_of
+from ctrl.netlink import Link
 from fastpath import bpf
 from fastpath.claims import Claims, socket_filter
-from fastpath.ports import AbsentPort, LivePort, PacketPort, TapPort, XdpPort
+from fastpath.ports import AbsentPort, InternalPort, LivePort, PacketPort, TapPort, XdpPort
 from fastpath.redirect import Redirect, reason_against, receive_queues
 
 LOG = logging.getLogger("fastpath.ports")
 _ABSENT = frozenset({errno.ENODEV, errno.ENXIO})
+_NO_MAC = bytes(6)
 
 
 @dataclass(slots=True)
@@ -42,7 +47,23 @@ class Opened:
     @property
     def is_absent(self) -> bool:
         """Whether there is no such interface."""
-        return self.index == 0
+        return self.index == 0 and self.table.kind != "internal"
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it is a TAP, alive, wherever its interface is."""
+        carrier = self.carriers[0]
+        return isinstance(carrier, TapPort) and carrier.state != "gone"
+
+    def link(self, known: Link | None) -> Link | None:
+        """What is behind it: `known` of the kernel's picture, or what only we can see."""
+        device, carrier = device_of(self.table), self.carriers[0]
+        if self.table.kind == "internal":
+            return Link(device, 0, _NO_MAC, 0, is_up=True)
+        if isinstance(carrier, TapPort) and (known is None or known.index != self.index):
+            state = carrier.state
+            return None if state == "gone" else Link(device, self.index, _NO_MAC, 0, is_up=state == "up")
+        return known
 
     @property
     def transmit(self) -> str:
@@ -58,12 +79,18 @@ class Opened:
 
     def claim(self, claims: Claims) -> None:
         """Receive this, and keep it from the kernel, from now on."""
+        if self._takes_all:
+            return
         for packet in self.packets:
             packet.attach_filter(socket_filter(claims))
         if self.redirect is not None:
             self.redirect.update(claims)
         if self.consumer is not None:
             self.consumer.update(claims)
+
+    @property
+    def _takes_all(self) -> bool:
+        return "vm" in self.table.faces
 
     def close(self) -> None:
         """Give everything back: the kernel sees the interface's traffic again."""
@@ -89,7 +116,7 @@ def absent(table: PortTable, n_workers: int, why: str) -> Opened:
 
 
 def open_port(table: PortTable, config: Config, claims: Claims) -> Opened:
-    """Open a port for every worker; absent if its interface does not exist.
+    """Open a port, not an internal one, for every worker; absent if its interface does not exist.
 
     OSError where the system refuses: no permission, another instance on the interface.
     """
@@ -106,6 +133,17 @@ def open_port(table: PortTable, config: Config, claims: Claims) -> Opened:
     return opened
 
 
+def open_pair(one: PortTable, other: PortTable, config: Config) -> tuple[Opened, Opened]:
+    """Open two internal ports, each other's peer, for every worker."""
+    pairs = [InternalPort.pair(_room(config)) for _ in range(config.dataplane.workers)]
+    return Opened(one, [pair[0] for pair in pairs]), Opened(other, [pair[1] for pair in pairs])
+
+
+def _room(config: Config) -> int:
+    """Frames for which a port has room; rings are powers of two."""
+    return 1 << (config.dataplane.ring_frames - 1).bit_length()
+
+
 @contextmanager
 def _closed_on_error(opened: Opened) -> Iterator[None]:
     try:
@@ -117,21 +155,22 @@ def _closed_on_error(opened: Opened) -> Iterator[None]:
 
 def _open_packet(opened: Opened, config: Config, claims: Claims) -> None:
     table, dataplane = opened.table, config.dataplane
-    device = device_of(table)
+    device, vms = device_of(table), "vm" in table.faces
     for _ in range(dataplane.workers):
         packet = PacketPort(
             device,
-            ring_frames=1 << (dataplane.ring_frames - 1).bit_length(),  # rings are powers of two
+            ring_frames=_room(config),
             trains=dataplane.trains,
             all_multicast="nve" in table.faces,
+            vms=vms,
             fanout=None if dataplane.workers == 1 else _fanout(device),
-            program=socket_filter(claims),
+            program=None if vms else socket_filter(claims),
         )
         opened.packets.append(packet)
         opened.carriers.append(packet)
         opened.index = packet.ifindex
     try:
-        opened.consumer = Consumer(device, claims)
+        opened.consumer = Consumer(device, None if vms else claims)
     except ConsumeUnsupportedError as error:
         opened.notes.append(f"the kernel sees the frames, too: {error}")
         LOG.warning("frames also reach the kernel's stack device=%s why=%s", device, error)
@@ -139,6 +178,9 @@ def _open_packet(opened: Opened, config: Config, claims: Claims) -> None:
 
 def _open_xdp(opened: Opened, config: Config, claims: Claims) -> None:
     _open_packet(opened, config, claims)
+    if "vm" in opened.table.faces:
+        opened.notes.append("takes everything, by AF_PACKET: an XDP program takes what is claimed")
+        return
     device = device_of(opened.table)
     n_workers = len(opened.packets)
     against = reason_against(device) or bpf.available()
@@ -179,7 +221,7 @@ _OPENERS: dict[str, Callable[[Opened, Config, Claims], None]] = {
     "xdp": _open_xdp,
     "tap": _open_tap,
 }
-LIVE_KINDS = frozenset(_OPENERS)
+LIVE_KINDS = frozenset({*_OPENERS, "internal"})
 
 
 def _fanout(device: str) -> int:

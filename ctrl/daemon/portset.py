@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import socket
+from dataclasses import replace
 
 from ctrl.config import Config
 from ctrl.config.schema import PortTable
-from ctrl.daemon.ports import Opened, absent, open_port
+from ctrl.daemon.ports import Opened, absent, open_pair, open_port
 from ctrl.daemon.reach import device_of
+from ctrl.netlink import View as Kernel
 from fastpath.claims import Claims
 from fastpath.ports import AbsentPort, LivePort
 
@@ -23,6 +25,7 @@ class PortSet(dict[str, Opened]):
         self._claims = claims
         self._mute: set[str] = set()
         """Ports that sent nothing for control of late."""
+        self._applied = Kernel()
 
     @property
     def claims(self) -> Claims:
@@ -32,9 +35,18 @@ class PortSet(dict[str, Opened]):
     def open_all(self, config: Config) -> None:
         """Open every port of a config. OSError where the system refuses one."""
         for table in config.ports:
-            self[table.name] = open_port(table, config, self._claims)
+            if table.name not in self:
+                self.update(self._open(table, config, self._claims))
             if self[table.name].is_absent:
                 log_presence(self[table.name])
+
+    @staticmethod
+    def _open(table: PortTable, config: Config, claims: Claims) -> dict[str, Opened]:
+        """Open one port, or two that are one another's peers."""
+        if table.kind != "internal":
+            return {table.name: open_port(table, config, claims)}
+        peer = next(other for other in config.ports if other.name == table.peer)
+        return {port.table.name: port for port in open_pair(table, peer, config)}
 
     def open_changed(self, new: Config, claims: Claims) -> dict[str, Opened]:
         """Open what a new config has more, or differently; all of it or, with OSError, nothing."""
@@ -42,8 +54,9 @@ class PortSet(dict[str, Opened]):
         try:
             for table in new.ports:
                 old = self.get(table.name)
-                if table.faces and (old is None or _carried_otherwise(old.table, table)):
-                    fresh[table.name] = open_port(table, new, claims)
+                is_other = table.faces and (old is None or _carried_otherwise(old.table, table))
+                if is_other and table.name not in fresh:
+                    fresh |= self._open(table, new, claims)
         except BaseException:
             for port in fresh.values():
                 port.close()
@@ -57,9 +70,9 @@ class PortSet(dict[str, Opened]):
         for name, port in self.items():
             device = device_of(port.table)
             index = _index_of(device)
-            if index == port.index:
+            if index == port.index or port.table.kind == "internal" or port.has_left:
                 continue
-            if index == 0:
+            if index == 0 and port.table.kind != "tap":  # those we make
                 fresh[name] = absent(port.table, config.dataplane.workers, f"there is no interface {device}")
                 continue
             if port.consumer is not None:  # of the interface that was: a new one takes its name
@@ -70,6 +83,28 @@ class PortSet(dict[str, Opened]):
             except OSError as error:
                 LOG.warning("cannot open port=%s why=%s", name, error)
         return fresh
+
+    def seen(self, kernel: Kernel) -> Kernel:
+        """The kernel's picture, and what only we see of our ports."""
+        links = dict(kernel.links)
+        for port in self.values():
+            link = port.link(links.pop(device_of(port.table), None))
+            if link is not None:
+                links[device_of(port.table)] = link
+        return replace(kernel, links=links)
+
+    def applied(self, kernel: Kernel) -> None:
+        """Remember what was `seen` when the box was last told."""
+        self._applied = kernel
+
+    def turned(self, kernel: Kernel) -> bool:
+        """Whether something became of a TAP since then that nobody tells; takes the kernel's picture."""
+        return any(
+            port.link(kernel.links.get(device)) != self._applied.links.get(device)
+            for port in self.values()
+            if port.table.kind == "tap"
+            for device in [device_of(port.table)]
+        )
 
     def take(self, config: Config, fresh: dict[str, Opened]) -> list[Opened]:
         """Be the fresh ports and those that `config` keeps; gives the others back."""
@@ -137,4 +172,4 @@ def log_presence(port: Opened) -> None:
 
 
 def _carried_otherwise(old: PortTable, new: PortTable) -> bool:
-    return any(getattr(old, key) != getattr(new, key) for key in ("device", "kind", "faces"))
+    return any(getattr(old, key) != getattr(new, key) for key in ("device", "kind", "faces", "peer"))

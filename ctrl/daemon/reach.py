@@ -16,7 +16,7 @@ from ctrl.config.schema import PortTable
 from ctrl.netlink import NextHop, View
 from ctrl.publisher import Basis
 from ctrl.roles.attachment import Attachment
-from ctrl.static import attachments, basis, plan_layout, plan_ports, port_place, ways
+from ctrl.static import attachments, basis, plan_layout, plan_ports, port_place, uplink, ways
 from fastpath.claims import Claims
 from fastpath.compiler import NextHops
 from fastpath.model import IPAddress, Layout, Peer, Port, Scope
@@ -27,11 +27,13 @@ class Told:
     """Peers that managers named to the roles of this box: copies go to them, and packets come from them.
 
     `vnis`: the ranges that a manager has the replication point serve alone; None: whatever its config says.
+    `vteps`: where the stations are that the NVE learned.
     """
 
     device: frozenset[IPAddress] = frozenset()
     point: frozenset[IPAddress] = frozenset()
     vnis: tuple[tuple[int, int], ...] | None = None
+    vteps: frozenset[IPAddress] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,10 @@ def _remotes(config: Config, told: Told) -> dict[IPAddress, None]:
         found |= dict.fromkeys(peer.addresses)
     for table in config.replicator.lists if config.replicator else ():
         found |= dict.fromkeys(receiver.address for receiver in table.receivers)
-    return found | dict.fromkeys(sorted(told.device | told.point, key=_order))
+    if config.nve:
+        found |= dict.fromkeys(config.nve.send_to)
+        found |= dict.fromkeys(one.vtep for one in config.nve.stations if one.vtep is not None)
+    return found | dict.fromkeys(sorted(told.device | told.point | told.vteps, key=_order))
 
 
 def _order(address: IPAddress) -> tuple[int, int]:
@@ -103,6 +108,7 @@ def claims(config: Config) -> Claims:
     if config.replicator:
         own += [config.replicator.address]
         own += [config.replicator.replicate] if config.replicator.replicate else []
+    own += [config.nve.address] if config.nve else []
     return Claims(config.dataplane.vxlan_ports, tuple(dict.fromkeys(own)))
 
 
@@ -118,10 +124,10 @@ def work_out(config: Config, kernel: View, told: Told = Told()) -> Reach:
     ports = tuple(
         replace(
             port,
-            # the MAC of a TAP is that of the host behind it; ours is another
-            mac=table.mac or (link.mac if link and table.kind != "tap" else port.mac),
+            # the MAC of a TAP is that of the host behind it, ours is another; an internal port has none
+            mac=table.mac or (link.mac if link and table.kind not in {"tap", "internal"} else port.mac),
             mtu=min(filter(None, (table.mtu, link.mtu if link else 0)), default=0),
-            next_hop_mac=table.next_hop_mac,
+            next_hop_mac=table.next_hop_mac or (port.next_hop_mac if table.kind == "internal" else None),
             is_up=bool(link and link.is_up),
         )
         for port, table in zip(plan_ports(config.ports), config.ports, strict=True)
@@ -163,6 +169,19 @@ def attached(config: Config, layout: Layout, kernel: View) -> dict[int, Attachme
         for table, link in zip(config.ports, links, strict=True)
     )
     return attachments(config.model_copy(update={"ports": here}), layout.ports)
+
+
+def uplinks(config: Config, layout: Layout, kernel: View) -> dict[int, Attachment]:
+    """The port by which the NVE is in its groups, and what it is called there: reports come from an address
+    of the interface (CONFORMANCE W8), else from the NVE's."""
+    place = uplink(config)
+    if place is None or config.nve is None:
+        return {}
+    table, port = config.ports[place], layout.ports[place]
+    link = kernel.links.get(device_of(table))
+    own = [*(one.ip for one in (*table.addresses, *(link.addresses if link else ()))), config.nve.address]
+    address = next((int(one) for one in own if one.version == 4), 0)
+    return {place: Attachment(port.mac, address, port.mtu, port.is_up)}
 
 
 def _state(hop: NextHop, device: str, kernel: View) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ctrl.config import Config
-from ctrl.config.schema_roles import NodeTable
+from ctrl.config.schema_roles import NodeTable, NveTable
 from ctrl.config.table import Table
 from ctrl.daemon.ports import LIVE_KINDS
 
 _HELLO_KEYS = ("replicate", "tunnel", "vnis")
 """What else of a role its managers are told once."""
+_NVE_KEYS = ("address", "max_macs", "max_vteps")
 _RESTART_KEYS = ("workers", "cpus", "batch", "trains", "ring_frames")
 
 
@@ -26,10 +27,6 @@ def refuse_what_is_not_live(config: Config) -> None:
                 f'port {port.name}: kind = "{port.kind}" is for replay; '
                 f"expected one of {', '.join(sorted(LIVE_KINDS))}"
             )
-        if "vm" in port.faces:
-            raise StartError(
-                f'port {port.name}: faces = "vm" needs [nve], which this version does not have yet'
-            )
 
 
 def refuse_what_takes_a_restart(old: Config, new: Config) -> None:
@@ -41,6 +38,7 @@ def refuse_what_takes_a_restart(old: Config, new: Config) -> None:
     ]
     keys += [key for key in ("control", "node") if getattr(old, key) != getattr(new, key)]
     keys += _table_keys("manager", old.manager, new.manager) + _table_keys("tls", old.tls, new.tls)
+    keys += _nve_keys(old.nve, new.nve)
     keys += _session_keys("device", old.device, new.device)
     keys += _session_keys("replicator", old.replicator, new.replicator)
     if keys:
@@ -51,6 +49,13 @@ def _table_keys(name: str, old: Table | None, new: Table | None) -> list[str]:
     if old is None or new is None:
         return [name] if old is not new else []
     return [f"{name}.{key}" for key in type(old).model_fields if getattr(old, key) != getattr(new, key)]
+
+
+def _nve_keys(old: NveTable | None, new: NveTable | None) -> list[str]:
+    """What the table of stations was made by, and what all of them are sent from."""
+    if old is None or new is None:
+        return ["nve"] if old is not new else []
+    return [f"nve.{key}" for key in _NVE_KEYS if getattr(old, key) != getattr(new, key)]
 
 
 def _session_keys(name: str, old: NodeTable | None, new: NodeTable | None) -> list[str]:

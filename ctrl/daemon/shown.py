@@ -14,7 +14,7 @@ from ctrl.daemon.portset import PortSet
 from ctrl.membership import Membership
 from ctrl.netlink import View as Kernel
 from ctrl.roles.device import Device
-from ctrl.view import PortView, Rates, SnoopingView, View
+from ctrl.view import NveView, PortView, Rates, SnoopingView, View
 from fastpath import Forwarder
 from fastpath.model import GroupKey, Layout, ReplicationList
 from fastpath.statistics import PortCount
@@ -39,8 +39,10 @@ def view_of(
     membership: Membership,
     sides: Sequence[Instructing],
     managing: Managing | None,
+    nve: NveView | None,
+    tenants: Sequence[Device],
 ) -> View:
-    """The picture of this moment. `failed`: the places of ports that receive no more."""
+    """The picture of this moment. `failed`: the places of ports that receive no more; `tenants` hear VMs."""
     statistics = forwarder.statistics()
     real = [(place, table) for place, table in enumerate(config.ports) if table.faces]
     return View(
@@ -65,7 +67,8 @@ def view_of(
         points=tuple(shown_fabric.points(sides)),
         own_sessions=tuple(shown_fabric.own_sessions(sides)),
         manager=shown_fabric.manager_view(managing) if managing else None,
-        snooping=tuple(_snooping(config, device)),
+        nve=nve,
+        snooping=tuple(one for side in (device, *tenants) for one in _snooping(config, side)),
         n_groups=membership.n_groups,
         second_revision=membership.revision,
     )
@@ -86,7 +89,7 @@ def _port_view(
     state = "absent" if port.is_absent or link is None else "up" if link.is_up else "down"
     return PortView(
         name=port.table.name,
-        device=device,
+        device=None if port.table.kind == "internal" else device,
         kind=port.table.kind,
         faces=port.table.faces,
         state="error" if has_failed else state,

@@ -33,7 +33,16 @@ def own_sessions(sides: Iterable[Instructing]) -> Iterator[SessionView]:
             n_pending=len(instructed.refused) + len(instructed.held_down),
             n_refused=len(instructed.refused) + len(instructed.groups_refused),
             told_s=None if side.told_s is None else now_s - side.told_s,
+            why=_why(side),
         )
+
+
+def _why(side: Instructing) -> str | None:
+    """Why there is no session, manager by manager; one that did not welcome us is none yet."""
+    problems = side.client.problems if side.client else {}
+    if side.client and side.instructed.is_connected and side.client.manager not in problems:
+        return None
+    return "; ".join(f"{address}: {why}" for address, why in problems.items()) or None
 
 
 def told(sides: Iterable[Instructing]) -> Mapping[Scope, Mapping[Key, Entry]]:

@@ -1,4 +1,5 @@
-"""Drives the device role on a running box: punted frames and timers in; lists, queries, events and log out.
+"""Drives what speaks IGMP and MLD on a running box, the device role, the joins of the NVE and what hears its
+tenants: punted frames and timers in; lists, queries, reports, events and log out.
 
 1. Ports take turns (`turns`): nobody's message waits for all that another port sends.
 2. What changed in a turn is one FIB. A turn is short, so that nobody waits; but twice as long as it took to
@@ -11,23 +12,40 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable
+from typing import Protocol
 
+from ctrl.daemon.nve import Nve
 from ctrl.daemon.turns import Turns
 from ctrl.membership import Event
 from ctrl.publisher import Publisher
 from ctrl.refusals import Refused
 from ctrl.roles.device import Device
+from ctrl.tenant_side import TenantSide
 from fastpath import Forwarder
 
 TURN_S, LONG_TURN_S = 0.01, 0.05
 TURN_FRAMES = 64
-"""Queries sent in a turn, or a part of all that wait: thousands of leaves keep nobody waiting."""
+"""Queries and reports sent in a turn, or a part of all that wait: thousands of leaves keep nobody waiting."""
+WAITING_FRAMES = 4096
+"""Of tenants: with so many to be sent the turn is over."""
 LOOK_S, LOOK_FRAMES = 0.0005, 64
 """How often the ring is looked into, and what is taken then: it empties faster than that is handled."""
 
 
+class Speaker(Protocol):
+    """A role that hears IGMP and MLD on its ports, and speaks it there."""
+
+    @property
+    def deadline_s(self) -> float | None: ...
+    @property
+    def n_frames(self) -> int: ...
+    def hear(self, port: int, frame: bytes, now_s: float) -> None: ...
+    def poll(self, now_s: float) -> None: ...
+    def take_frames(self, most: int | None = None) -> list[tuple[int, bytes]]: ...
+
+
 class Snooping:
-    """The device role of a box, on the running loop."""
+    """The speakers of a box, on the running loop; what comes in on an uplink of the NVE is for its joins."""
 
     def __init__(
         self,
@@ -37,6 +55,9 @@ class Snooping:
         refused: Refused,
         send: Callable[[int, bytes], None],
         tell: Callable[[Event], None],
+        nve: Nve | None = None,
+        tenants: TenantSide | None = None,
+        tell_tenant: Callable[[str, Event], None] = lambda network, event: None,
     ) -> None:
         self._forwarder = forwarder
         self._device = device
@@ -44,6 +65,11 @@ class Snooping:
         self._refused = refused
         self._send = send
         self._tell = tell
+        self._nve = nve
+        self._tenants = tenants
+        self._tell_tenant = tell_tenant
+        all_speakers: tuple[Speaker | None, ...] = (device, None if nve is None else nve.joins, tenants)
+        self._speakers = tuple(one for one in all_speakers if one is not None)
         self._waiting = Turns()
         self._turn_s = TURN_S
         self._loop = asyncio.get_running_loop()
@@ -77,42 +103,70 @@ class Snooping:
         self._next = None
         now_s = time.monotonic()
         end_s = now_s + self._turn_s
-        self._device.poll(now_s)
+        for speaker in self._speakers:
+            speaker.poll(now_s)
         look_s = now_s
         while now_s < end_s:
+            if self._is_full:
+                while self._look() == LOOK_FRAMES and time.monotonic() < end_s:
+                    pass
+                break
             if now_s >= look_s or not self._waiting:
                 self._look()
                 look_s = now_s + LOOK_S
                 if not self._waiting:
                     break
             port, frame = self._waiting.take()
-            self._device.hear(port, frame, now_s)
+            self._speaker_at(port).hear(port, frame, now_s)
             now_s = time.monotonic()
         self.settle()
         self._turn_s = min(max(TURN_S, 2 * (time.monotonic() - now_s)), LONG_TURN_S)
 
-    def _look(self) -> None:
-        for port, _, frame in self._forwarder.read_punted(LOOK_FRAMES):
+    @property
+    def _is_full(self) -> bool:
+        """A query of a tenant is a frame for each VM of its network: while many wait to be sent, nobody is
+        heard, and what comes waits for its turn, within the bounds of those."""
+        return self._tenants is not None and self._tenants.n_frames >= WAITING_FRAMES
+
+    def _speaker_at(self, port: int) -> Speaker:
+        if self._tenants is not None and self._tenants.is_place(port):
+            return self._tenants
+        return self._nve.joins if self._nve is not None and self._nve.is_uplink(port) else self._device
+
+    def _look(self) -> int:
+        """Have what came in wait for its turn; how many messages that were."""
+        found = self._forwarder.read_punted(LOOK_FRAMES)
+        for punted in found:
+            port, frame = punted.in_port, punted.frame
+            if self._tenants is not None and punted.inner is not None:
+                port, frame = self._tenants.whose(punted)
             if not self._waiting.put(port, frame):
                 self._refused.count("control_busy")
+        return len(found)
 
     def _due(self) -> None:
         self._alarm = None
-        self._device.poll(time.monotonic())
+        now_s = time.monotonic()
+        for speaker in self._speakers:
+            speaker.poll(now_s)
         self.settle()
 
     def settle(self) -> None:
-        """Carry out what the role came to, and wait for what is due next."""
+        """Carry out what the roles came to, and wait for what is due next."""
         step = self._publisher.update()
         if step.lists or step.removed:
             self._forwarder.publish(step.lists, step.removed)
         for event in self._device.take_events():
             self._tell(event)
-        for port, frame in self._device.take_frames(max(TURN_FRAMES, self._device.n_frames // 16)):
-            self._send(port, frame)
-        if self._next is None and (self._waiting or self._device.n_frames):
+        for network, event in self._tenants.take_events() if self._tenants is not None else ():
+            self._tell_tenant(network, event)
+        for speaker in self._speakers:
+            for port, frame in speaker.take_frames(max(TURN_FRAMES, speaker.n_frames // 16)):
+                self._send(port, frame)
+        if self._next is None and (self._waiting or any(one.n_frames for one in self._speakers)):
             self._next = self._loop.call_soon(self._turn)
-        deadline_s = self._device.deadline_s
+        due_s = [one.deadline_s for one in self._speakers]
+        deadline_s = min((one for one in due_s if one is not None), default=None)
         if self._alarm is not None:
             self._alarm.cancel()
         # the loop's clock is the monotonic one

@@ -46,6 +46,12 @@ class Teller:
         else:
             self._silent += 1
 
+    def tenant(self, network: str, event: Event) -> None:
+        """Tell what became of a VM in a group of its network; the log has nothing of what tenants do."""
+        if self._bus.wanted("members"):
+            port = self._name_of(event.who.port)
+            self._bus.publish("members", member_event(event, port, network))
+
     def hops(self, old: Mapping[IPAddress, str], new: Mapping[IPAddress, str]) -> None:
         """Tell which peers are reached otherwise than before."""
         if self._bus.wanted("tunnels"):

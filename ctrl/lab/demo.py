@@ -55,10 +55,10 @@ def play(keeper: Keeper, state: State) -> None:
     """Tell it, in the lab as it was built; LabError where it comes out differently."""
     story = _Story(keeper, state)
 
-    _title("The hosts have joined their groups, but nobody listens: without fastpath no ARP gets through")
+    _title("Linux hosts have joined their groups, but nobody listens: without fastpath no ARP gets through")
     story.ping("vm1", "vm2", "vm3", answered=False)
 
-    _title("fastpath starts: ToRs ask who is there and tell the manager; no tunnel is configured")
+    _title("fastpath starts: hosts join, ToRs ask who is there and tell the manager; no tunnel is configured")
     story.state = keeper.start()
     story.follow(story.wanted(), {})
     story.wait_for_ways()
@@ -132,6 +132,12 @@ class _Story:
             {name: config[role] for name, config in configs.items() if role in config}
             for role in ("device", "replicator", "manager")
         )
+        self._joined = {
+            (config["nve"]["address"], network["group"])
+            for config in configs.values()
+            for network in config.get("network", ())
+            if "nve" in config
+        }
         ((self.manager, settings),) = managers.items()
         self._threshold: int = settings["threshold"]
 
@@ -152,8 +158,8 @@ class _Story:
                     raise LabError(NOT_DONE, f"{vm} was to {'answer' if answered else 'be out of reach'}")
 
     def wanted(self, but: str = "") -> set[tuple[str, str]]:
-        """Who is to have joined what, with all VXLAN devices up but those of one host."""
-        return {
+        """Who is to have joined what: NVEs of ours, and all VXLAN devices but those of one host."""
+        return self._joined | {
             (self._address(name, vxlan.under), str(vxlan.group))
             for name, box in self._boxes.items()
             for vxlan in box.vxlan.values()

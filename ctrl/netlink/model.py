@@ -52,10 +52,14 @@ NO_ROUTE = NextHop(None)
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The picture of a moment, of what was asked for. A link that is absent does not exist."""
+    """The picture of a moment, of what was asked for. A link that is absent does not exist.
+
+    `addresses`: those of all links, asked for or not.
+    """
 
     links: Mapping[str, Link] = field(default_factory=lambda: MappingProxyType({}))
     hops: Mapping[IPAddress, NextHop] = field(default_factory=lambda: MappingProxyType({}))
+    addresses: frozenset[IPAddress] = frozenset()
 
 
 def log_changes(old: View, new: View, devices: Iterable[str], addresses: Iterable[IPAddress]) -> None:

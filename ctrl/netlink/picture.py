@@ -48,6 +48,8 @@ class Picture:
         self._drivers: dict[int, str | None] = {}
         self._links: dict[int, LinkNews] = {}
         self._addresses: dict[int, dict[IPInterface, None]] = {}
+        self._are_addresses_other = False
+        """Whether they are no longer those of `_view`."""
         self._routes: dict[IPAddress, Route | None] = {}
         self._sorted: dict[int, tuple[list[int], list[IPAddress]]] = {4: ([], []), 16: ([], [])}
         self._behind: dict[Target, set[IPAddress]] = {}
@@ -111,6 +113,7 @@ class Picture:
         old, self.links_to_ask = self._links, False
         self._links = {link.ifindex: link for link in links}
         self._addresses = {}
+        self._are_addresses_other = True
         for news in addresses:
             self._addresses.setdefault(news.ifindex, {})[news.address] = None
         for index in old.keys() - self._links.keys():
@@ -183,6 +186,7 @@ class Picture:
         known = self._addresses.setdefault(news.ifindex, {})
         if news.gone != (news.address in known):
             return False  # told before: lifetimes renewed
+        self._are_addresses_other = True
         if news.gone:
             del known[news.address]
         else:
@@ -205,6 +209,7 @@ class Picture:
         if news.gone:
             del self._links[news.ifindex]
             self._addresses.pop(news.ifindex, None)
+            self._are_addresses_other = True
             self._drivers.pop(news.ifindex, None)
         else:
             self._links[news.ifindex] = news
@@ -242,9 +247,11 @@ class Picture:
                 hops[address] = hop
         gone = self._view.hops.keys() - self._routes.keys() if self.changed_addresses else ()
         links = self._wanted_links() if self.changed_devices else self._view.links
-        if hops or gone or links != self._view.links:
+        addresses = self._all_addresses() if self._are_addresses_other else self._view.addresses
+        if hops or gone or links != self._view.links or addresses != self._view.addresses:
             self._hops.update(hops)
-            self._view = View(MappingProxyType(dict(links)), MappingProxyType(dict(self._hops)))
+            self._view = View(MappingProxyType(dict(links)), MappingProxyType(dict(self._hops)), addresses)
+        self._are_addresses_other = False
         self.changed_devices, self.changed_addresses = set(), set()
         return self._view
 
@@ -257,6 +264,9 @@ class Picture:
             for link in self._links.values()
             if link.name in self._devices
         }
+
+    def _all_addresses(self) -> frozenset[IPAddress]:
+        return frozenset(one.ip for of_link in self._addresses.values() for one in of_link)
 
     def _hop(self, address: IPAddress, route: Route | None) -> NextHop:
         if route is None:

@@ -50,6 +50,7 @@ class Client:
 
     def __init__(self) -> None:
         self.manager = "10.0.0.100:9470"
+        self.problems: dict[str, str] = {}
         self.sent: list[FromNode] = []
         self.ended: list[str] = []
 

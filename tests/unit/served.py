@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager, contextmanager
 
 from ctrl.control import server
 from ctrl.control.listen import sockets
-from ctrl.objects import EVENTS
 from ctrl.table import Row
+from ctrl.topics import EVENTS
 from tests.unit.viewed import Box
 
 

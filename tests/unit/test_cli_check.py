@@ -24,7 +24,7 @@ def test_errors_are_lines_that_grep_and_editors_know_and_the_exit_code_is_2(tmp_
     code, output = run(str(file))
     assert code == 2
     assert output == (
-        f"{file}:1: warning: no [device], [replicator] or [manager] is given, so every frame is dropped\n"
+        f"{file}:1: warning: no [nve], [device], [replicator] or [manager] is given, so all is dropped\n"
         f"{file}:3: error: dataplane.batch: 0 given; expected a number from 1 to 256\n"
         f"{file}:4: error: dataplane.workers: 0 given; expected a number from 1 to 256\n"
         f"{file}:6: warning: control.http: 0.0.0.0:1 is not of this box alone: whoever reaches it can read "
@@ -39,12 +39,12 @@ def test_warnings_alone_leave_the_exit_code_at_0(tmp_path):
     write_tls(tmp_path)
     code, output = run(str(file))
     assert code == 0
-    assert output.endswith("\nno errors, 3 warnings\n")
+    assert output.endswith("\nno errors, 2 warnings\n")
 
 
 def test_json_is_an_array_of_flat_objects(tmp_path):
     file = tmp_path / "f.toml"
-    file.write_text("[nve]\n[dataplane]\nbatch = 0\n")
+    file.write_text("[dataplane]\nbatch = 0\n")
     code, output = run("-j", str(file))
     assert code == 2
     assert json.loads(output) == [
@@ -52,18 +52,18 @@ def test_json_is_an_array_of_flat_objects(tmp_path):
             "severity": "warning",
             "file": str(file),
             "line": 1,
-            "key": "nve",
-            "message": "this version does not use [nve] yet; the table is not read",
+            "key": "",
+            "message": "no [nve], [device], [replicator] or [manager] is given, so all is dropped",
         },
         {
             "severity": "error",
             "file": str(file),
-            "line": 3,
+            "line": 2,
             "key": "dataplane.batch",
             "message": "0 given; expected a number from 1 to 256",
         },
     ]
-    file.write_text("[nve]\n")
+    file.write_text("")
     assert run("-j", str(file))[0] == 0
 
 

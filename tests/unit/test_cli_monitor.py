@@ -17,7 +17,7 @@ from ctrl.cli import asking, main
 from ctrl.control import streams
 from ctrl.events import group_event, member_event, tunnel_event
 from ctrl.membership import Event, Origin, Wants, Who
-from ctrl.objects import EVENTS, event_schema
+from ctrl.topics import EVENTS, event_schema
 from tests.unit.served import served
 from tests.unit.viewed import GROUP
 
@@ -60,11 +60,11 @@ def test_an_event_is_a_line_of_words_until_the_daemon_goes(path):
     assert (
         done.stdout
         == """\
-2025-12-22T04:58:02.900Z members joined port=p1 nve=10.1.1.5 mac=0a:00:00:00:01:05 group=239.1.1.100 \
-mode=include sources=10.9.0.4,10.9.0.30 blocked=- origin=igmp
+2025-12-22T04:58:02.900Z members joined port=p1 nve=10.1.1.5 mac=0a:00:00:00:01:05 network=- \
+group=239.1.1.100 mode=include sources=10.9.0.4,10.9.0.30 blocked=- origin=igmp
 2025-12-22T04:58:02.900Z groups joined group=239.1.1.100 revision=7
 2025-12-22T04:58:02.900Z tunnels up peer=10.0.0.2
-2025-12-22T04:58:02.900Z members joined port=p1 nve=- mac=- group=239.1.1.100 \
+2025-12-22T04:58:02.900Z members joined port=p1 nve=- mac=- network=- group=239.1.1.100 \
 mode=exclude sources=- blocked=- origin=static
 """
     )

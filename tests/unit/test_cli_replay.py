@@ -90,11 +90,15 @@ OBJECT = [
     "copies_out",
     "drops",
     "members",
+    "macs",
     "seconds",
     "copies_per_s",
 ]
 DROP = ["reason", "unit", "stage", "frames", "rate_pps", "last"]
-MEMBER = ["node", "port", "nve", "mac", "vni", "group", "mode", "sources", "blocked", "origin", "expires_s"]
+MEMBER = [
+    *("node", "port", "nve", "mac", "network", "vni", "group", "mode", "sources", "blocked", "origin"),
+    "expires_s",
+]
 
 
 def test_json_is_one_object_with_the_keys_of_the_design(box: Box):
@@ -121,6 +125,7 @@ def test_json_is_one_object_with_the_keys_of_the_design(box: Box):
         "port": "p2",
         "nve": "10.1.2.2",
         "mac": None,
+        "network": None,
         "vni": ["300"],
         "group": "239.1.1.7",
         "mode": "exclude",

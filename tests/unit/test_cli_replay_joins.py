@@ -65,6 +65,7 @@ def test_json_holds_members_and_refusals_as_a_running_box_tells_them(tmp_path, m
         "port": "p2",
         "nve": "10.1.2.2",
         "mac": "02:00:00:00:00:02",
+        "network": None,
         "vni": [],
         "group": GROUP,
         "mode": "include",

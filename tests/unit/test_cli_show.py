@@ -24,7 +24,7 @@ from ctrl.view_rows import ROWS, matching
 from tests.unit.viewed import view
 
 ROOT = Path(__file__).parents[2]
-NAMES = "status, ports, networks, groups, members, tunnels, devices, sessions, drops, runtime, config"
+NAMES = "status, ports, networks, groups, members, macs, tunnels, devices, sessions, drops, runtime, config"
 KEYS = "reason, unit, stage, frames, rate_pps, last"
 COMMAND = (sys.executable, "-c", "from ctrl.cli import main; main(prog_name='fastpath')", "show")
 

@@ -20,7 +20,7 @@ from ctrl.view import NOTHING_COUNTED
 from ctrl.view_rows import ROWS
 from tests.unit.served import serving
 from tests.unit.unix_http import free_port, get
-from tests.unit.viewed import DEVICES, GROUPS, MEMBERS, SERVED, Box, view
+from tests.unit.viewed import DEVICES, GROUPS, MACS, MEMBERS, SERVED, Box, view
 
 pytestmark = pytest.mark.asyncio
 
@@ -41,7 +41,7 @@ async def test_every_object_is_an_array_of_its_rows(path):
     async with serving(Box(), str(path), None):
         for name in OBJECTS:
             status, body = await get(path, f"/v1/{name}")
-            assert (status, json.loads(body)) == (200, list(ROWS[name](view(devices=DEVICES))))
+            assert (status, json.loads(body)) == (200, list(ROWS[name](view(devices=DEVICES, macs=MACS))))
 
 
 async def test_the_members_are_asked_for_where_they_are_shown_alone(path):
@@ -53,6 +53,19 @@ async def test_the_members_are_asked_for_where_they_are_shown_alone(path):
         for page in ("/metrics", *(f"/v1/{name}" for name in OBJECTS)):
             status, _ = await get(path, page)
             assert status == (500 if page == "/v1/members" else 200)
+
+
+async def test_the_stations_are_asked_for_where_they_are_shown_alone(path):
+    """There may be a million."""
+
+    class Secretive(Box):
+        def macs(self):
+            raise AssertionError
+
+    async with serving(Secretive(), str(path), None):
+        for page in ("/metrics", *(f"/v1/{name}" for name in OBJECTS)):
+            status, _ = await get(path, page)
+            assert status == (500 if page == "/v1/macs" else 200)
 
 
 async def test_nodes_and_sessions_are_asked_for_where_they_are_shown_and_counted_alone(path):
@@ -72,7 +85,7 @@ async def test_nodes_and_sessions_are_asked_for_where_they_are_shown_and_counted
     async with serving(box, str(path), None):
         for page in OBJECTS:
             _, body = await get(path, f"/v1/{page}")
-            assert json.loads(body) == list(ROWS[page](view(devices=DEVICES)))
+            assert json.loads(body) == list(ROWS[page](view(devices=DEVICES, macs=MACS)))
         assert asked == ["devices", "devices", "sessions"], "for tunnels, too"
         await get(path, "/metrics")
         assert asked[3:] == ["devices", "sessions"]
@@ -135,7 +148,7 @@ async def test_a_query_keeps_the_rows_that_match(path):
 @pytest.mark.parametrize(
     ("page", "status", "sentence"),
     [
-        ("/v1/macs", 404, "there are /metrics, /healthz and /v1/ with status, ports, networks, groups"),
+        ("/v1/stations", 404, "there are /metrics, /healthz and /v1/ with status, ports, networks, groups"),
         ("/", 404, "/: no such page"),
         ("/v1/status/", 404, "no such page"),
         ("/v1/ports?nome=p1", 400, "ports has no key nome; it has name, device"),

@@ -75,15 +75,17 @@ async def test_a_frame_is_explained_by_the_layout_and_the_lists_of_a_view(path, 
 
     asked = []
 
-    def explained(body, layout, lists, next_hops, *, strict_headers):
-        asked.append((body, layout, lists, next_hops))
+    def explained(body, layout, lists, next_hops, *, strict_headers, macs):
+        asked.append((body, layout, lists, next_hops, macs))
         return [{"step": "verdict"}]
 
     monkeypatch.setattr(answer, "answer", explained)
     seen = view(next_hops={(1, ip_address("10.0.0.2")): b"\2\0\0\0\0\2"})
-    async with serving(Box(lambda: seen), str(path), None):
+    box = Box(lambda: seen)
+    box.known = {}
+    async with serving(box, str(path), None):
         assert await post(path, "/v1/explain", b"frame") == (200, [{"step": "verdict"}])
-    assert asked == [(b"frame", seen.layout, seen.lists, seen.next_hops)]
+    assert asked == [(b"frame", seen.layout, seen.lists, seen.next_hops, {})]
 
 
 async def test_a_question_that_cannot_be_explained_is_refused_with_its_sentence(path):

@@ -69,8 +69,8 @@ async def test_several_topics_can_be_asked_for(path):
     ("page", "sentence"),
     [
         (
-            "/v1/monitor?topic=macs",
-            "macs: no such topic; there are members, groups, tunnels, instructions, sessions",
+            "/v1/monitor?topic=stations",
+            "stations: no such topic; there are members, groups, macs, tunnels, instructions, sessions",
         ),
         ("/v1/monitor?topics=members", "monitor has no key topics; it has topic"),
     ],

@@ -290,6 +290,48 @@ async def test_a_session_is_shown_with_what_is_in_force_and_what_is_not():
     assert 0 <= row.last_s <= row.told_s <= row.since_s
 
 
+async def test_a_session_that_is_not_up_says_why_manager_by_manager():
+    box, other = Box(), "10.0.0.101:9470"
+    assert why_of(box) is None, "nobody was tried"
+    async with box.run():
+        box.client.problems = {MANAGER: "no answer in time", other: "its certificate is not for 10.0.0.101"}
+        assert why_of(box) == f"{MANAGER}: no answer in time; {other}: its certificate is not for 10.0.0.101"
+        box.side.connected(MANAGER)
+        assert why_of(box) is not None, "it has not welcomed us"
+        del box.client.problems[MANAGER]
+        assert why_of(box) is None
+        box.side.disconnected()
+        assert why_of(box) == f"{other}: its certificate is not for 10.0.0.101"
+
+
+def why_of(box):
+    (row,) = shown_fabric.own_sessions([box.side])
+    return row.why
+
+
+async def test_a_refusal_is_logged_once_until_there_is_another_one(caplog):
+    box = Box()
+    logged = [f"instruction refused group={GROUP} why=own_address_as_peer"]
+    async with box.run():
+        with box.events.subscribe(["instructions"]) as heard:
+            box.begin()
+            box.tell(1, mesh(1, 1), is_full=True)
+            box.tell(1, mesh(1, 1), is_full=True)
+            box.side.heard(Keepalive(2))
+            assert len(box.client.said(Ack)) == 3, "it is said again"
+            assert len(await heard.read(0)) == 1
+            box.tell(2, mesh(1, 1), is_full=True)
+            assert len(await heard.read(0)) == 1, "it was told again"
+            assert refusals(caplog) == logged
+            box.tell(3, mesh(1, 2))
+            box.tell(4, mesh(1, 1))
+            assert refusals(caplog) == logged * 2
+
+
+def refusals(caplog):
+    return [one.getMessage() for one in caplog.records if "refused group" in one.getMessage()]
+
+
 async def test_instructions_that_never_came_have_no_age():
     (row,) = shown_fabric.own_sessions([Box().side])
     assert row.told_s is None

@@ -258,11 +258,7 @@ def test_what_is_lost_is_logged_when_it_begins_once_a_minute_and_when_it_ends(ca
         ("", "no .*port.* is given"),
         (
             '[[port]]\nname = "a"\nkind = "pcap"\nfaces = "nve"\n',
-            'port a: kind = "pcap" is for replay; expected one of packet, tap, xdp',
-        ),
-        (
-            '[[port]]\nname = "a"\nfaces = "vm"\nnetwork = "blue"\n[[network]]\nname = "blue"\nvni = 7\n',
-            'port a: faces = "vm" needs \\[nve\\]',
+            'port a: kind = "pcap" is for replay; expected one of internal, packet, tap, xdp',
         ),
     ],
 )

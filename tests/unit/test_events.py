@@ -11,15 +11,19 @@ from ctrl.events import (
     Bus,
     applied_event,
     group_event,
+    mac_event,
     member_event,
     session_event,
     told_events,
     tunnel_event,
 )
 from ctrl.membership import ALL, Membership, Origin, Wants, Who
-from ctrl.objects import EVENTS, MISSED, event_schema
+from ctrl.roles.nve.macs import Change
+from ctrl.roles.nve.places import Vtep
 from ctrl.rpc.messages import Instructions
+from ctrl.topics import EVENTS, MISSED, event_schema
 from ctrl.topology.entry import MESH, Entry
+from fastpath.model import Encap
 
 GROUP = ip_address("239.1.1.100")
 NVE = Who(2, Origin.IGMP, bytes.fromhex("0a0000000105"), ip_address("10.1.1.5"))
@@ -30,6 +34,7 @@ ENTRY = Entry(
     (ip_address("10.0.0.2").packed, ip_address("10.0.0.3").packed),
 )
 PORT = Who(2, Origin.STATIC)
+VTEP, MAC = Vtep(ip_address("10.0.0.2"), Encap.VXLAN), b"\2\0\0\0\0\x1a"
 SOURCES = frozenset(ip_address(f"10.9.0.{n}") for n in (30, 4))
 
 
@@ -63,7 +68,7 @@ async def test_a_topic_that_nobody_watches_is_not_wanted_and_costs_no_clock():
 
     events = Bus(never)
     with events.subscribe(["members", "groups"]) as reader:
-        assert [events.wanted(topic) for topic in EVENTS] == [True, True, False, False, False]
+        assert [events.wanted(topic) for topic in EVENTS] == [True, True, False, False, False, False]
         events.publish("tunnels", up())
         assert await reader.read(0) == []
     assert not any(map(events.wanted, EVENTS))
@@ -206,12 +211,33 @@ def test_a_session_that_was_refused_says_why():
     }
 
 
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (Change("learned", 100, MAC, None, 3), {"port": "p3", "vtep": None, "was": None}),
+        (Change("moved", 100, MAC, 3, VTEP), {"port": None, "vtep": "10.0.0.2", "was": "p3"}),
+        (Change("moved", 100, MAC, VTEP, 3), {"port": "p3", "vtep": None, "was": "10.0.0.2"}),
+        (Change("aged", 100, MAC, VTEP, None), {"port": None, "vtep": "10.0.0.2", "was": None}),
+        (Change("cleared", 100, MAC, 3, None), {"port": "p3", "vtep": None, "was": None}),
+    ],
+)
+def test_a_station_shows_where_it_is_and_where_it_was_until_it_moved(change, shown):
+    assert mac_event(change, "blue", "p{}".format) == {
+        "event": change.event,
+        "vni": 100,
+        "network": "blue",
+        "mac": "02:00:00:00:00:1a",
+        **shown,
+    }
+
+
 @pytest.mark.asyncio
 async def test_rows_have_the_keys_of_the_published_schema_in_its_order():
     (joined,) = of_table((PORT, ALL))
     published = {
         "members": joined,
         "groups": group_event(GROUP, 7, joined=False),
+        "macs": mac_event(Change("moved", 100, MAC, 3, VTEP), "blue", str),
         "tunnels": up(),
         "instructions": applied_event("tor1", ENTRY.key, ENTRY, 9),
         "sessions": session_event("came", "tor1", "device", "m1"),

@@ -13,8 +13,11 @@ G = "239.1.1.1"
 
 
 def node(name: str, address: str, tunnels: dict[str, list[str]], is_up: bool = True, **more: Any) -> Any:
-    rows = [{"group": group, "remote": remote} for group, remote in tunnels.items()]
-    shown = SimpleNamespace(show=lambda _: rows)
+    rows: dict[str, list[dict[str, Any]]] = {
+        "groups": [{"group": group, "remote": remote} for group, remote in tunnels.items()],
+        "tunnels": [],
+    }
+    shown = SimpleNamespace(show=lambda what, **_: rows[what], rows=rows)
     return SimpleNamespace(name=name, address=address, fastpath=shown, is_up=lambda: is_up, **more)
 
 
@@ -41,6 +44,12 @@ def test_a_fabric_as_it_should_be_has_no_difference():
     assert not difference(fabric(MESH, {"vxlan 100": [A]}), threshold=3)
     assert not difference(fabric(POINT, WHOLE, {"239.9.9.9": []}), threshold=3)
     assert not difference(fabric(POINT, WHOLE, WHOLE), threshold=3)
+
+
+def test_a_peer_that_no_copy_can_reach_yet_is_a_difference():
+    made = fabric(MESH)
+    made.tors["tor1"].fastpath.rows["tunnels"].append({"peer": B})
+    assert difference(made).unresolved == {("tor1", B)}
 
 
 @pytest.mark.parametrize(

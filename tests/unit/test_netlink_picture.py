@@ -75,6 +75,23 @@ def test_a_view_has_the_links_and_addresses_that_were_asked_for(picture) -> None
     }
 
 
+def test_a_view_has_the_addresses_of_all_links_whether_asked_for_or_not(picture) -> None:
+    own, more = ip_address("10.7.0.1"), ip_interface("10.1.1.2/32")
+    assert picture.view().addresses == {own}
+    picture.hear(AddressNews(4, more))
+    assert picture.view().addresses == {own, more.ip}
+    picture.hear(AddressNews(4, more, gone=True))
+    view = picture.view()
+    assert view.addresses == {own}
+    picture.hear(AddressNews(4, more))
+    picture.hear(AddressNews(4, more, gone=True))
+    assert picture.view() is view
+    picture.hear(P1._replace(gone=True))
+    assert picture.view().addresses == frozenset()
+    picture.links_are([P1], [AddressNews(3, more)])
+    assert picture.view().addresses == {more.ip}
+
+
 def test_neighbours_are_asked_about_once_and_only_those_that_are_needed(picture) -> None:
     assert set(picture.targets()) == {AT_NEAR, Target(3, NEAR6.packed), Target(3, GATEWAY.packed)}
     picture.want(["p1"], [*ALL, ip_address("10.7.0.3")])

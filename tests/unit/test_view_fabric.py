@@ -16,7 +16,7 @@ from tests.unit.viewed import DEVICES, GROUP, PEERS, SERVED, config, view
 
 FAR = ip_address("10.0.0.9")
 OWN = SessionView("tor1", "device", "m1", True, 12.3456, 0.5, 33, 33, 2, None, 3, 77.5)
-AWAY = SessionView("tor1.point", "replicator", None, False, 4.0)
+AWAY = SessionView("tor1.point", "replicator", None, False, 4.0, why="10.0.0.100:9470: no answer in time")
 BY_MESH = Entry(GROUP.packed, MESH, tuple(peer.packed for peer in PEERS[:2]))
 BY_POINT = Entry(ip_address("239.1.1.9").packed, POINT, (FAR.packed,), backup=(PEERS[0].packed,))
 
@@ -60,7 +60,9 @@ def test_sessions_are_those_with_our_managers_and_those_that_we_serve():
         "pending": 2,
         "unwritten": None,
         "refused": 3,
+        "why": None,
     }
+    assert away["why"] == "10.0.0.100:9470: no answer in time"
     assert (away["node"], away["state"], away["manager"], away["last_s"]) == (
         "tor1.point",
         "away",

@@ -9,9 +9,20 @@ from ipaddress import ip_address
 from ctrl.config import Config, parse
 from ctrl.events import Bus
 from ctrl.static import plan
-from ctrl.view import DeviceView, GroupView, MemberView, PortView, Recent, SessionView, SnoopingView, View
+from ctrl.view import (
+    DeviceView,
+    GroupView,
+    MacView,
+    MemberView,
+    PortView,
+    Recent,
+    SessionView,
+    SnoopingView,
+    View,
+)
 from fastpath.model import IPAddress, Scope, group_key
-from fastpath.reasons import REASONS
+from fastpath.reasons import REASONS, Unit
+from fastpath.reference import MacTable
 from fastpath.statistics import (
     DropCount,
     EgressCount,
@@ -51,8 +62,7 @@ address = "10.0.0.1/24"
 [[port]]
 name = "vm0"
 kind = "memory"
-faces = "vm"
-network = "blue"
+faces = "nve"
 [device]
 address = "10.0.0.1"
 [[device.peer]]
@@ -107,6 +117,12 @@ MEMBERS = (
     MemberView("p1", GROUP, None, None, True, (), (), "static", None),
 )
 """In no order."""
+MACS = (
+    MacView(200, "red", bytes.fromhex("020000000901"), None, ip_address("10.0.0.9"), True, 7.5),
+    MacView(100, "blue", bytes.fromhex("020000000702"), "vm1", None, False, 12.0004),
+    MacView(100, "blue", bytes.fromhex("020000000701"), None, ip_address("2001:db8::7"), False, 0.5),
+)
+"""In no order."""
 SERVED = (
     SessionView("tor3", "device", "m1", True, 600.5, 1.25, 72, 71, 5, 6),
     SessionView("point1", "replicator", "m1", True, 601.5, 0.25, 73, 73, 0, 0),
@@ -134,12 +150,20 @@ class Box:
         self.events = Bus(lambda: WALL_S)
         self.told: list[IPAddress] = []
         self.n_told: int | None = None
+        self.known: MacTable | None = None
 
     def view(self) -> View:
         return self._make()
 
     def members(self) -> Sequence[MemberView]:
         return MEMBERS
+
+    def macs(self) -> Sequence[MacView]:
+        return MACS
+
+    def stations(self) -> MacTable | None:
+        """It is an NVE where it is told to be."""
+        return self.known
 
     def devices(self) -> Sequence[DeviceView]:
         return DEVICES
@@ -181,8 +205,8 @@ def view(**changes) -> View:
         train_copies=10002,
         bursts=203,
         drops=(
-            *(DropCount(reason, 7 + i) for i, reason in enumerate(REASONS[:-1]) if i % 3 == 1),
-            DropCount(REASONS[-1], 99),
+            *(DropCount(one, 7 + i) for i, one in enumerate(REASONS) if i % 3 == 1 and one.unit != Unit.RING),
+            DropCount(next(one for one in REASONS if one.unit == Unit.RING), 99),
         ),
         ports=(PortCount("p1", 1000, 345), PortCount("core", 11, 12000), PortCount("vm0", 0, 0)),
         egresses=(
@@ -200,6 +224,7 @@ def view(**changes) -> View:
             ),
             WorkerCount(1, None, 0, 0, 0, 0, 0, (_ns(0),)),
         ),
+        unknown_unicast=613,
     )
     whole = View(
         config=config(),

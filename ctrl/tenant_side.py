@@ -1,0 +1,143 @@
+"""The tenant groups of an NVE between their role and the data path: whose a punted frame is, and how a frame
+of the role's gets to a VM or into the overlay.
+
+Drives nothing and has no clock: for live boxes and replay. A frame into the overlay leaves as those of its
+network do that are for several stations, in the same bytes (`fastpath.reference`); no VM here gets it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ctrl import planner
+from ctrl.membership import Event
+from ctrl.refusals import Refused
+from ctrl.roles.nve.tenants import OVERLAY, Sent, Tenants
+from fastpath import Punted
+from fastpath.compiler import NextHops
+from fastpath.model import Encap, Layout
+
+if TYPE_CHECKING:
+    from fastpath.reference.copies import Copier
+
+NOWHERE = -1
+"""Where a frame is from whose network does not snoop (any more)."""
+
+
+class TenantSide:
+    """What hears the tenants of a box. Places are those of VM ports; each network's overlay has one, too,
+    below 0."""
+
+    def __init__(self, tenants: Tenants, refused: Refused) -> None:
+        self._tenants = tenants
+        self._refused = refused
+        self._layout = Layout(())
+        self._hops: NextHops = {}
+        self._copier: Copier | None = None
+        self._snooped: dict[str, planner.Snooped] = {}
+        self._of_port: dict[int, str] = {}
+        """The network of each VM port that is up."""
+        self._of_number: dict[tuple[Encap, int], int] = {}
+        """The place of each network's overlay."""
+        self._names: list[str] = []
+        """The networks that ever snooped: the places of their overlays are -2, -3 and so on."""
+        self._sent: deque[Sent] = deque()
+
+    # --- what it is told ------------------------------------------------------------------------------------
+
+    def attach(
+        self, snooped: Iterable[planner.Snooped], layout: Layout, hops: NextHops, now_s: float
+    ) -> None:
+        """These are the networks that snoop, and the data path forwards by these already."""
+        old, self._snooped = self._snooped, {one.network.name: one for one in snooped}
+        self._layout, self._hops, self._copier = layout, hops, None
+        self._of_port = {port: name for name, one in self._snooped.items() for port in one.vm_ports}
+        self._of_number = {}
+        for name, one in self._snooped.items():
+            if name not in self._names:
+                self._names.append(name)
+            place = NOWHERE - 1 - self._names.index(name)
+            numbers = ((encap, one.network.number(encap)) for encap in (Encap.VXLAN, Encap.NVGRE))
+            self._of_number |= {(encap, number): place for encap, number in numbers if number is not None}
+            self._tenants.attach(name, {port: layout.ports[port].mtu for port in one.vm_ports}, now_s)
+        for name in old:
+            if name not in self._snooped:
+                self._tenants.forget(name)
+        self._settle()
+
+    def whose(self, punted: Punted) -> tuple[int, bytes]:
+        """The place that a tenant's frame is from, and the frame alone."""
+        inner = punted.inner
+        if inner is None or inner.encap is Encap.RAW:
+            return punted.in_port, punted.inner_frame
+        return self._of_number.get((inner.encap, inner.number), NOWHERE), punted.inner_frame
+
+    def is_place(self, place: int) -> bool:
+        """Say whether tenants speak there."""
+        return place < 0 or place in self._of_port
+
+    def hear(self, place: int, frame: bytes, now_s: float) -> None:
+        """Take one tenant's frame."""
+        if place >= 0:
+            self._tenants.hear(self._of_port.get(place, ""), place, frame, now_s)
+        else:
+            network = "" if place == NOWHERE else self._names[NOWHERE - 1 - place]
+            self._tenants.hear(network, OVERLAY, frame, now_s)
+        self._settle()
+
+    def poll(self, now_s: float) -> None:
+        """Do what is due."""
+        self._tenants.poll(now_s)
+        self._settle()
+
+    def _settle(self) -> None:
+        self._sent += self._tenants.take_frames()
+
+    # --- and what comes of it -------------------------------------------------------------------------------
+
+    def take_events(self) -> list[tuple[str, Event]]:
+        """What became of the members of each network since the last call, in order."""
+        return self._tenants.take_events()
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When `poll` is due next."""
+        return self._tenants.deadline_s
+
+    @property
+    def n_frames(self) -> int:
+        """How many are to be sent."""
+        return len(self._sent)
+
+    def take_frames(self, most: int | None = None) -> list[tuple[int, bytes]]:
+        """(place of the port, frame) of what is to be sent, in order; at most so many of the role's frames,
+        or all."""
+        n = len(self._sent) if most is None else min(most, len(self._sent))
+        taken = [self._sent.popleft() for _ in range(n)]
+        return [out for one in taken for out in self._out(one)]
+
+    def _out(self, sent: Sent) -> Iterator[tuple[int, bytes]]:
+        if sent.port != OVERLAY:
+            yield sent.port, sent.frame
+        elif sent.network in self._snooped:
+            yield from self._into_overlay(self._snooped[sent.network], sent.frame)
+
+    def _into_overlay(self, snooped: planner.Snooped, frame: bytes) -> Iterator[tuple[int, bytes]]:
+        # what takes long to import comes when the first tenant speaks
+        from fastpath.reference.copies import Copier  # noqa: PLC0415
+        from fastpath.reference.parse import raw_frame  # noqa: PLC0415
+        from fastpath.reference.wire import CopyDrop  # noqa: PLC0415
+
+        if self._copier is None:
+            self._copier = Copier(self._layout, self._hops)
+        network = snooped.network
+        port = replace(self._layout.ports[snooped.overlay.uplink], network=network.name)
+        parsed = raw_frame(frame, port, self._layout)
+        for egress in planner.overlay_egresses(network, snooped.overlay, network.group):
+            try:
+                yield egress.out_port, self._copier.copy(parsed, egress)
+            except CopyDrop:
+                self._refused.count("tenant_not_sent")
