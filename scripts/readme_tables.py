@@ -53,6 +53,8 @@ def with_tables(text: str) -> str:
         "demo": demo,
         "drops": lambda _: drops_table(),
         "keys": lambda _: keys_table().strip(),
+        "nve": lambda _: example("nve/nve.toml"),
+        "onebox": lambda _: example("nve/onebox.toml"),
         "device": lambda _: example("device.toml"),
         "point": lambda _: example("point.toml"),
         "fabric-device": lambda _: example("fabric/device.toml"),

@@ -29,7 +29,7 @@ def docstrings() -> dict[str, str]:
     found = {}
     for path in (ROOT / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
                 found[f"{path.stem}::{node.name}"] = (
                     f"{ast.get_docstring(node) or ''} {node.name.replace('_', ' ')}"
                 )

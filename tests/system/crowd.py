@@ -92,7 +92,7 @@ class Crowd:
     ) -> subprocess.Popen[str]:
         """Have host `number` send frames; 0 seconds: each once."""
         file = self.lab.directory / f"frames{number}-{time.monotonic_ns()}"
-        file.write_bytes(b"".join(_SIZE.pack(len(frame)) + frame for frame in frames))
+        file.write_bytes(packed(frames))
         words = ("-m", "tests.system.crowd", f"v{number}", str(file), str(rate), str(seconds))
         return self.far.popen(sys.executable, *words, cwd=ROOT, stdout=subprocess.PIPE)
 
@@ -120,6 +120,11 @@ class Crowd:
                 return now
             before = now
             time.sleep(0.15)
+
+
+def packed(frames: Iterable[bytes]) -> bytes:
+    """Write frames as the program above reads them."""
+    return b"".join(_SIZE.pack(len(frame)) + frame for frame in frames)
 
 
 class Ear:
