@@ -12,9 +12,9 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 ARGS ?=
-# Whoever builds waits for whoever is building. Here a C warning is an error; at a user's, with a compiler that we never
-# saw, it is not.
-SETUP := CFLAGS=-Werror FASTPATH_HOOKS=1 flock .lock $(PY) setup.py -q
+# Whoever builds waits for whoever is building the same. Here a C warning is an error; at a user's, with a compiler that
+# we never saw, it is not.
+SETUP = CFLAGS=-Werror FASTPATH_HOOKS=1 flock $1 $(PY) setup.py -q
 ROOT := $(CURDIR)
 # Python would put the current directory, and a script's own, in front of all: PYTHONSAFEPATH forbids that, to the
 # processes that tests start as well, so the scripts are told where their neighbours are.
@@ -31,11 +31,11 @@ SANITIZED = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc \
 # sanitizer, which costs three times the time, also leaves out what imports compiled code and has next to none run,
 # and the tests of the fuzzing that `make fuzz` does on that very build.
 FAST = -n $(shell nproc) -p no:benchmark
-FILES = --dist loadfile -p no:benchmark
+FILES = --dist loadfile --no-loadscope-reorder -p no:benchmark
 NO_C = $$($(PY) -m tests.house.imports) -k "not [reference"
 MERE_IMPORT = $(foreach part,control* metrics view* cli_* explain daemon_reach fuzz,--ignore-glob='*/test_$(part).py')
 # Live tests of control's own work, in which the data path has nothing to do that others do not have it do.
-OF_CONTROL = $(foreach part,lab* fabric* rpc* etcd* bfd* netlink consume* privileges systemd record_captures snooping* reload process abuse,\
+OF_CONTROL = $(foreach part,lab* fabric* rpc* etcd* bfd* netlink consume* privileges systemd record_captures snooping* nve_nvgre nve_tenants nve_one_box reload process abuse,\
 	--ignore-glob='*/system/test_$(part).py')
 SOME = $(if $(ARGS),|| [ $$? = 5 ])# that ARGS leave no test in one part is no fault
 
@@ -46,7 +46,7 @@ help:  ## say what each target does
 	@awk -F ':.*##  *' '/^[a-z]+:.*##/ { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: $(READY)  ## build everything: ./.venv with ./.venv/bin/fastpath, seeing this tree as it is
-	@$(SETUP) build_ext --inplace
+	@$(call SETUP,.lock) build_ext --inplace
 
 demo: build  ## show a fabric of Linux VXLAN hosts at work while its parts are killed, a capture replayed, a race against the kernel
 	@scripts/demo.sh $(VENV)
@@ -55,7 +55,7 @@ test: build  ## run the tests, except those that take longer than ten seconds ea
 	$(PY) -m pytest -m "not slow" $(FAST) tests/unit tests/contract $(ARGS) $(SOME)
 	$(PY) -m pytest -m "not slow" -n 3 $(FILES) tests/house tests/system $(ARGS) $(SOME)
 
-# Of these the longest file is in tests/unit: it begins first.
+# The longest files are in tests/unit and tests/house: they begin first.
 slow: build  ## run the tests that take longer: packaging, load, many starts and stops
 	$(PY) -m pytest -m slow -n 2 $(FILES) tests/unit tests/house tests/system $(ARGS)
 
@@ -114,4 +114,4 @@ $(READY): pyproject.toml
 # Modules that left the tree must not live on in a copy of it, hence the deletion; what is compiled stays.
 debug-build sanitize-build: %-build: $(READY)
 	@mkdir -p build/$*/lib && find build/$*/lib -name '*.py' -delete
-	@FASTPATH_$(if $(filter debug,$*),DEBUG,SANITIZE)=1 $(SETUP) build --build-base build/$* --build-lib build/$*/lib
+	@FASTPATH_$(if $(filter debug,$*),DEBUG,SANITIZE)=1 $(call SETUP,build/$*/lock) build --build-base build/$* --build-lib build/$*/lib
