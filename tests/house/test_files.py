@@ -33,6 +33,8 @@ def test_make_help_tells_of_every_target():
 
 
 def test_what_ci_runs_is_a_target():
-    steps = set(re.findall(r"\bmake (\S+)", (ROOT / ".ci" / "run").read_text()))
+    ran = re.findall(r"\bmake ([a-z -]+)", (ROOT / ".ci" / "run").read_text())
+    steps = {step for words in ran for step in words.split()}
     assert {"test", "lint", "debug", "fuzz"} <= steps
-    assert steps <= set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    made = re.findall(r"^([a-z][a-z -]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert steps <= {target for words in made for target in words.split()}

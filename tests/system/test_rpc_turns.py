@@ -16,12 +16,13 @@ pytestmark = pytest.mark.asyncio
 
 
 async def come(calls, manager, *names):
-    """Have nodes call and say who they are, one after the other."""
-    made = []
+    """Have nodes call and say who they are; who came first is for the manager to say."""
+    made = {}
     for name in names:
-        made.append(await calls.enter_async_context(calling(manager)))
-        await made[-1].wait_for_connection()
-        await say(made[-1], hello(name))
+        made[name] = await calls.enter_async_context(calling(manager))
+        await made[name].wait_for_connection()
+        await say(made[name], hello(name))
+    await until(lambda: manager.server._last == len(names))
     return made
 
 
@@ -33,30 +34,30 @@ async def test_a_session_begins_when_the_one_before_it_has_begun_and_each_gives_
     limits = Limits(max_beginning=1, begin_s=1000)
     async with serving(limits=limits) as manager, AsyncExitStack() as calls:
         await come(calls, manager, "a", "b", "c")
-        await until(lambda: len(manager.server._sessions) == 3)
-        assert came(manager) == ["a"]
-        manager.server.begun(1)
-        manager.server.begun(1)
-        await until(lambda: came(manager) == ["a", "b"])
+        await until(lambda: len(came(manager)) == 1)
+        first = manager.opened_by[0][0]
+        manager.server.begun(first)
+        manager.server.begun(first)
+        await until(lambda: len(came(manager)) == 2)
         await asyncio.sleep(0.1)
-        assert came(manager) == ["a", "b"]
-        manager.server.begun(2)
-        await until(lambda: came(manager) == ["a", "b", "c"])
+        assert len(came(manager)) == 2
+        manager.server.begun(manager.opened_by[1][0])
+        await until(lambda: sorted(came(manager)) == ["a", "b", "c"])
         manager.server.begun(4711)
 
 
 async def test_a_session_that_ends_or_takes_too_long_to_begin_lets_the_next_one_begin():
     limits = Limits(max_beginning=1, begin_s=1000)
     async with serving(limits=limits) as manager, AsyncExitStack() as calls:
-        first, *_ = await come(calls, manager, "a", "b", "c")
-        await until(lambda: len(manager.server._sessions) == 3)
-        first.cancel()
-        await until(lambda: came(manager) == ["a", "b"])
-        manager.server.end(2, "enough")
-        await until(lambda: came(manager) == ["a", "b", "c"])
+        made = await come(calls, manager, "a", "b", "c")
+        await until(lambda: len(came(manager)) == 1)
+        made[came(manager)[0]].cancel()
+        await until(lambda: len(came(manager)) == 2)
+        manager.server.end(manager.opened_by[1][0], "enough")
+        await until(lambda: sorted(came(manager)) == ["a", "b", "c"])
     async with serving(limits=Limits(max_beginning=1, begin_s=0.1)) as manager, AsyncExitStack() as calls:
         await come(calls, manager, "a", "b", "c")
-        await until(lambda: came(manager) == ["a", "b", "c"])
+        await until(lambda: sorted(came(manager)) == ["a", "b", "c"])
 
 
 async def test_who_waits_for_a_turn_is_not_called_silent_and_may_leave():

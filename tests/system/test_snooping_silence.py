@@ -52,6 +52,7 @@ def test_an_answer_to_a_specific_query_changes_nothing_and_silence_is_a_leave(la
     before = ears[1].said(GROUP).count(("IS_EX", GROUP))
     assert notify_moved(fastpath, "10.1.1.2", "10.9.9.9") == (0, "1 of 2 NVEs known, and queried now")
     wait_for(lambda: ears[1].said(GROUP).count(("IS_EX", GROUP)) > before, "an answer")
+    wait_for(lambda: fastpath.show("members", nve="10.1.1.2")[0]["expires_s"] > 100, "it counts")
     with_answers = fastpath.show("members", nve="10.1.1.2")[0]["expires_s"]
     wait_for(
         lambda: fastpath.show("members", nve="10.1.1.2")[0]["expires_s"] < with_answers - 1, "the time is up"

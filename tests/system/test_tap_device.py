@@ -180,5 +180,5 @@ def test_a_thousand_ports_leave_nothing_behind(lab: t.TapLab) -> None:
 
     files, kilobytes = cycle(20)
     files_then, kilobytes_then = cycle(500)
-    assert files_then == files
+    assert files_then <= files  # what tests before this one left may go meanwhile
     assert kilobytes_then - kilobytes < 4 << 10
