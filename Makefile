@@ -82,9 +82,10 @@ sanitize: sanitize-build  ## run the tests that reach C under AddressSanitizer a
 	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(FAST) $(NO_C) $(MERE_IMPORT) $(BRIEF) tests/unit tests/contract $(ARGS) $(SOME)
 	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys -n 3 $(FILES) $(wildcard tests/system/test_*port*.py) $(ARGS) $(SOME)
 
+FRAMES ?= 500000
 fuzz: sanitize-build  ## put a million mutated frames through the sanitizer build, in two processes
 	@for seed in 1 2; do \
-		$(SANITIZED) $(PY) -m tests.fuzz.run --frames 500000 --seed $$seed --out build/fuzz/$$seed & runs="$$runs $$!"; \
+		$(SANITIZED) $(PY) -m tests.fuzz.run --frames $(FRAMES) --seed $$seed --out build/fuzz/$$seed & runs="$$runs $$!"; \
 	done; for run in $$runs; do wait $$run || failed=1; done; [ -z "$$failed" ]
 
 soak: build sanitize-build  ## fuzz with twenty million frames; start and stop ten thousand times
