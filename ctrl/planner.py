@@ -186,7 +186,7 @@ def plan_nve_network(
     VTEPs may speak either encapsulation, so the list stands under both numbers. Frames whose inner
     destination the network maps to another group have a list each, under that group and the number (N9).
     """
-    local = tuple(_vm_egress(port) for port in vm_ports)
+    local = tuple(vm_egress(port) for port in vm_ports)
     remote = overlay_egresses(network, overlay, network.group)
     groups = () if overlay.receivers else dict.fromkeys(one.group for one in network.maps)
     return (
@@ -217,7 +217,7 @@ def plan_nve_group(
 
     def planned(source: IPAddress | None) -> Iterator[ReplicationList]:
         wanting = {*routers, *(m.port for m in members if m.wants(source))} & snooped.vm_ports
-        local = tuple(_vm_egress(port) for port in sorted(wanting))
+        local = tuple(vm_egress(port) for port in sorted(wanting))
         for number in _numbers(network):
             yield ReplicationList(vni_key(Scope.NVE, *number, group, source), local, remote)
 
@@ -244,7 +244,7 @@ def overlay_egresses(network: Network, overlay: Overlay, group: IPAddress | None
 
 
 @cache
-def _vm_egress(port: int) -> Egress:
+def vm_egress(port: int) -> Egress:
     """The copy to a VM port: one object for all lists, of which there may be many."""
     return Egress(port, Form.DECAPSULATED, Owner(port=port))
 

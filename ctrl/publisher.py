@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -121,7 +121,10 @@ class Publisher:
         """Plan anew for the peers that are reached otherwise from now on, and for the VM ports that came or
         went, by a basis that differs in nothing else; `update` besides."""
         old, ways = self._basis.ways, basis.ways
-        overlay = self._overlay_step(basis.overlay)
+        overlay: dict[GroupKey, ReplicationList | None] = {one.key: None for one in self._basis.overlay}
+        overlay |= {one.key: one for one in basis.overlay}
+        of_vms = Step([], [])
+        self._take(overlay.items(), of_vms)
         self._basis = basis
         routes = {*old.routes, *ways.routes}
         moved = {address for address in routes if old.out_port(address) != ways.out_port(address)}
@@ -131,17 +134,7 @@ class Publisher:
         if self._tenants is not None:
             self._tenants.reroute(basis.snooped)
         step = self.update()
-        return Step(overlay.lists + step.lists, overlay.removed + step.removed)
-
-    def _overlay_step(self, overlay: Sequence[ReplicationList]) -> Step:
-        """Take over the lists of an NVE."""
-        keys = {one.key for one in overlay}
-        changed = [one for one in overlay if self.lists.get(one.key) != one]
-        gone = [one.key for one in self._basis.overlay if one.key not in keys]
-        self.lists |= {one.key: one for one in changed}
-        for key in gone:
-            del self.lists[key]
-        return Step(changed, gone)
+        return Step(of_vms.lists + step.lists, of_vms.removed + step.removed)
 
     def update(self) -> Step:
         """Plan the groups whose members, or whose peers, changed since the last step."""
@@ -173,18 +166,15 @@ class Publisher:
 
     def _take_points(self, step: Step) -> None:
         fixed = {one.key for one in self._basis.fixed}
-        for key, planned in self._points.update():
-            if key in fixed:
-                continue
-            if planned is None:
-                if self.lists.pop(key, None) is not None:
-                    step.removed.append(key)
-            elif self.lists.get(key) != planned:
-                self.lists[key] = planned
-                step.lists.append(planned)
+        self._take((one for one in self._points.update() if one[0] not in fixed), step)
 
     def _take_tenants(self, step: Step) -> None:
-        for key, planned in self._tenants.update() if self._tenants is not None else ():
+        if self._tenants is not None:
+            self._take(self._tenants.update(), step)
+
+    def _take(self, several: Iterable[tuple[GroupKey, ReplicationList | None]], step: Step) -> None:
+        """Add to a step what is different of these; None: there is no such list any more."""
+        for key, planned in several:
             if planned is None:
                 if self.lists.pop(key, None) is not None:
                     step.removed.append(key)

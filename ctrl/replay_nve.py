@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from ctrl.config import Config
 from ctrl.publisher import Basis
 from ctrl.refusals import Refused
-from ctrl.roles.attachment import Attachment
 from ctrl.roles.nve.joins import Joins
 from ctrl.roles.nve.macs import CLOCK, TICKS, Macs
-from ctrl.roles.nve.places import Vtep
 from ctrl.roles.nve.tenants import Tenants
-from ctrl.static import needs, uplink
-from ctrl.stations import Stations, encaps, limits, place_of, statics, vm_vnis
+from ctrl.static import needs, uplinks
+from ctrl.stations import Stations, encaps, limits, mac_views, place_of, statics, vm_vnis
 from ctrl.tenant_side import TenantSide
 from ctrl.view import MacView
 from fastpath import Forwarder, Punted
@@ -41,7 +39,7 @@ class ReplayedNve:
         found: Basis,
         tenants: Tenants,
     ) -> None:
-        self.uplink = uplink(config)
+        self._uplinks = uplinks(config, layout.ports)
         self.joins = Joins(refused, config.membership, lambda: 0.5)
         stations = Stations(forwarder, config, found.ways)
         self.macs = Macs(forwarder.macs, stations, refused, limits(config), is_reached=lambda _: True)
@@ -60,8 +58,7 @@ class ReplayedNve:
         self.macs.configure(
             limits(self._config), statics(self._config), encaps(self._config), self._forwarder.mac_now()
         )
-        if self.uplink is not None:
-            self.joins.attach({self.uplink: self._attachment(self.uplink)}, 0.0)
+        self.joins.attach(self._uplinks, 0.0)
         for network, places in needs(self._config, self._layout.ports).items():
             self.joins.need(network, places, 0.0)
         self.tenants.attach(self._snooped, self._layout, {}, 0.0)
@@ -70,7 +67,7 @@ class ReplayedNve:
         """Take a frame, if it is for the NVE."""
         if punted.inner is not None:
             self.tenants.hear(*self.tenants.whose(punted), now_s)
-        elif punted.in_port == self.uplink:
+        elif punted.in_port in self._uplinks:
             self.joins.hear(punted.in_port, punted.frame, now_s)
         else:
             return False
@@ -92,14 +89,6 @@ class ReplayedNve:
         self.n_of_tenants += len(of_tenants)
         return self.joins.take_frames() + of_tenants
 
-    def _attachment(self, place: int) -> Attachment:
-        """Who we are at the uplink: reports come from an address of the port, else from the NVE's."""
-        own = [one.ip for one in self._config.ports[place].addresses]
-        own += [self._config.nve.address] if self._config.nve else []
-        address = next((int(one) for one in own if one.version == 4), 0)
-        port = self._layout.ports[place]
-        return Attachment(port.mac, address, port.mtu)
-
     def age(self, next_ns: int) -> int:
         """Forget what is too old when the next frame comes; the time up to which frames may come then."""
         if self._age_ns is None or next_ns >= self._age_ns:
@@ -115,16 +104,4 @@ class ReplayedNve:
 
     def known(self) -> Iterator[MacView]:
         """All stations, static ones among them."""
-        names = {network.vni: network.name for network in self._config.networks}
-        now = self._forwarder.mac_now()
-        for one in self.macs.known():
-            port, vtep = (None, one.place) if isinstance(one.place, Vtep) else (one.place, None)
-            yield MacView(
-                vni=one.vni,
-                network=names.get(one.vni, ""),
-                mac=one.mac,
-                port=None if port is None else self._config.ports[port].name,
-                vtep=None if vtep is None else vtep.address,
-                is_static=one.is_static,
-                age_s=(now - one.seen) % CLOCK / TICKS,
-            )
+        return mac_views(self.macs.known(), self._config, self._forwarder.mac_now)

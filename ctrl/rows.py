@@ -3,8 +3,9 @@ with stable snake_case keys. The others of a running box are in `ctrl.view_rows`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import merge
+from typing import Any, TypeVar
 
 from ctrl.config import Config
 from ctrl.config.schema import NetworkTable
@@ -14,8 +15,9 @@ from ctrl.view import MemberView
 from fastpath.model import GroupKey, IPAddress, Layout
 from fastpath.statistics import Statistics
 
+_T = TypeVar("_T")
 _AT_ONCE = 4096
-"""Members that are sorted in one go: nobody else has the interpreter meanwhile."""
+"""Items that are sorted in one go: nobody else has the interpreter meanwhile."""
 
 
 def drop_counts(statistics: Statistics, refused: Mapping[str, int]) -> Iterator[Row]:
@@ -42,19 +44,15 @@ def drop_rows(statistics: Statistics, seconds: float, refused: Mapping[str, int]
 
 def each_member(config: Config, members: Sequence[MemberView]) -> Iterator[Row]:
     """One row a local member, by port, group and NVE; peers are in the tunnels and groups."""
-    vnis, numbers = vnis_by_group(config), {n.name: str(n.vni) for n in config.networks}
-    for member in _in_order(members):
+    vnis, numbers = vnis_by_group(config), {n.name: [str(n.vni)] for n in config.networks}
+    for member in in_order(members, _place):
         yield {
             "node": config.node,
             "port": member.port,
             "nve": None if member.nve is None else str(member.nve),
             "mac": None if member.mac is None else member.mac.hex(":"),
             "network": member.network,
-            "vni": vnis.get(member.group, [])
-            if member.network is None
-            else [numbers[member.network]]
-            if member.network in numbers
-            else [],
+            "vni": vnis.get(member.group, []) if member.network is None else numbers.get(member.network, []),
             "group": str(member.group),
             "mode": "exclude" if member.is_exclude else "include",
             "sources": _sorted(member.sources),
@@ -64,9 +62,10 @@ def each_member(config: Config, members: Sequence[MemberView]) -> Iterator[Row]:
         }
 
 
-def _in_order(members: Sequence[MemberView]) -> Iterator[MemberView]:
-    parts = (members[i : i + _AT_ONCE] for i in range(0, len(members), _AT_ONCE))
-    return merge(*(sorted(part, key=_place) for part in parts), key=_place)
+def in_order(items: Sequence[_T], key: Callable[[_T], tuple[Any, ...]]) -> Iterator[_T]:
+    """Sort very many."""
+    parts = (items[i : i + _AT_ONCE] for i in range(0, len(items), _AT_ONCE))
+    return merge(*(sorted(part, key=key) for part in parts), key=key)
 
 
 def _place(member: MemberView) -> tuple[str, int, int, int, int, bytes]:

@@ -17,7 +17,7 @@ Decisions:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ctrl import planner
@@ -31,6 +31,7 @@ from ctrl.config.schema import (
     ReplicatorTable,
     StormTable,
 )
+from ctrl.config.values import IPInterface
 from ctrl.membership import ALL, Event, Membership, Origin, Who
 from ctrl.point_lists import Point
 from ctrl.publisher import Basis, Publisher
@@ -54,7 +55,7 @@ from fastpath.model import (
     Storm,
 )
 
-_ENCAPS = {"vxlan": Encap.VXLAN, "nvgre": Encap.NVGRE}
+ENCAPS = {"vxlan": Encap.VXLAN, "nvgre": Encap.NVGRE}
 _LEAST_BURST = 64
 """Frames: a VM that answers a burst of requests sends so many at once."""
 _FACES = {"nve": Faces.NVE, "core": Faces.CORE, "vm": Faces.VM}
@@ -91,7 +92,8 @@ def enroll(membership: Membership, config: Config) -> list[Event]:
 
 def basis(config: Config, ports: tuple[Port, ...], found: planner.Ways) -> Basis:
     """What the lists of a config are made of, beside the members."""
-    device = config.device
+    device, networks = config.device, tuple(_networks(config))
+    sending, up = _how_to_send(config, found), _up(config, ports)
     peers: dict[IPAddress, list[planner.Remote]] = {}
     for p in device.peers if device else ():
         peers.setdefault(p.group, []).extend(found.remote(address) for address in p.addresses)
@@ -100,9 +102,9 @@ def basis(config: Config, ports: tuple[Port, ...], found: planner.Ways) -> Basis
         tunnel=tunnel_of(device) if device else None,
         peers=peers,
         fixed=tuple(_point_lists(config, config.replicator, found)) if config.replicator else (),
-        overlay=tuple(_overlay(config, config.nve, ports, found)) if config.nve else (),
-        networks=tuple(_networks(config)),
-        snooped=tuple(_snooped(config, config.nve, ports, found)) if config.nve else (),
+        overlay=tuple(_overlay(networks, up, sending)) if sending else (),
+        networks=networks,
+        snooped=tuple(_snooped(networks, up, sending)) if sending else (),
         point=Point(config.replicator.address, config.replicator.source == "own")
         if config.replicator
         else None,
@@ -141,7 +143,7 @@ def plan_ports(tables: tuple[PortTable, ...]) -> tuple[Port, ...]:
             faces=_faces(table),
             mac=table.mac or bytes((0x02, 0xFA, 0x57, 0x00, *place.to_bytes(2, "big"))),
             next_hop_mac=table.next_hop_mac or bytes((0x02, 0xFA, 0x57, 0xFF, *place.to_bytes(2, "big"))),
-            encap=_ENCAPS[table.encap],
+            encap=ENCAPS[table.encap],
             mtu=table.mtu,
             network=table.network or "",
             macs=table.macs,
@@ -184,6 +186,12 @@ def uplink(config: Config) -> int | None:
     return planner.choose_out_port(config.nve.address, prefixes, core)
 
 
+def out_port_to(config: Config, found: planner.Ways, vtep: IPAddress) -> int:
+    """The port by which an NVE reaches another; where there is no way, that of what goes to groups."""
+    out_port = found.out_port(vtep)
+    return (uplink(config) or 0) if out_port is None else out_port
+
+
 def vm_ports(config: Config) -> Mapping[str, tuple[int, ...]]:
     """The places of the VM ports of each network that has any, by its name."""
     found: dict[str, tuple[int, ...]] = {}
@@ -204,24 +212,39 @@ def needs(config: Config, ports: tuple[Port, ...]) -> dict[str, frozenset[tuple[
     by = uplink(config)
     if config.nve is None or config.nve.send_to or by is None:
         return {}
+    up = _up(config, ports)
     return {
         network.name: frozenset((by, group) for group in network.groups())
-        for network, _ in _networks_with_vms(config, ports)
+        for network in _networks(config)
+        if up.get(network.name)
     }
 
 
 def attachments(config: Config, ports: tuple[Port, ...]) -> dict[int, Attachment]:
-    """The ports with NVEs behind them, and what we are called there: queries come from an address of the
-    port, to which NVEs have a route, else from the device's."""
-    found: dict[int, Attachment] = {}
+    """The ports with NVEs behind them, and what the device is called there."""
     if config.device is None:
-        return found
-    for place, (table, port) in enumerate(zip(config.ports, ports, strict=True)):
-        if "nve" in table.faces:
-            own = [*(one.ip for one in table.addresses), config.device.address]
-            address = next((int(one) for one in own if one.version == 4), 0)
-            found[place] = Attachment(port.mac, address, port.mtu, port.is_up)
-    return found
+        return {}
+    return {
+        place: attachment(port, table.addresses, config.device.address)
+        for place, (table, port) in enumerate(zip(config.ports, ports, strict=True))
+        if "nve" in table.faces
+    }
+
+
+def uplinks(config: Config, ports: tuple[Port, ...]) -> dict[int, Attachment]:
+    """The port by which the NVE is in its groups, and what it is called there."""
+    place = uplink(config)
+    if place is None or config.nve is None:
+        return {}
+    return {place: attachment(ports[place], config.ports[place].addresses, config.nve.address)}
+
+
+def attachment(port: Port, addresses: Iterable[IPInterface], ours: IPAddress) -> Attachment:
+    """What a role is called at a port: what it says comes from an address of the port, to which whoever is
+    there has a route (CONFORMANCE W8), else from the role's."""
+    own = [*(one.ip for one in addresses), ours]
+    address = next((int(one) for one in own if one.version == 4), 0)
+    return Attachment(port.mac, address, port.mtu, port.is_up)
 
 
 def port_place(config: Config, name: str) -> int:
@@ -255,47 +278,43 @@ def _point_list(
         encap, number = receiver_key(key, r, config.networks)
         source = replicator.address if (r.source or table.source) == "own" else None
         receivers.append(
-            planner.Receiver(r.address, found.remote(r.address).out_port, _ENCAPS[encap], number, source)
+            planner.Receiver(r.address, found.remote(r.address).out_port, ENCAPS[encap], number, source)
         )
-    return planner.plan_point_number(_ENCAPS[key[0]], key[1], receivers)
+    return planner.plan_point_number(ENCAPS[key[0]], key[1], receivers)
 
 
 def _overlay(
-    config: Config, nve: NveTable, ports: tuple[Port, ...], found: planner.Ways
+    networks: Iterable[Network], up: Mapping[str, list[int]], sending: planner.Overlay
 ) -> Iterator[ReplicationList]:
-    """Plan the lists of an NVE, with the VM ports that are up."""
-    overlay = _how_to_send(config, nve, found)
-    if overlay is None:
-        return
-    for network, up in _networks_with_vms(config, ports):
-        yield from planner.plan_nve_network(network, up, overlay)
+    """Plan the lists of an NVE, of the networks with VM ports that are up."""
+    for network in networks:
+        if up.get(network.name):
+            yield from planner.plan_nve_network(network, up[network.name], sending)
 
 
 def _snooped(
-    config: Config, nve: NveTable, ports: tuple[Port, ...], found: planner.Ways
+    networks: Iterable[Network], up: Mapping[str, list[int]], sending: planner.Overlay
 ) -> Iterator[planner.Snooped]:
     """The networks with VM ports, be these up or not, whose tenant groups the NVE knows."""
-    here, overlay = vm_ports(config), _how_to_send(config, nve, found)
-    if overlay is None:
-        return
-    for network in _networks(config):
-        if network.snoop and network.name in here:
-            up = frozenset(place for place in here[network.name] if ports[place].is_up)
-            yield planner.Snooped(network, up, overlay)
+    for network in networks:
+        if network.snoop and network.name in up:
+            yield planner.Snooped(network, frozenset(up[network.name]), sending)
 
 
-def _how_to_send(config: Config, nve: NveTable, found: planner.Ways) -> planner.Overlay | None:
-    by = uplink(config)
-    return None if by is None else planner.Overlay(nve.address, by, tuple(found.remotes(nve.send_to)))
+def _how_to_send(config: Config, found: planner.Ways) -> planner.Overlay | None:
+    """None: the box is no NVE, or no port will do."""
+    nve, by = config.nve, uplink(config)
+    if nve is None or by is None:
+        return None
+    remotes = (planner.Remote(address, out_port_to(config, found, address)) for address in nve.send_to)
+    return planner.Overlay(nve.address, by, tuple(remotes))
 
 
-def _networks_with_vms(config: Config, ports: tuple[Port, ...]) -> Iterator[tuple[Network, list[int]]]:
-    """The networks that have VM ports which are up, and these."""
-    here = vm_ports(config)
-    for network in _networks(config):
-        up = [place for place in here.get(network.name, ()) if ports[place].is_up]
-        if up:
-            yield network, up
+def _up(config: Config, ports: tuple[Port, ...]) -> dict[str, list[int]]:
+    """The places of the VM ports that are up, of each network that has any, up or not."""
+    return {
+        name: [place for place in places if ports[place].is_up] for name, places in vm_ports(config).items()
+    }
 
 
 def _endpoints(config: Config) -> Iterator[Endpoint]:
@@ -317,7 +336,7 @@ def _networks(config: Config) -> Iterator[Network]:
             name=table.name,
             vni=table.vni,
             vsid=vsid_of(table),
-            encap=_ENCAPS[table.encap],
+            encap=ENCAPS[table.encap],
             group=table.group,
             maps=tuple(GroupMap(m.inner, m.group) for m in table.maps),
             clear_reserved=table.clear_reserved,

@@ -1,24 +1,25 @@
 """What a config says to the MAC table of an NVE, and how its VTEPs are reached: for live boxes and replay.
 
-A VTEP is reached as any peer is: by a route of the kernel, or by a port of the config, but by no internal
-one, as the device behind that copies groups and nothing else. Where no port reaches it, frames leave as those
-to groups do.
+A VTEP is reached as any peer is (`static.out_port_to`): by a route of the kernel, or by a port of the config,
+but by no internal one, as the device behind that copies groups and nothing else. Where no port reaches it,
+frames leave as those to groups do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from ctrl.config import Config
-from ctrl.planner import Ways
-from ctrl.roles.nve.macs import Limits, Static
+from ctrl.planner import Ways, vm_egress
+from ctrl.roles.nve.macs import CLOCK, TICKS, Known, Limits, Static
 from ctrl.roles.nve.places import Place, Vtep
-from ctrl.static import port_place, uplink, ways
+from ctrl.static import ENCAPS, out_port_to, port_place, ways
+from ctrl.view import MacView
 from fastpath.model import Egress, Encap, Faces, Form, Layout, Owner
-from fastpath.stations import Learned
 
-_ENCAPS = {"vxlan": Encap.VXLAN, "nvgre": Encap.NVGRE}
+if TYPE_CHECKING:
+    from fastpath import Forwarder, Learned
 
 
 def limits(config: Config) -> Limits:
@@ -37,7 +38,7 @@ def limits(config: Config) -> Limits:
 
 def encaps(config: Config) -> dict[int, Encap]:
     """What the networks speak, by VNI."""
-    return {network.vni: _ENCAPS[network.encap] for network in config.networks}
+    return {network.vni: ENCAPS[network.encap] for network in config.networks}
 
 
 def statics(config: Config) -> list[Static]:
@@ -49,30 +50,24 @@ def statics(config: Config) -> list[Static]:
         if one.port is not None:
             found.append(Static(network.vni, one.mac, port_place(config, one.port)))
         elif one.vtep is not None:
-            found.append(Static(network.vni, one.mac, Vtep(one.vtep, _ENCAPS[one.encap or network.encap])))
+            found.append(Static(network.vni, one.mac, Vtep(one.vtep, ENCAPS[one.encap or network.encap])))
     return found
 
 
 def static_egresses(config: Config) -> dict[tuple[int, bytes], Egress]:
     """The static stations as the reference has them: (VNI, MAC) -> the copy that goes there."""
+    found = ways(config)
     return {
-        (one.vni, one.mac): vtep_egress(config, ways(config), one.place)
+        (one.vni, one.mac): _vtep_egress(config, found, one.place)
         if isinstance(one.place, Vtep)
-        else _to_port(one.place)
+        else vm_egress(one.place)
         for one in statics(config)
     }
 
 
-def _to_port(place: int) -> Egress:
-    """The copy that goes to a VM port."""
-    return Egress(place, Form.DECAPSULATED, Owner(port=place))
-
-
-def vtep_egress(config: Config, found: Ways, vtep: Vtep) -> Egress:
+def _vtep_egress(config: Config, found: Ways, vtep: Vtep) -> Egress:
     """The copy that goes to a VTEP."""
-    out_port = found.out_port(vtep.address)
-    if out_port is None:
-        out_port = uplink(config) or 0
+    out_port = out_port_to(config, found, vtep.address)
     source = config.nve.address if config.nve else None
     owner = Owner(address=vtep.address)
     return Egress(out_port, Form.REWRITE, owner, vtep.address, source, encap=vtep.encap)
@@ -93,30 +88,21 @@ def place_of(learned: Learned) -> Place:
     return learned.in_port if learned.sender is None else Vtep(learned.sender, learned.encap)
 
 
-class Macs(Protocol):
-    """The MAC table of the data path."""
-
-    def find(self, vni: int, mac: bytes) -> tuple[int, int, bool] | None:
-        """Station, when it was seen last, whether it is static."""
-
-    def rows(self) -> list[tuple[int, bytes, int, int, bool]]:
-        """All entries: VNI, MAC, and the same of each."""
-
-    def __len__(self) -> int: ...
-
-
-class Forwarder(Protocol):
-    """The data path, as far as stations go."""
-
-    def vtep(self, egress: Egress) -> int:
-        """The station of a VTEP."""
-
-    def set_vtep(self, station: int, egress: Egress) -> None:
-        """Let a station be another VTEP, or be reached otherwise."""
-
-    @property
-    def macs(self) -> Macs:
-        """Which MAC is at which station."""
+def mac_views(known: Iterable[Known], config: Config, now: Callable[[], int]) -> Iterator[MacView]:
+    """These stations, to be shown, one after the other; `now`: the table's clock."""
+    names = {network.vni: network.name for network in config.networks}
+    for one in known:
+        now_ticks = now()  # not before the entry was read: it may be as new as that
+        port, vtep = (None, one.place) if isinstance(one.place, Vtep) else (one.place, None)
+        yield MacView(
+            vni=one.vni,
+            network=names.get(one.vni, ""),
+            mac=one.mac,
+            port=None if port is None else config.ports[port].name,
+            vtep=None if vtep is None else vtep.address,
+            is_static=one.is_static,
+            age_s=(now_ticks - one.seen) % CLOCK / TICKS,
+        )
 
 
 class Stations(Mapping[tuple[int, bytes], Egress]):
@@ -133,7 +119,7 @@ class Stations(Mapping[tuple[int, bytes], Egress]):
 
     def open(self, vtep: Vtep, free: int | None) -> int:
         """Let `free` be the station of a VTEP, or a new one."""
-        egress = vtep_egress(self._config, self._ways, vtep)
+        egress = _vtep_egress(self._config, self._ways, vtep)
         if free is None:
             station = self._forwarder.vtep(egress)
         else:
@@ -152,7 +138,7 @@ class Stations(Mapping[tuple[int, bytes], Egress]):
         for station, old in self._egresses.items():
             if old.address is None or old.encap is None:
                 continue
-            egress = vtep_egress(self._config, found, Vtep(old.address, old.encap))
+            egress = _vtep_egress(self._config, found, Vtep(old.address, old.encap))
             if egress != old:
                 self._egresses[station] = egress
                 self._forwarder.set_vtep(station, egress)
@@ -161,7 +147,7 @@ class Stations(Mapping[tuple[int, bytes], Egress]):
         found = self._forwarder.macs.find(*key) if any(key[1]) else None
         if found is None:
             raise KeyError(key)
-        return self._egresses.get(found[0]) or _to_port(found[0])
+        return self._egresses.get(found[0]) or vm_egress(found[0])
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         return ((vni, mac) for vni, mac, *_ in self._forwarder.macs.rows())
@@ -171,4 +157,4 @@ class Stations(Mapping[tuple[int, bytes], Egress]):
 
     def out_port(self, vtep: Vtep) -> int:
         """The port by which it is reached."""
-        return vtep_egress(self._config, self._ways, vtep).out_port
+        return out_port_to(self._config, self._ways, vtep.address)

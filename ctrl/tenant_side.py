@@ -38,12 +38,12 @@ class TenantSide:
         self._hops: NextHops = {}
         self._copier: Copier | None = None
         self._snooped: dict[str, planner.Snooped] = {}
-        self._of_port: dict[int, str] = {}
-        """The network of each VM port that is up."""
+        self._overlays: dict[str, int] = {}
+        """The place of the overlay of each network that ever snooped: -2, -3 and so on."""
+        self._at: dict[int, str] = {}
+        """The network of each place: of VM ports that are up, and of overlays."""
         self._of_number: dict[tuple[Encap, int], int] = {}
         """The place of each network's overlay."""
-        self._names: list[str] = []
-        """The networks that ever snooped: the places of their overlays are -2, -3 and so on."""
         self._sent: deque[Sent] = deque()
 
     # --- what it is told ------------------------------------------------------------------------------------
@@ -54,12 +54,10 @@ class TenantSide:
         """These are the networks that snoop, and the data path forwards by these already."""
         old, self._snooped = self._snooped, {one.network.name: one for one in snooped}
         self._layout, self._hops, self._copier = layout, hops, None
-        self._of_port = {port: name for name, one in self._snooped.items() for port in one.vm_ports}
-        self._of_number = {}
+        self._at, self._of_number = {}, {}
         for name, one in self._snooped.items():
-            if name not in self._names:
-                self._names.append(name)
-            place = NOWHERE - 1 - self._names.index(name)
+            place = self._overlays.setdefault(name, NOWHERE - 1 - len(self._overlays))
+            self._at |= dict.fromkeys((*one.vm_ports, place), name)
             numbers = ((encap, one.network.number(encap)) for encap in (Encap.VXLAN, Encap.NVGRE))
             self._of_number |= {(encap, number): place for encap, number in numbers if number is not None}
             self._tenants.attach(name, {port: layout.ports[port].mtu for port in one.vm_ports}, now_s)
@@ -77,15 +75,11 @@ class TenantSide:
 
     def is_place(self, place: int) -> bool:
         """Say whether tenants speak there."""
-        return place < 0 or place in self._of_port
+        return place < 0 or place in self._at
 
     def hear(self, place: int, frame: bytes, now_s: float) -> None:
         """Take one tenant's frame."""
-        if place >= 0:
-            self._tenants.hear(self._of_port.get(place, ""), place, frame, now_s)
-        else:
-            network = "" if place == NOWHERE else self._names[NOWHERE - 1 - place]
-            self._tenants.hear(network, OVERLAY, frame, now_s)
+        self._tenants.hear(self._at.get(place, ""), OVERLAY if place < 0 else place, frame, now_s)
         self._settle()
 
     def poll(self, now_s: float) -> None:

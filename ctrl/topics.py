@@ -28,7 +28,11 @@ EVENTS: dict[str, Shown] = {
             Column("mode", "text", "include or exclude; of one that left, until then."),
             Column("sources", "list", "Of include: what it wants."),
             Column("blocked", "list", "Of exclude: what it does not want."),
-            Column("origin", "text", "Who says so: igmp, mld or static."),
+            Column(
+                "origin",
+                "text",
+                "Who says so: igmp, mld or static; stored: the box itself, which was in it when it ended.",
+            ),
         ),
     ),
     "groups": Shown(

@@ -62,8 +62,6 @@ class SnoopingView:
 
     port: str
     family: str
-    querier: str | None
-    """The address of the querier; None: it is we, without an address."""
     is_querier: bool
     n_groups: int
     n_members: int
@@ -86,11 +84,10 @@ class MacView:
 
 @dataclass(frozen=True, slots=True)
 class JoinedView:
-    """A group that an NVE is in, as these networks have VMs. `is_said`: there is a link to say it on."""
+    """A group that an NVE is in, as these networks have VMs."""
 
     group: IPAddress
     networks: tuple[str, ...]
-    is_said: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from heapq import merge
 
+from ctrl.rows import in_order
 from ctrl.table import Row
 from ctrl.view import JoinedView, MacView, View
-
-_AT_ONCE = 4096
-"""Stations that are sorted in one go: nobody else has the interpreter meanwhile."""
 
 
 def mac_rows(view: View) -> Iterator[Row]:
@@ -19,7 +16,7 @@ def mac_rows(view: View) -> Iterator[Row]:
 
 def each_mac(macs: Sequence[MacView]) -> Iterator[Row]:
     """The same of these stations."""
-    for one in _in_order(macs):
+    for one in in_order(macs, _place):
         yield {
             "vni": one.vni,
             "network": one.network,
@@ -29,11 +26,6 @@ def each_mac(macs: Sequence[MacView]) -> Iterator[Row]:
             "origin": "static" if one.is_static else "learned",
             "age_s": None if one.is_static else round(max(0.0, one.age_s), 3),
         }
-
-
-def _in_order(macs: Sequence[MacView]) -> Iterator[MacView]:
-    parts = (macs[i : i + _AT_ONCE] for i in range(0, len(macs), _AT_ONCE))
-    return merge(*(sorted(part, key=_place) for part in parts), key=_place)
 
 
 def _place(one: MacView) -> tuple[int, bytes]:

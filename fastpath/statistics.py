@@ -92,11 +92,6 @@ class Statistics:
     """Of the replicated: frames of our own NVE to a MAC that is not known, and so to the whole list."""
 
     @property
-    def learn_lost(self) -> int:
-        """Lessons of frames that control was not told."""
-        return sum(row.count for row in self.drops if row.reason.unit is Unit.RECORD)
-
-    @property
     def copies_dropped(self) -> int:
         """Copies wanted but not sent: copies wanted = copies out + this."""
         return sum(row.count for row in self.drops if row.reason.unit is Unit.COPY)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -60,12 +60,11 @@ def data(source: str = "10.1.1.2", group: str = GROUP) -> bytes:
     return f.wire(f.vxlan_packet(f.tenant(size=60), source, group, 100))
 
 
-def capture(path: Path, frames: Iterable[At]) -> Path:
+def capture(path: Path, frames: Iterable[At], names: Sequence[str] = ("p1", "p2", "p3", "core")) -> Path:
     """Write frames to a pcapng that has all ports of the box, or without names to a pcap."""
     if path.suffix == ".pcap":
         path.write_bytes(c.pcap(((_time(at_s), frame) for at_s, _, frame in frames), magic=c.NS))
         return path
-    names = ("p1", "p2", "p3", "core")
     blocks = [c.section(), *(c.interface(name, resolution=9) for name in names)]
     blocks += [c.packet(frame, names.index(port), _time(at_s)) for at_s, port, frame in frames]
     path.write_bytes(b"".join(blocks))

@@ -16,10 +16,10 @@ from pathlib import Path
 from ctrl.config import Config, parse
 from ctrl.members import member_views, tenant_views
 from ctrl.membership import Membership
+from ctrl.planner import vm_egress
 from ctrl.publisher import Publisher
 from ctrl.refusals import Refused
 from ctrl.replay import LONGEST_SILENCE_S, Replayed, replay
-from ctrl.roles.attachment import Attachment
 from ctrl.roles.device import Device
 from ctrl.roles.nve.joins import Joins
 from ctrl.roles.nve.tenants import Tenants
@@ -31,11 +31,11 @@ from ctrl.static import (
     needs,
     plan_layout,
     plan_ports,
-    port_place,
     tenant_mac,
-    uplink,
+    uplinks,
     ways,
 )
+from ctrl.stations import static_egresses
 from ctrl.table import Row
 from ctrl.tenant_lists import TenantLists
 from ctrl.tenant_side import TenantSide
@@ -124,14 +124,14 @@ class Stepped:
         enroll(self.membership, config)
         self.basis = basis(config, ports, ways(config))
         self.device = Device(self.membership, self.refused, config.membership)
-        self.macs: dict[tuple[int, bytes], Egress] = {}
+        self.macs = static_egresses(config)
+        self.fixed = frozenset(self.macs)
         self.reference = Reference(self.layout, {}, macs=self.macs if config.nve else None)
-        self.uplink = uplink(config)
+        self.uplinks = uplinks(config, ports)
         self.joins = Joins(self.refused, config.membership, lambda: 0.5)
         mac = tenant_mac(config.nve) if config.nve else b""
         self.tenants = Tenants(self.refused, config.membership, mac, lambda: 0.5)
         self.side = TenantSide(self.tenants, self.refused)
-        self._fix_stations()
         self.said: list[Said] = []
         self.n_frames = 0
         self.begin_ns = self.clock_ns = 0
@@ -153,7 +153,7 @@ class Stepped:
             self.side.hear(*self.side.whose(punted), self.now_s)
             self._settle(self.clock_ns)
         elif outcome.verdict is Verdict.PUNT:
-            role = self.joins if in_port == self.uplink else self.device
+            role = self.joins if in_port in self.uplinks else self.device
             role.hear(in_port, frame.data, self.now_s)
             self._settle(self.clock_ns)
         if outcome.lesson is not None:
@@ -195,27 +195,10 @@ class Stepped:
         self.side.poll(now_s)
 
     def _join(self) -> None:
-        nve, up = self.config.nve, self.uplink
-        if nve is None or up is None:
-            return
-        own = [*(one.ip for one in self.config.ports[up].addresses), nve.address]
-        address = next((int(one) for one in own if one.version == 4), 0)
-        self.joins.attach(
-            {up: Attachment(self.layout.ports[up].mac, address, self.layout.ports[up].mtu)}, 0.0
-        )
+        self.joins.attach(self.uplinks, 0.0)
         for network, places in needs(self.config, self.layout.ports).items():
             self.joins.need(network, places, 0.0)
         self.side.attach(self.basis.snooped, self.layout, {}, 0.0)
-
-    def _fix_stations(self) -> None:
-        networks = {network.name: network for network in self.layout.networks}
-        for one in self.config.nve.stations if self.config.nve else ():
-            network = networks[one.network]
-            if one.vtep is not None:
-                egress = self._vtep(one.vtep, network.encap)
-            else:
-                egress = _vm(port_place(self.config, one.port or ""))
-            self.macs[network.vni, one.mac] = egress
 
     def _vtep(self, address: IPAddress, encap: Encap) -> Egress:
         assert self.config.nve is not None
@@ -224,10 +207,8 @@ class Stepped:
 
     def _learn(self, lesson: Lesson) -> None:
         sender = lesson.sender
-        egress = _vm(lesson.in_port) if sender is None else self._vtep(sender, lesson.encap)
-        fixed = {(n.vni, one.mac) for one in self.config.nve.stations for n in self.layout.networks
-                 if n.name == one.network} if self.config.nve else set()  # fmt: skip
-        if (lesson.vni, lesson.mac) not in fixed:
+        egress = vm_egress(lesson.in_port) if sender is None else self._vtep(sender, lesson.encap)
+        if (lesson.vni, lesson.mac) not in self.fixed:
             self.macs[lesson.vni, lesson.mac] = egress
 
     def _settle(self, time_ns: int) -> None:
@@ -235,10 +216,6 @@ class Stepped:
         speakers = (self.device, self.joins, self.side)
         for port, data in (one for speaker in speakers for one in speaker.take_frames()):
             self.said.append(Said(self.n_frames, self.names[port], time_ns, data))
-
-
-def _vm(place: int) -> Egress:
-    return Egress(place, Form.DECAPSULATED, Owner(port=place))
 
 
 def checked(config: Config, capture: Path, out: Path, in_port: str | None = None) -> Checked:

@@ -123,7 +123,7 @@ def report(in_file: Path, out_file: Path, done: Replayed) -> Iterator[str]:
     groups = group_rows(counted)
     gone = counted.replicated - sum(row["frames"] for row in groups)
     if gone:
-        whose = [*(["left since"] if done.left else []), *(["known stations"] if done.macs else [])]
+        whose = ["left since"] * bool(done.left) + ["known stations"] * bool(done.macs or not done.left)
         groups.append({"scope": None, "group": ", ".join(whose), "frames": gone})
     sections: tuple[tuple[list[Row], dict[str, str]], ...] = (
         (

@@ -142,7 +142,7 @@ def _check_device(config: Config, report: Report, device: DeviceTable, found: Wa
         report.error(place, f"{address} is given twice for {group}, first in line {report.line(first)}")
     _check_members(config, report, device, own)
     if device.tunnel == "nested":
-        _check_room(config, report, device)
+        _check_room(config, report, device, found)
         if device.source == "keep":
             report.warning(
                 ("device", "source"), 'is for tunnel = "rewrite"; nested copies always carry device.address'
@@ -198,7 +198,7 @@ def _check_members(config: Config, report: Report, device: DeviceTable, own: dic
         report.error(place, f"{who} is already a member of {group} in line {report.line(first)}")
 
 
-def _check_room(config: Config, report: Report, device: DeviceTable) -> None:
+def _check_room(config: Config, report: Report, device: DeviceTable, found: Ways) -> None:
     """Whether nested copies of what the NVEs may send fit the ports to the peers."""
     if not (device.peers or device.manager) or report.is_damaged(("device", "address")):
         return
@@ -211,11 +211,12 @@ def _check_room(config: Config, report: Report, device: DeviceTable) -> None:
         if inner
         else "full-size frames of VMs (1550 bytes in VXLAN)"
     )
-    for i, port in enumerate(config.ports):
-        if "core" in port.faces and 0 < port.mtu < needs:
+    for i in found.core_ports:
+        mtu = config.ports[i].mtu
+        if 0 < mtu < needs:
             report.warning(
                 ("port", i, "mtu"),
-                f"{port.mtu} is too small for nested tunnels: they add {adds} bytes, so {what} are "
+                f"{mtu} is too small for nested tunnels: they add {adds} bytes, so {what} are "
                 "dropped (over_mtu); "
                 f"expected {needs} or more, say {max(1600, -(-needs // 100) * 100)}",
             )

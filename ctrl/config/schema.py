@@ -143,7 +143,7 @@ class StormTable(Table):
 class PortTable(Table):
     name: Name = key("How this config and all output call the port.", "a name without spaces and slashes")
     device: str | None = key(
-        "The Linux interface; pcap and memory ports have none.", "a name", None, shown="the name"
+        "The Linux interface; internal, pcap and memory ports have none.", "a name", None, shown="the name"
     )
     kind: Literal["packet", "xdp", "tap", "internal", "pcap", "memory"] = word(
         "What carries the frames; replay puts captures in the place of any kind.",

@@ -228,8 +228,12 @@ class NveTable(Table):
         "After so long without a frame from it, a learned station is forgotten.", 300.0, 1, 86_400
     )
     max_macs: int = bound("Stations, static ones among them.", 65_536, 1_048_576)
-    max_macs_per_network: int = bound("Stations that one network may have learned.", 16_384, 1_048_576)
-    max_macs_per_port: int = bound("Stations that may be learned at one VM port.", 4096, 1_048_576)
+    max_macs_per_network: int = bound(
+        "Stations of one network, static ones among them, beyond which none is learned.", 16_384, 1_048_576
+    )
+    max_macs_per_port: int = bound(
+        "Stations at one VM port, static ones among them, beyond which none is learned.", 4096, 1_048_576
+    )
     max_vteps: int = bound("VTEPs that stations may be behind.", 4096, 65_536)
     stations: Annotated[tuple[StationTable, ...], Tables] = key(
         "Static stations.", "[[nve.mac]] tables", (), alias="mac"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
@@ -58,7 +59,7 @@ class _Shown(Collector):
         yield from _status(status_rows(view)[0])
         yield from _drops(view)
         yield from _ports(port_rows(view))
-        yield from _tunnels(tunnel_rows(view))
+        yield from _tunnels(tunnel_rows(replace(view, nve=None)))  # without VTEPs, which frames make up
         yield from _groups(view)
         yield from _membership(view)
         yield from nve_metrics(view)

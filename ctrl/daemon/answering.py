@@ -17,6 +17,7 @@ from ctrl.daemon.snooping import Snooping
 from ctrl.members import member_views, tenant_views
 from ctrl.membership import Membership
 from ctrl.netlink import View as Kernel
+from ctrl.netlink import Watch
 from ctrl.publisher import Publisher
 from ctrl.refusals import Refused
 from ctrl.roles.device import Device
@@ -35,6 +36,7 @@ class Answering:
 
     _config: Config
     _forwarder: Forwarder
+    _watch: Watch
     _reach: r.Reach
     _ports: PortSet
     _started_s: float
@@ -51,28 +53,46 @@ class Answering:
 
     @property
     def _kernel(self) -> Kernel:
-        raise NotImplementedError
+        """The kernel's picture of this moment, with what only our ports tell."""
+        return self._ports.seen(self._watch.view)
 
     def view(self) -> View:
         """The picture of this moment."""
+        config, reach, kernel, sides = self._config, self._reach, self._kernel, self._fabric.sides
+        statistics, refused = self._forwarder.statistics(), self._all_refused()
         failed = {place for _, place, _ in self._forwarder.failures()}
-        return shown.view_of(
-            self._config,
-            self._forwarder,
-            self._reach,
-            self._ports,
-            self._kernel,
-            failed,
+        tenants = [device for _, device in self._tenants.devices()] if self._tenants else []
+        real = [(place, table) for place, table in enumerate(config.ports) if table.faces]
+        return View(
+            config=config.model_copy(update={"ports": tuple(table for _, table in real)}),
             started_s=self._started_s,
+            now_s=time.monotonic(),
+            revision=self._forwarder.revision,
+            layout=reach.layout,
             lists=dict(self._publisher.lists),
-            rates=self._rates,
-            refused=self._all_refused(),
-            device=self._device,
-            membership=self._membership,
-            sides=self._fabric.sides,
-            managing=self._managing,
+            statistics=statistics,
+            ports=tuple(
+                shown.port_view(
+                    self._ports[table.name],
+                    kernel,
+                    reach.layout.ports[place],
+                    statistics.ports[place],
+                    has_failed=place in failed,
+                )
+                for place, table in real
+            ),
+            hops=reach.states,
+            recent=self._rates.recent(statistics, refused),
+            next_hops=reach.hops,
+            refused=refused,
+            told=shown_fabric.told(sides),
+            points=tuple(shown_fabric.points(sides)),
+            own_sessions=tuple(shown_fabric.own_sessions(sides)),
+            manager=shown_fabric.manager_view(self._managing) if self._managing else None,
             nve=self._nve.view() if self._nve else None,
-            tenants=[device for _, device in self._tenants.devices()] if self._tenants else (),
+            snooping=tuple(one for side in (self._device, *tenants) for one in shown.snooping(config, side)),
+            n_groups=self._membership.n_groups,
+            second_revision=self._membership.revision,
         )
 
     def members(self) -> Iterable[MemberView]:

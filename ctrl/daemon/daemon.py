@@ -145,7 +145,7 @@ class Daemon(Answering):
                 LOG.info("%s", sentence)
             privileges.drop()
             for address, state in self._reach.states.items():
-                if state == "no_route":
+                if state == "no_route" and address not in self._told.vteps:  # of those `Nve` tells
                     LOG.warning("no route to peer address=%s", address)
             self._forwarder.start(config.dataplane.cpus)
             stack.push_async_callback(self._drain)
@@ -304,11 +304,6 @@ class Daemon(Answering):
         self._teller.hops(old.states, new.states)
         self._attach()
         self._snooping.settle()
-
-    @property
-    def _kernel(self) -> Kernel:
-        """The kernel's picture of this moment, with what only our ports tell."""
-        return self._ports.seen(self._watch.view)
 
     def _enroll(self, config: Config) -> None:
         for event in enroll(self._membership, config):

@@ -10,9 +10,9 @@ from fastpath.reasons import Reason, Unit
 from fastpath.statistics import Statistics
 
 LOG = logging.getLogger("fastpath")
-TRAFFIC = frozenset({"link_local_group", "report_of_a_host"})
-"""Refused all the time, and nobody's fault: Linux reports the link-local groups of its own, too, and who does
-not snoop shows an NVE the reports of others."""
+TRAFFIC = frozenset({"link_local_group", "query_of_nobody", "report_of_a_host"})
+"""Refused all the time, and nobody's fault: Linux reports the link-local groups of its own, too, a bridge of
+tenants that snoops asks as nobody, and who does not snoop shows an NVE the reports of others."""
 REPEAT = 60
 """Looks between two lines about a loss that goes on."""
 

@@ -22,10 +22,10 @@ from ctrl.events import Bus, mac_event
 from ctrl.refusals import Refused
 from ctrl.roles.attachment import Attachment
 from ctrl.roles.nve.joins import Joins
-from ctrl.roles.nve.macs import CLOCK, TICKS, Macs
+from ctrl.roles.nve.macs import Macs
 from ctrl.roles.nve.places import Vtep
 from ctrl.static import needs
-from ctrl.stations import Stations, encaps, limits, place_of, statics, vm_vnis
+from ctrl.stations import Stations, encaps, limits, mac_views, place_of, statics, vm_vnis
 from ctrl.view import JoinedView, MacView, NveView
 from fastpath import Forwarder
 from fastpath.model import IPAddress
@@ -172,26 +172,12 @@ class Nve:
                 if macs.station(vtep) is not None
             ),
             waiting=tuple(dict.fromkeys(vtep.address for vtep in macs.waiting)),
-            joined=tuple(
-                JoinedView(one.group, one.networks, one.is_said) for one in self.joins.rows(time.monotonic())
-            ),
+            joined=tuple(JoinedView(one.group, one.networks) for one in self.joins.rows(time.monotonic())),
         )
 
     def macs(self) -> Iterator[MacView]:
         """All stations, one after the other; they may come and go while it is walked."""
-        names = self._names()
-        for one in self._macs.known():
-            now = self._forwarder.mac_now()  # not before the entry was read: it may be as new as that
-            port, vtep = (None, one.place) if isinstance(one.place, Vtep) else (one.place, None)
-            yield MacView(
-                vni=one.vni,
-                network=names.get(one.vni, ""),
-                mac=one.mac,
-                port=None if port is None else self._port_name(port),
-                vtep=None if vtep is None else vtep.address,
-                is_static=one.is_static,
-                age_s=(now - one.seen) % CLOCK / TICKS,
-            )
+        return mac_views(self._macs.known(), self._config, self._forwarder.mac_now)
 
     def _names(self) -> dict[int, str]:
         return {network.vni: network.name for network in self._config.networks}
@@ -212,9 +198,4 @@ def _state(address: IPAddress, reach: Reach) -> str:
 
 def _is_reached(vtep: Vtep, reach: Reach) -> bool:
     """Say whether the next hop of a VTEP is known."""
-    out_port = reach.basis.ways.out_port(vtep.address)
-    if out_port is None:
-        return False
-    if reach.layout.ports[out_port].next_hop_mac is not None:
-        return True
-    return reach.hops.get((out_port, vtep.address)) is not None
+    return _state(vtep.address, reach) == "up"

@@ -20,7 +20,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from math import inf
 
@@ -73,11 +73,6 @@ class HostSide:
 
     # --- what can be seen -----------------------------------------------------------------------------------
 
-    @property
-    def groups(self) -> Mapping[int, Filter]:
-        """What is wanted of each group."""
-        return self._groups
-
     def version(self, now_s: float) -> int:
         """Which version is spoken (RFC 9776 section 7.2.1)."""
         return next((version for version, until_s in self._older_s.items() if until_s > now_s), 3)
@@ -120,8 +115,11 @@ class HostSide:
 
     def restart(self, now_s: float) -> None:
         """Join anew all that is wanted: the link is back, or we have another address on it."""
-        self._is_closed = False
-        self._begin()
+        if self._is_closed:
+            self._is_closed = False
+            self._begin()
+        else:
+            self._forget()
         self._fresh = dict.fromkeys(self._groups)
         self._fresh_s = now_s if self._fresh else inf
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from struct import pack
 
-from ctrl.protocols import wire
+from ctrl.protocols import packing, wire
 from ctrl.protocols.messages import Kind, MalformedError, Query, Record, Report
-from ctrl.protocols.packing import pack_records
 
 QUERY, V1_REPORT, V2_REPORT, V2_LEAVE, V3_REPORT = 0x11, 0x12, 0x16, 0x17, 0x22
 ALL_HOSTS, ALL_ROUTERS, ALL_V3_ROUTERS = 0xE0000001, 0xE0000002, 0xE0000016
@@ -138,12 +137,8 @@ def split(message: Query, mtu: int) -> Iterator[Query]:
 
 def split_report(message: Report, mtu: int) -> Iterator[Report]:
     """Say it in as few reports as there must be for their packets to fit `mtu` (0: no limit but IP's own)."""
-    if message.version < 3:
-        yield message
-        return
     room = (mtu or wire.LONGEST_PACKET) - HEADERS - V3Report.__hdr_len__
-    for records in pack_records(message.records, room, wire.IPV4):
-        yield Report(3, records)
+    return packing.split_report(message, room, wire.IPV4)
 
 
 def _frame(payload: bytes, mac: bytes, source: int, destination: int) -> bytes:

@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from struct import pack
 
-from ctrl.protocols import wire
+from ctrl.protocols import packing, wire
 from ctrl.protocols.messages import Kind, MalformedError, Query, Record, Report
-from ctrl.protocols.packing import pack_records
 
 QUERY, V1_REPORT, V1_DONE, V2_REPORT = 130, 131, 132, 143
 TYPES = frozenset((QUERY, V1_REPORT, V1_DONE, V2_REPORT))
@@ -141,12 +140,8 @@ def split(message: Query, mtu: int) -> Iterator[Query]:
 
 def split_report(message: Report, mtu: int) -> Iterator[Report]:
     """Say it in as few reports as there must be for their packets to fit `mtu` (0: no limit but IP's own)."""
-    if message.version < 3:
-        yield message
-        return
     room = (mtu or wire.LONGEST_PACKET) - HEADERS - V2Report.__hdr_len__
-    for records in pack_records(message.records, room, wire.IPV6):
-        yield Report(3, records)
+    return packing.split_report(message, room, wire.IPV6)
 
 
 def _frame(payload: bytes, mac: bytes, source: int, destination: int) -> bytes:

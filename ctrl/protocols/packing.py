@@ -11,29 +11,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ctrl.protocols.messages import Kind, Record
+from ctrl.protocols.messages import Kind, Record, Report
 from ctrl.protocols.wire import RECORD_HEAD
 
 
-def pack_records(records: tuple[Record, ...], room: int, size: int) -> Iterator[tuple[Record, ...]]:
-    """Deal records out to messages with `room` bytes for them, addresses of `size` bytes; ValueError if that
-    is not enough for a group and a source."""
+def split_report(report: Report, room: int, size: int) -> Iterator[Report]:
+    """Say it in as few reports as there must be, with `room` bytes for records, addresses of `size` bytes.
+    One of version 1 or 2 is of one group. ValueError if there is no room for a group and a source."""
+    if report.version < 3:
+        yield report
+        return
     head = RECORD_HEAD.size + size
     most = (room - head) // size
     if most < 1:
         raise ValueError(f"no room for a group record: {room} bytes")
     kept: list[Record] = []
     left = room
-    for record in records:
+    for record in report.records:
         for part in _parts(record, most):
             needs = head + len(part.sources) * size
             if needs > left:
-                yield tuple(kept)
+                yield Report(3, tuple(kept))
                 kept, left = [], room
             kept.append(part)
             left -= needs
     if kept:
-        yield tuple(kept)
+        yield Report(3, tuple(kept))
 
 
 def _parts(record: Record, most: int) -> Iterator[Record]:

@@ -22,3 +22,7 @@ class Attachment:
         return int.from_bytes(
             bytes((0xFE, 0x80, 0, 0, 0, 0, 0, 0, mac[0] ^ 2, *mac[1:3], 0xFF, 0xFE, *mac[3:])), "big"
         )
+
+    def source(self, bits: int) -> int:
+        """The address that we speak from, in the family whose addresses have so many bits."""
+        return self.address if bits == 32 else self.link_local

@@ -12,80 +12,45 @@ membership.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address
-from types import ModuleType
 
 from ctrl import punt
 from ctrl.config.schema import MembershipTable
 from ctrl.membership import ALL, Event, Membership, Origin, Wants, Who
-from ctrl.protocols import igmp, mld
 from ctrl.protocols.messages import Query, Record, Report
 from ctrl.protocols.router import Router
 from ctrl.protocols.state import ALL as EVERYTHING
-from ctrl.protocols.state import Bounds, Filter, Host, Member, Room, Timers
+from ctrl.protocols.state import Bounds, Filter, Host, Member, Room
 from ctrl.refusals import Refused
 from ctrl.roles.attachment import Attachment
+from ctrl.roles.sides import FAMILIES, Family, Side, Sides, timers
 from fastpath.model import IPAddress
 
-DEFAULT_MTU = 1500
-"""Of a port without a limit: queries with many sources are split to it."""
 
+class _Side(Side[Router]):
+    __slots__ = ("queries_sent",)
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Family:
-    bits: int
-    codec: ModuleType
-    origin: Origin
-    address: type[IPv4Address | IPv6Address]
-
-    def is_multicast(self, address: int) -> bool:
-        return address >> 28 == 0xE if self.bits == 32 else address >> 120 == 0xFF
-
-    def is_group(self, address: int) -> bool:
-        """Say whether it is multicast beyond the link: neither 224.0.0.0/24 nor an IPv6 scope up to the
-        link's."""
-        if self.bits == 32:
-            return 0xE00000FF < address <= 0xEFFFFFFF
-        return address >> 120 == 0xFF and address >> 112 & 15 > 2
-
-    def is_source(self, address: int) -> bool:
-        return 0 < address < (1 << self.bits) - 1 and not self.is_multicast(address)
-
-
-_FAMILIES = (
-    _Family(32, igmp, Origin.IGMP, IPv4Address),
-    _Family(128, mld, Origin.MLD, IPv6Address),
-)
-
-
-class _Side:
-    """One family at one port."""
-
-    __slots__ = ("attachment", "family", "port", "queries_sent", "router")
-
-    def __init__(self, port: int, family: _Family, attachment: Attachment, router: Router) -> None:
-        self.port, self.family, self.attachment, self.router = port, family, attachment, router
+    def __init__(self, port: int, family: Family, attachment: Attachment, router: Router) -> None:
+        super().__init__(port, family, attachment, router)
         self.queries_sent = 0
 
+    @property
+    def router(self) -> Router:
+        """What asks there."""
+        return self.machine
 
-class Device:
+
+class Device(Sides[_Side, Query]):
     """What the NVEs of a box say, and what they are asked. `room`: what it shares with others, if it does."""
 
     def __init__(
         self, membership: Membership, refused: Refused, settings: MembershipTable, room: Room | None = None
     ) -> None:
+        super().__init__(refused, settings)
         self._membership = membership
-        self._refused = refused
-        self._settings = settings
         self._room = room or Room(settings.max_groups)
-        self._sides: dict[tuple[int, int], _Side] = {}
-        """By port and address bits."""
-        self._queries: deque[tuple[_Side, Query]] = deque()
-        """Those to be sent; made frames when they are taken."""
         self._events: list[Event] = []
 
     # --- what it is told ------------------------------------------------------------------------------------
@@ -95,7 +60,7 @@ class Device:
         self._settings = settings
         self._room.max_groups = settings.max_groups
         for side in self._sides.values():
-            side.router.timers, side.router.bounds = _timers(settings), _bounds(settings)
+            side.router.timers, side.router.bounds = timers(settings), _bounds(settings)
 
     def attach(self, attachments: Mapping[int, Attachment], now_s: float) -> None:
         """These are the ports with NVEs, by their places. Who was at another one is a member no longer."""
@@ -105,17 +70,16 @@ class Device:
                 self._settle(side)
                 del self._sides[port, bits]
         for port, attachment in attachments.items():
-            for family in _FAMILIES:
+            for family in FAMILIES.values():
                 self._attach(port, family, attachment, now_s)
 
-    def _attach(self, port: int, family: _Family, attachment: Attachment, now_s: float) -> None:
+    def _attach(self, port: int, family: Family, attachment: Attachment, now_s: float) -> None:
         side = self._sides.get((port, family.bits))
-        address = attachment.address if family.bits == 32 else attachment.link_local
         if side is None:
             router = Router(
                 family.bits,
-                address,
-                _timers(self._settings),
+                attachment.source(family.bits),
+                timers(self._settings),
                 _bounds(self._settings),
                 self._room,
                 self._refuse,
@@ -125,29 +89,20 @@ class Device:
         elif side.attachment != attachment:
             is_back = attachment.is_up and not side.attachment.is_up
             side.attachment = attachment
-            side.router.readdress(address, now_s)
+            side.router.readdress(side.source, now_s)
             if is_back:
                 side.router.restart(now_s)
         side.router.poll(now_s)  # who has just begun asks at once
         self._settle(side)
 
-    def hear(self, port: int, frame: bytes, now_s: float) -> None:
-        """Take one punted frame; `port` is the place of the port where it came in."""
-        heard = punt.read(frame, strict_headers=self._settings.strict_headers)
-        if isinstance(heard, str):
-            self._refused.count(heard)
-            return
-        side = self._sides.get((port, heard.bits))
-        if side is None:
-            self._refused.count("not_an_nve_port")
-            return
+    def _take(self, side: _Side, heard: punt.Heard, now_s: float) -> None:
         message = heard.message
         if isinstance(message, Report):
             message = self._screened(message, side.family)
         side.router.hear(message, (heard.mac, heard.source), now_s)
         self._settle(side)
 
-    def _screened(self, report: Report, family: _Family) -> Report:
+    def _screened(self, report: Report, family: Family) -> Report:
         """Leave out what can be nobody's membership."""
         if report.unknown:
             self._refused.count("unknown_record", report.unknown)
@@ -163,7 +118,7 @@ class Device:
             return report
         return replace(report, records=tuple(kept))
 
-    def _sources_screened(self, record: Record, family: _Family) -> Record:
+    def _sources_screened(self, record: Record, family: Family) -> Record:
         sources = tuple(source for source in record.sources if family.is_source(source))
         if len(sources) == len(record.sources):
             return record
@@ -186,31 +141,7 @@ class Device:
                 known |= {side.family.address(address) for _, address in hosts}
         return len(known)
 
-    def poll(self, now_s: float) -> None:
-        """Do what is due."""
-        for side in self._sides.values():
-            deadline_s = side.router.deadline_s
-            if deadline_s is not None and deadline_s <= now_s:
-                side.router.poll(now_s)
-                self._settle(side)
-
     # --- and what comes of it -------------------------------------------------------------------------------
-
-    @property
-    def deadline_s(self) -> float | None:
-        """When `poll` is due next."""
-        due = (side.router.deadline_s for side in self._sides.values())
-        return min((one for one in due if one is not None), default=None)
-
-    @property
-    def n_frames(self) -> int:
-        """How many are to be sent."""
-        return len(self._queries)
-
-    def take_frames(self, most: int | None = None) -> list[tuple[int, bytes]]:
-        """(place of the port, frame) of what is to be sent, in order; at most so many, or all."""
-        n = len(self._queries) if most is None else min(most, len(self._queries))
-        return [self._frame(*self._queries.popleft()) for _ in range(n)]
 
     def take_events(self) -> list[Event]:
         """What became of the members since the last call, in order."""
@@ -240,41 +171,28 @@ class Device:
             self._ask(side, query)
 
     def _ask(self, side: _Side, query: Query) -> None:
-        for part in side.family.codec.split(query, side.attachment.mtu or DEFAULT_MTU):
-            self._queries.append((side, part))
+        for part in side.family.codec.split(query, side.mtu):
+            self._unsent.append((side, part))
             side.queries_sent += 1
 
-    @staticmethod
-    def _frame(side: _Side, query: Query) -> tuple[int, bytes]:
-        attachment, codec = side.attachment, side.family.codec
-        source = attachment.address if side.family.bits == 32 else attachment.link_local
-        return side.port, codec.query_frame(query, attachment.mac, source)
+    def _frame(self, side: _Side, message: Query) -> bytes:
+        frame: bytes = side.family.codec.query_frame(message, side.attachment.mac, side.source)
+        return frame
 
 
 @lru_cache(4096)
-def _who(port: int, family: _Family, host: Host) -> Who:
+def _who(port: int, family: Family, host: Host) -> Who:
     """One object for all groups that a host is in, as long as it speaks now and then."""
     mac, source = host
     return Who(port, family.origin, mac, family.address(source))
 
 
-def _wants(heard: Filter | None, family: _Family) -> Wants | None:
+def _wants(heard: Filter | None, family: Family) -> Wants | None:
     if heard is None:
         return None
     if heard is EVERYTHING:
         return ALL
     return Wants(heard.is_exclude, frozenset(map(family.address, heard.sources)))
-
-
-def _timers(settings: MembershipTable) -> Timers:
-    return Timers(
-        robustness=settings.robustness,
-        query_interval_s=settings.query_interval_s,
-        query_response_interval_s=settings.query_response_interval_s,
-        startup_response_interval_s=settings.startup_response_interval_s,
-        last_member_query_interval_s=settings.last_member_query_interval_s,
-        fast_leave=settings.fast_leave,
-    )
 
 
 def _bounds(settings: MembershipTable) -> Bounds:

@@ -24,6 +24,7 @@ from fastpath.model import (
     group_key,
     vni_key,
 )
+from fastpath.reference.parse import network_behind
 from fastpath.reference.snooping import Snooping
 from fastpath.reference.stations import MacTable, Stations
 from fastpath.reference.trail import Packet, Parsed, SourceClass, Trail
@@ -257,8 +258,8 @@ class Lookup:
         packet = frame.inner_packet
         if frame.encap is not Encap.RAW or packet is None or not packet.destination.is_multicast:
             return
-        name = self.layout.ports[in_port].network
-        group = mapped_group(next(n for n in self.layout.networks if n.name == name), packet.destination)
+        network = network_behind(self.layout.ports[in_port], self.layout)
+        group = mapped_group(network, packet.destination)
         if group is not None:
             yield GroupKey(Scope.NVE, KeyKind.GROUP, group, None, frame.number_encap, frame.number)
 

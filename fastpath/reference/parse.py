@@ -5,7 +5,7 @@ Offsets are counted from the first byte of the frame; `end` is where bytes stop 
 
 from __future__ import annotations
 
-from fastpath.model import Encap, Faces, Frame, Layout, Port
+from fastpath.model import Encap, Faces, Frame, Layout, Network, Port
 from fastpath.reference.inner import inner_headers
 from fastpath.reference.trail import Packet, Parsed, Trail
 from fastpath.reference.wire import (
@@ -88,7 +88,7 @@ def parse(frame: Frame, port: Port, layout: Layout, trail: Trail | None = None) 
 
 def raw_frame(data: bytes, port: Port, layout: Layout) -> Parsed:
     """Rule 1.2, a VM's own frame: its network is that of the port (rule 2.5)."""
-    network = next(n for n in layout.networks if n.name == port.network)
+    network = network_behind(port, layout)
     number = network.number(network.encap)
     if number is None:
         raise ValueError(f"network {network.name} has no number in its own encapsulation")
@@ -199,6 +199,18 @@ def extension_length(kind: int, field: int) -> int:
     if kind == AUTHENTICATION:
         return (field + 2) * 4
     return (field + 1) * 8
+
+
+def network_behind(port: Port, layout: Layout) -> Network:
+    """The network of a VM port."""
+    return next(n for n in layout.networks if n.name == port.network)
+
+
+def network_of(in_port: int, frame: Parsed, layout: Layout) -> Network | None:
+    """Sections 6 and 8: the network of a frame of scope NVE; None: it has none."""
+    if frame.encap is Encap.RAW:
+        return network_behind(layout.ports[in_port], layout)
+    return next((n for n in layout.networks if n.number(frame.encap) == frame.number), None)
 
 
 def is_ours(data: bytes, outer: Packet, layout: Layout) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fastpath.model import Encap, IPAddress, KeyKind, Layout, Network, ReplicationList, Scope
-from fastpath.reference.parse import ip_header, is_membership, sound_ip
+from fastpath.model import IPAddress, KeyKind, Layout, ReplicationList, Scope
+from fastpath.reference.parse import ip_header, is_membership, network_of, sound_ip
 from fastpath.reference.trail import Parsed
 from fastpath.reference.wire import ETHERTYPE_IPV4, ETHERTYPE_IPV6, Drop
 
@@ -17,19 +17,11 @@ class Snooping:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
 
-    def network(self, in_port: int, frame: Parsed) -> Network | None:
-        """Section 8, *network*."""
-        if frame.encap is Encap.RAW:
-            name = self.layout.ports[in_port].network
-            return next(n for n in self.layout.networks if n.name == name)
-        numbered = (n for n in self.layout.networks if n.number(frame.encap) == frame.number)
-        return next(numbered, None)
-
     def is_for_control(self, in_port: int, frame: Parsed, scope: Scope) -> bool:
         """Rule 8.1, but for its group."""
         if scope is not Scope.NVE or not is_tenants_membership(frame, self.layout):
             return False
-        network = self.network(in_port, frame)
+        network = network_of(in_port, frame, self.layout)
         return network is not None and network.snoop
 
     def is_unregistered(self, in_port: int, frame: Parsed, scope: Scope, found: ReplicationList) -> bool:
@@ -38,7 +30,7 @@ class Snooping:
             return False
         if frame.inner_packet is None or not is_beyond_link(frame.inner_packet.destination):
             return False
-        network = self.network(in_port, frame)
+        network = network_of(in_port, frame, self.layout)
         return network is not None and network.snoop and network.drop_unregistered
 
 

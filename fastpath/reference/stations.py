@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from fastpath.model import Egress, Encap, Faces, Form, IPAddress, Layout
 from fastpath.reference.guards import may_be_source
+from fastpath.reference.parse import network_behind, network_of
 from fastpath.reference.trail import Lesson, Parsed
 
 MacTable = Mapping[tuple[int, bytes], Egress]
@@ -29,17 +30,14 @@ class Stations:
         """Section 6, *domain*; None: the frame goes by section 2 alone."""
         if self.table is None:
             return None
-        if frame.encap is Encap.RAW:
-            return self.domain_of_port(in_port)
-        numbered = (n for n in self.layout.networks if n.number(frame.encap) == frame.number)
-        return next((network.vni for network in numbered), None)
+        network = network_of(in_port, frame, self.layout)
+        return None if network is None else network.vni
 
     def domain_of_port(self, place: int) -> int | None:
         """The domain of a VM port; None where there is no such port."""
         if place >= len(self.layout.ports) or Faces.VM not in self.layout.ports[place].faces:
             return None
-        name = self.layout.ports[place].network
-        return next((n.vni for n in self.layout.networks if n.name == name), None)
+        return network_behind(self.layout.ports[place], self.layout).vni
 
     def entry(self, domain: int, mac: bytes) -> Egress | None:
         """What the table has."""

@@ -22,11 +22,11 @@ from fastpath._frame cimport (
 )
 from fastpath._layout cimport (
     NO_ROW, address_equal, address_is_ipv4, address_is_multicast, address_table_find, allowed_from,
-    layout_t, network_find, network_row_t, port_row_t, prefix_holds,
+    layout_t, network_find, network_of, network_row_t, port_row_t, prefix_holds, tagged_number,
 )
 from fastpath._learn cimport learn_lookup, learner_t
 from fastpath._normalise cimport ecn_inside, normalise_frame
-from fastpath._snoop cimport is_tenants_word, is_unregistered, network_of
+from fastpath._snoop cimport is_tenants_word, is_unregistered
 from fastpath._wire cimport wire_prefetch
 
 cdef extern from *:
@@ -39,10 +39,6 @@ cdef enum:
 cdef inline void drop(frame_t *f, uint8_t reason) noexcept nogil:
     f.verdict = VERDICT_DROP
     f.reason = reason
-
-
-cdef inline uint32_t tagged_number(const frame_t *f) noexcept nogil:
-    return <uint32_t>f.number_encap << 24 | f.number
 
 
 cdef inline bint in_point_ranges(const layout_t *layout, uint32_t number) noexcept nogil:

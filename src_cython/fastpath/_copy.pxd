@@ -14,7 +14,7 @@ from fastpath._frame cimport (
 )
 from fastpath._inner_train cimport inner_head_write
 from fastpath._ip cimport PROTO_UDP, TYPE_IPV4, TYPE_IPV6, address_words_sum
-from fastpath._layout cimport NO_ROW, address_is_ipv4, layout_t, network_find
+from fastpath._layout cimport NO_ROW, address_is_ipv4, layout_t, network_find, tagged_number
 from fastpath._port cimport run_t, tx_t
 from fastpath._trie cimport directory_egress
 from fastpath._wire cimport (
@@ -70,7 +70,7 @@ cdef inline uint32_t made_number(const egress_t *e, const frame_t *f, const layo
         return e.vni
     if f.number_encap == e.encap:
         return f.number
-    at = network_find(layout, <uint32_t>f.number_encap << 24 | f.number)
+    at = network_find(layout, tagged_number(f))
     return f.number if at == NO_ROW else layout.networks[at].other_number
 
 

@@ -3,6 +3,7 @@
 # Storm control counts frames in buckets, one for each port, kind and worker. What fills them is told once, when a batch comes with a
 # layout that this worker has not seen: then a rate that has changed takes effect, and credit beyond the new burst is lost.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from fastpath._bucket cimport bucket_spend, bucket_t, limit_set, limit_t
 from fastpath._frame cimport (
     ENCAP_RAW, PORTS_MAX, REASON_BAD_SOURCE, REASON_NONE, REASON_STORM_BROADCAST, REASON_STORM_MULTICAST, REASON_STORM_UNKNOWN,
     REASON_TAGGED_FRAME, REASON_WRONG_SOURCE, VERDICT_DROP, VERDICT_REPLICATE, batch_t, frame_t,
@@ -11,21 +12,14 @@ from fastpath._layout cimport STORMS, STORM_BROADCAST, STORM_MULTICAST, STORM_UN
 from fastpath._wire cimport wire_load_be64
 
 cdef enum:
-    CREDIT_FRAME = 1000000000  # so that a nanosecond at 1 pps is one unit: nothing is rounded
     BROADCAST = 0xffffffffffff
-
-cdef struct bucket_t:
-    uint64_t pps              # 0: no limit
-    uint64_t credit
-    uint64_t credit_max
-    uint64_t fill_ns          # in which it is full, whatever was in it
-    uint64_t last_ns
 
 # One worker's buckets.
 cdef struct storm_t:
     uint64_t serial           # of the layout that they are for
     uint32_t share            # workers that divide each rate
     bint frame_time           # go by the frames' own time: a replay is the same each time
+    limit_t limits[PORTS_MAX][STORMS]  # `pps` 0: none
     bucket_t buckets[PORTS_MAX][STORMS]
 
 
@@ -52,43 +46,27 @@ cdef inline uint8_t guard_form(const frame_t *f, const port_row_t *port) noexcep
     return REASON_NONE
 
 
-cdef inline void bucket_adopt(bucket_t *bucket, const rate_t *rate, uint32_t share) noexcept nogil:
-    cdef bint begins = bucket.pps == 0
-    bucket.pps = rate.pps
+cdef inline void bucket_adopt(bucket_t *bucket, limit_t *limit, const rate_t *rate, uint32_t share) noexcept nogil:
+    cdef bint begins = limit.pps == 0
     if rate.pps == 0:
+        limit.pps = 0
         return
-    bucket.pps = max(<uint64_t>1, rate.pps // share)
-    bucket.credit_max = max(<uint64_t>1, rate.burst // share) * CREDIT_FRAME
-    bucket.fill_ns = bucket.credit_max // bucket.pps + 1
-    if begins or bucket.credit > bucket.credit_max:
-        bucket.credit = bucket.credit_max
-
-
-cdef inline bint bucket_spend(bucket_t *bucket, uint64_t now_ns) noexcept nogil:
-    """Take a frame out. A clock that goes back stands still."""
-    if now_ns > bucket.last_ns:
-        if now_ns - bucket.last_ns >= bucket.fill_ns:
-            bucket.credit = bucket.credit_max
-        else:
-            bucket.credit = min(bucket.credit + (now_ns - bucket.last_ns) * bucket.pps, bucket.credit_max)
-        bucket.last_ns = now_ns
-    if bucket.credit < CREDIT_FRAME:
-        return False
-    bucket.credit -= CREDIT_FRAME
-    return True
+    limit_set(limit, max(<uint64_t>1, rate.pps // share), max(<uint64_t>1, rate.burst // share))
+    if begins or bucket.credit > limit.credit_max:
+        bucket.credit = limit.credit_max
 
 
 cdef inline void storm_batch(storm_t *storm, batch_t *batch, const layout_t *layout, uint64_t now_ns) noexcept nogil:
     """Rule 7.2: drop what its port sends too much of."""
     cdef frame_t *f
-    cdef bucket_t *bucket
+    cdef const limit_t *limit
     cdef uint64_t destination
     cdef uint32_t i, kind
     if storm.serial != layout.serial:
         storm.serial = layout.serial
         for i in range(PORTS_MAX):
             for kind in range(STORMS):
-                bucket_adopt(&storm.buckets[i][kind], &layout.ports[i].storm[kind], storm.share)
+                bucket_adopt(&storm.buckets[i][kind], &storm.limits[i][kind], &layout.storms[i][kind], storm.share)
     if not layout.has_storm:
         return
     for i in range(batch.n):
@@ -104,7 +82,9 @@ cdef inline void storm_batch(storm_t *storm, batch_t *batch, const layout_t *lay
             kind = STORM_UNKNOWN
         else:
             continue
-        bucket = &storm.buckets[f.in_port][kind]
-        if bucket.pps != 0 and not bucket_spend(bucket, f.time_ns if storm.frame_time else now_ns):
+        limit = &storm.limits[f.in_port][kind]
+        if limit.pps != 0 and not bucket_spend(
+            &storm.buckets[f.in_port][kind], limit, f.time_ns if storm.frame_time else now_ns
+        ):
             f.verdict = VERDICT_DROP
             f.reason = <uint8_t>(REASON_STORM_BROADCAST + kind)

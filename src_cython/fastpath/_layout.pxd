@@ -1,7 +1,6 @@
 # The compiled layout: ports, endpoints, networks and senders as flat rows and small hash tables.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from fastpath._frame cimport (
-    OWNER_NONE, PORTS_MAX, address_t, )
+from fastpath._frame cimport ENCAP_RAW, OWNER_NONE, PORTS_MAX, address_t, frame_t
 
 cdef enum:
     ENDPOINTS_MAX = 64
@@ -24,15 +23,14 @@ cdef struct port_row_t:
     uint8_t raw_encap         # of VM ports: their network
     uint8_t has_nves
     uint8_t is_down
+    uint8_t drop_tagged       # guards of VM ports
+    uint8_t has_storm
     uint32_t raw_number
     uint32_t raw_vni          # its MAC domain; NUMBER_NONE: none, or no VM port
     uint32_t raw_row          # among the networks; NO_ROW likewise
     uint32_t mtu
-    uint8_t drop_tagged       # guards of VM ports
-    uint8_t has_storm
     uint32_t n_macs
     uint64_t *macs            # ascending; none: any source will do
-    rate_t storm[STORMS]
 
 cdef struct endpoint_row_t:
     address_t address
@@ -97,6 +95,7 @@ cdef struct layout_t:
     network_row_t *networks
     uint32_t *network_index   # open addressing over tagged numbers: first row + 1, 0 empty
     uint32_t network_mask
+    rate_t storms[PORTS_MAX][STORMS]  # of VM ports; told once (`_guard.pxd`), so not among what each frame is asked
 
 
 cdef inline bint address_equal(const address_t *a, const address_t *b) noexcept nogil:
@@ -160,6 +159,16 @@ cdef inline uint32_t network_find(const layout_t *layout, uint32_t tagged_number
         if layout.networks[at - 1].tagged_number == tagged_number:
             return at - 1
         i += 1
+
+
+cdef inline uint32_t tagged_number(const frame_t *f) noexcept nogil:
+    return <uint32_t>f.number_encap << 24 | f.number
+
+
+cdef inline const network_row_t *network_of(const frame_t *f, const layout_t *layout) noexcept nogil:
+    """The network of a frame of scope NVE: its port's, or the first with its number; NULL: none has it."""
+    cdef uint32_t at = layout.ports[f.in_port].raw_row if f.encap == ENCAP_RAW else network_find(layout, tagged_number(f))
+    return NULL if at == NO_ROW else &layout.networks[at]
 
 
 cdef inline bint allowed_from(const layout_t *layout, uint8_t scope, const address_t *sender) noexcept nogil:

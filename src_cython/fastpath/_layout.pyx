@@ -2,14 +2,11 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from fastpath._bucket cimport RATE_MAX
 from fastpath._frame cimport (
     ENCAP_NVGRE, ENCAP_RAW, ENCAP_VXLAN, FACES_CORE, FACES_VM, NUMBER_NONE, OWNER_NONE, PORTS_MAX, SCOPE_DEVICE,
     SCOPE_NVE, address_t,
 )
-
-
-cdef enum:
-    RATE_MAX = 1000000000
 
 cdef uint64_t n_layouts = 0
 
@@ -83,7 +80,7 @@ cdef int fill_switches(layout_t *out, object model) except -1:
     return 0
 
 
-cdef int fill_guards(port_row_t *row, object port) except -1:
+cdef int fill_guards(port_row_t *row, rate_t *storms, object port) except -1:
     cdef uint32_t i
     rates = () if port.storm is None else (port.storm.broadcast, port.storm.multicast, port.storm.unknown_unicast)
     macs = sorted({int.from_bytes(mac, "big") for mac in port.macs})
@@ -99,8 +96,8 @@ cdef int fill_guards(port_row_t *row, object port) except -1:
             raise ValueError(
                 f"port {port.name}: {rate.pps} frames a second, {rate.burst} at once: expected 1 to {RATE_MAX} each"
             )
-        row.storm[i].pps = rate.pps
-        row.storm[i].burst = rate.burst
+        storms[i].pps = rate.pps
+        storms[i].burst = rate.burst
         row.has_storm = True
     return 0
 
@@ -116,7 +113,7 @@ cdef int fill_ports(layout_t *out, object model, dict rows) except -1:
         row.faces = port.faces.value
         row.mtu = port.mtu
         if row.faces == FACES_VM:
-            fill_guards(row, port)
+            fill_guards(row, out.storms[i], port)
             out.has_storm |= row.has_storm
         row.is_down = not port.is_up
         row.group_scope = SCOPE_NVE if has_nve and row.faces == FACES_CORE else SCOPE_DEVICE

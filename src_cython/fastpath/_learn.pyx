@@ -7,7 +7,7 @@ from fastpath._frame cimport (
     VERDICT_REPLICATE, address_t, batch_t, counters_t, frame_t,
 )
 from fastpath._ip cimport load_source
-from fastpath._layout cimport NO_ROW, address_equal, layout_t, mix, network_find
+from fastpath._layout cimport address_equal, layout_t, mix, network_of, network_row_t
 from fastpath._mac cimport (
     NO_PLACE, SEEN_NS, MacTable, first_bucket, mac_find_in, mac_hash, mac_is_unicast, mac_key, mac_station, mac_store_word, mac_table_t,
     second_bucket,
@@ -27,11 +27,8 @@ cdef inline uint64_t load_mac(const uint8_t *p) noexcept nogil:
 
 
 cdef inline uint32_t domain_of(const frame_t *f, const layout_t *layout) noexcept nogil:
-    cdef uint32_t at
-    if f.encap == ENCAP_RAW:
-        return layout.ports[f.in_port].raw_vni
-    at = network_find(layout, <uint32_t>f.number_encap << 24 | f.number)
-    return <uint32_t>NUMBER_NONE if at == NO_ROW else layout.networks[at].vni
+    cdef const network_row_t *network = network_of(f, layout)
+    return <uint32_t>NUMBER_NONE if network == NULL else network.vni
 
 
 cdef inline void ask_for(const mac_table_t *t, uint64_t mac, uint32_t domain, uint64_t *key, uint64_t *h) noexcept nogil:

@@ -92,5 +92,5 @@ cdef class MacTable:
     cdef mac_entry_t *_make_room(self, uint64_t h) noexcept
     cdef void _empty(self, mac_entry_t *entry) noexcept
     cdef list _collect(
-        self, uint64_t first, uint64_t n, bint all_stations, uint32_t station, bint aged, uint32_t before, bint static, bint take
+        self, uint64_t first, uint64_t n, bint all_stations, uint32_t station, bint aged, uint32_t before, bint take
     )

@@ -165,16 +165,16 @@ cdef class MacTable:
         return self.table.mask + 1
 
     cdef list _collect(
-        self, uint64_t first, uint64_t n, bint all_stations, uint32_t station, bint aged, uint32_t before, bint static, bint take
+        self, uint64_t first, uint64_t n, bint all_stations, uint32_t station, bint aged, uint32_t before, bint take
     ):
-        """The rows of some entries of these buckets; `take`: they are removed."""
+        """The rows of some entries of these buckets; `take`: they are removed, and none is static."""
         cdef uint64_t i
         cdef mac_entry_t *entry
         first = min(first, self.table.mask + 1)
         out = []
         for i in range(first * BUCKET_MACS, (first + min(n, self.table.mask + 1 - first)) * BUCKET_MACS):
             entry = &self.table.buckets[i // BUCKET_MACS].entries[i % BUCKET_MACS]
-            if entry.key == 0 or entry.place & 1 and not static or aged and <int32_t>(entry.seen - before) >= 0:
+            if entry.key == 0 or entry.place & 1 and take or aged and <int32_t>(entry.seen - before) >= 0:
                 continue
             if not all_stations and mac_station(entry.place) != station:
                 continue
@@ -191,15 +191,15 @@ cdef class MacTable:
 
         An entry may be in another bucket than before as soon as another one is put.
         """
-        return self._collect(first, self.table.mask + 1 if n is None else n, True, 0, False, 0, True, False)
+        return self._collect(first, self.table.mask + 1 if n is None else n, True, 0, False, 0, False)
 
     def expire(self, uint32_t before):
         """Forget the entries that are not static and were not seen at `before` or later: [(vni, mac, station)]."""
-        return [row[:3] for row in self._collect(0, self.table.mask + 1, True, 0, True, before, False, True)]
+        return [row[:3] for row in self._collect(0, self.table.mask + 1, True, 0, True, before, True)]
 
-    def clear_station(self, uint32_t station, bint static=False):
-        """Forget what is not static of a station, or all of it: [(vni, mac)]."""
-        return [row[:2] for row in self._collect(0, self.table.mask + 1, False, station, False, 0, static, True)]
+    def clear_station(self, uint32_t station):
+        """Forget what is not static of a station: [(vni, mac)]."""
+        return [row[:2] for row in self._collect(0, self.table.mask + 1, False, station, False, 0, True)]
 
     def __len__(self):
         return self._n

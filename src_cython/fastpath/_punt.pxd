@@ -7,6 +7,7 @@
 #    back into the frame, so that control sees one plain Ethernet frame.
 # 3. Each count has one writer. `pushed` and `head` are the worker's, `taken` and `tail` the reader's; all count bytes since the start.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from fastpath._bucket cimport bucket_t, limit_t
 from fastpath._frame cimport PORTS_MAX, batch_t
 
 cdef enum:
@@ -23,14 +24,10 @@ cdef struct punt_record_t:
 cdef enum:
     BUCKETS = 2               # what is said to us, and what tenants say
 
-cdef struct punt_bucket_t:
-    uint64_t credit           # in frames / CREDIT_FRAME
-    uint64_t last_ns          # when `credit` was right
-
 cdef struct punt_port_t:
     uint64_t pushed           # bytes of records
     uint64_t taken
-    punt_bucket_t buckets[BUCKETS]
+    bucket_t buckets[BUCKETS]
 
 cdef struct punt_ring_t:
     uint8_t *bytes
@@ -38,9 +35,7 @@ cdef struct punt_ring_t:
     uint64_t own              # bytes of it that are kept for each port
     uint64_t head
     uint64_t tail
-    uint64_t rate_pps         # of each port
-    uint64_t credit_max       # its burst, as credit
-    uint64_t fill_ns          # after so long an empty bucket is full
+    limit_t limit             # of each bucket
     uint32_t n_ports
     int fd                    # eventfd, readable while records wait
     bint frame_time           # the frames' own clock counts, not ours

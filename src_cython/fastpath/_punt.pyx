@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport read, write
+from fastpath._bucket cimport RATE_MAX, bucket_spend, bucket_t, limit_set
 from fastpath._frame cimport (
     ENCAP_RAW, PORTS_MAX, REASON_NONE, REASON_PUNT_FULL, REASON_PUNT_LIMIT, VERDICT_DROP, VERDICT_PUNT, batch_t, frame_t,
 )
@@ -20,7 +21,6 @@ cdef extern from * nogil:
     void punt_store(uint64_t *place, uint64_t value) noexcept
 
 cdef enum:
-    CREDIT_FRAME = 1000000000  # so that a nanosecond at 1 pps is one unit: nothing is rounded
     RING_MIN = 1 << 12
     RING_MAX = 1 << 30
     ADDRESSES = 12            # where a tag stands, behind the MACs
@@ -44,7 +44,7 @@ cdef class PuntRing:
         self.set_limits(rate_pps, burst)
         for i in range(PORTS_MAX):
             for k in range(BUCKETS):
-                self.ring.ports[i].buckets[k].credit = self.ring.credit_max
+                self.ring.ports[i].buckets[k].credit = self.ring.limit.credit_max
         self.ring.bytes = <uint8_t *>calloc(size, 1)
         if self.ring.bytes == NULL:
             raise MemoryError
@@ -70,17 +70,15 @@ cdef class PuntRing:
 
     def set_limits(self, uint64_t rate_pps, uint64_t burst):
         """Let each port punt `rate_pps` frames a second, and `burst` at once. Not while a worker is within a burst."""
-        cdef punt_bucket_t *bucket
+        cdef bucket_t *bucket
         cdef uint32_t i, k
-        if not 1 <= rate_pps <= CREDIT_FRAME or not 1 <= burst <= CREDIT_FRAME:
-            raise ValueError(f"punts of {rate_pps} a second, {burst} at once: expected 1 to {CREDIT_FRAME} each")
-        self.ring.rate_pps = rate_pps
-        self.ring.credit_max = burst * CREDIT_FRAME
-        self.ring.fill_ns = self.ring.credit_max // rate_pps + 1
+        if not 1 <= rate_pps <= RATE_MAX or not 1 <= burst <= RATE_MAX:
+            raise ValueError(f"punts of {rate_pps} a second, {burst} at once: expected 1 to {RATE_MAX} each")
+        limit_set(&self.ring.limit, rate_pps, burst)
         for i in range(PORTS_MAX):
             for k in range(BUCKETS):
                 bucket = &self.ring.ports[i].buckets[k]
-                bucket.credit = min(bucket.credit, self.ring.credit_max)
+                bucket.credit = min(bucket.credit, self.ring.limit.credit_max)
 
     def read(self, uint64_t max_frames):
         """The frames that wait, oldest first, at most so many: [(in_port, time_ns, frame, (encap, number, start, end) of a tenant's
@@ -97,8 +95,10 @@ cdef class PuntRing:
             copy_out(r, at, <uint8_t *>&record, sizeof(record))
             data = PyBytes_FromStringAndSize(NULL, record.size)
             copy_out(r, at + sizeof(record), <uint8_t *>PyBytes_AS_STRING(data), record.size)
-            inner = (record.tagged_number >> 24, record.tagged_number & NUMBER, record.inner, record.inner_end)
-            out.append((record.in_port, record.time_ns, data, inner if record.inner_end else None))
+            inner = None
+            if record.inner_end:
+                inner = record.tagged_number >> 24, record.tagged_number & NUMBER, record.inner, record.inner_end
+            out.append((record.in_port, record.time_ns, data, inner))
             port = &r.ports[record.in_port]
             punt_store(&port.taken, port.taken + record_size(record.size))
             at += record_size(record.size)
@@ -130,20 +130,6 @@ cdef inline void copy_out(const punt_ring_t *r, uint64_t at, uint8_t *data, uint
     first = min(first, size)
     memcpy(data, r.bytes + (at & (r.size - 1)), first)
     memcpy(data + first, r.bytes, size - first)
-
-
-cdef inline bint spend(const punt_ring_t *r, punt_bucket_t *bucket, uint64_t now_ns) noexcept nogil:
-    """Take a frame out of a bucket. A clock that goes back stands still."""
-    if now_ns > bucket.last_ns:
-        if now_ns - bucket.last_ns >= r.fill_ns:
-            bucket.credit = r.credit_max
-        else:
-            bucket.credit = min(bucket.credit + (now_ns - bucket.last_ns) * r.rate_pps, r.credit_max)
-        bucket.last_ns = now_ns
-    if bucket.credit < CREDIT_FRAME:
-        return False
-    bucket.credit -= CREDIT_FRAME
-    return True
 
 
 cdef inline bint has_room(punt_ring_t *r, const punt_port_t *port, uint64_t size) noexcept nogil:
@@ -205,7 +191,7 @@ cdef uint32_t punt_batch(punt_ring_t *ring, batch_t *batch, uint64_t now_ns) noe
             continue
         port = &ring.ports[f.in_port]
         f.reason = REASON_NONE
-        if not spend(ring, &port.buckets[f.of_tenant], f.time_ns if ring.frame_time else now_ns):
+        if not bucket_spend(&port.buckets[f.of_tenant], &ring.limit, f.time_ns if ring.frame_time else now_ns):
             f.reason = REASON_PUNT_LIMIT
         elif not push(ring, port, f):
             f.reason = REASON_PUNT_FULL
@@ -226,7 +212,7 @@ cdef uint8_t punt_offer(
     cdef uint64_t whole = record_size(size)
     cdef punt_record_t record
     memset(&record, 0, sizeof(record))
-    if not spend(ring, &port.buckets[0], now_ns):
+    if not bucket_spend(&port.buckets[0], &ring.limit, now_ns):
         return REASON_PUNT_LIMIT
     if not has_room(ring, port, whole):
         return REASON_PUNT_FULL

@@ -1,21 +1,13 @@
 # Tenants' groups in the networks of our own NVE: section 8 of README.md. What is here is only asked where some network snoops.
-from libc.stdint cimport uint8_t, uint32_t
-from fastpath._frame cimport ENCAP_RAW, REASON_NONE, SCOPE_NVE, address_t, frame_t
+from libc.stdint cimport uint32_t
+from fastpath._frame cimport REASON_NONE, SCOPE_NVE, address_t, frame_t
 from fastpath._ip cimport PROTO_ICMPV6, PROTO_IGMP, TYPE_IPV4, TYPE_IPV6, ip_header, ip_sound, ip_t, is_mld, load_destination
-from fastpath._layout cimport NO_ROW, address_is_ipv4, address_is_multicast, layout_t, network_find, network_row_t
+from fastpath._layout cimport address_is_ipv4, address_is_multicast, layout_t, network_of, network_row_t
 from fastpath._trie cimport KIND_VNI
 
 cdef enum:
     LINK_BLOCK = 0xe00000     # 224.0.0.0/24
     SCOPE_LINK = 2            # RFC 4291 section 2.7: those up to it end at the link
-
-
-cdef inline const network_row_t *network_of(const frame_t *f, const layout_t *layout) noexcept nogil:
-    """The network of a frame of scope NVE: its port's, or the first with its number; NULL: none has it."""
-    cdef uint32_t at = layout.ports[f.in_port].raw_row
-    if f.encap != ENCAP_RAW:
-        at = network_find(layout, <uint32_t>f.number_encap << 24 | f.number)
-    return NULL if at == NO_ROW else &layout.networks[at]
 
 
 cdef inline bint is_membership(const frame_t *f, bint verify) noexcept nogil:

@@ -9,6 +9,8 @@ NEEDS = {
     "test_exactly_once": ("nft",),
     "test_faults": ("ethtool", "nft"),
     "test_netlink": ("ip",),
+    "test_nve_linux": ("ip",),
+    "test_nve_nvgre": ("ethtool",),
     "test_ovs_neighbours": ("ethtool",),
     "test_packet_port_out": ("tc",),
     "test_process": ("ip", "nft"),

@@ -60,7 +60,7 @@ if __name__ == "__main__":
     send(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4]))
     sys.exit()
 
-from ctrl.lab.namespaces import connect  # noqa: E402  the program above is there at once
+from ctrl.lab.namespaces import Namespace, connect  # noqa: E402  the program above is there at once
 from ctrl.protocols import igmp  # noqa: E402
 from ctrl.protocols.messages import Kind, Record, Report  # noqa: E402
 from tests import frames as f  # noqa: E402
@@ -91,10 +91,7 @@ class Crowd:
         self, number: int, frames: Iterable[bytes], rate: float, seconds: float = 0
     ) -> subprocess.Popen[str]:
         """Have host `number` send frames; 0 seconds: each once."""
-        file = self.lab.directory / f"frames{number}-{time.monotonic_ns()}"
-        file.write_bytes(packed(frames))
-        words = ("-m", "tests.system.crowd", f"v{number}", str(file), str(rate), str(seconds))
-        return self.far.popen(sys.executable, *words, cwd=ROOT, stdout=subprocess.PIPE)
+        return flood(self.lab, self.far, f"v{number}", frames, rate, seconds)
 
     def ear(self, number: int, prefix: int, bits: int) -> Ear:
         """Listen for the data that comes to host `number`, to groups with a prefix."""
@@ -122,9 +119,14 @@ class Crowd:
             time.sleep(0.15)
 
 
-def packed(frames: Iterable[bytes]) -> bytes:
-    """Write frames as the program above reads them."""
-    return b"".join(_SIZE.pack(len(frame)) + frame for frame in frames)
+def flood(
+    lab: Lab, box: Namespace, device: str, frames: Iterable[bytes], rate: float, seconds: float = 0
+) -> subprocess.Popen[str]:
+    """Have the program above send frames by a device of a box; 0 seconds: each once."""
+    file = lab.directory / f"{device}-{time.monotonic_ns()}"
+    file.write_bytes(b"".join(_SIZE.pack(len(frame)) + frame for frame in frames))
+    words = ("-m", "tests.system.crowd", device, str(file), str(rate), str(seconds))
+    return box.popen(sys.executable, *words, cwd=ROOT, stdout=subprocess.PIPE)
 
 
 class Ear:

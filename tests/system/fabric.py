@@ -15,8 +15,6 @@ import asyncio
 import shutil
 import sqlite3
 import subprocess
-import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -28,7 +26,6 @@ from ctrl.lab.namespaces import Namespace, connect, missing
 from ctrl.lab.numbered import Numbered, hearing, sending
 from ctrl.protocols.messages import Kind, Record
 from ctrl.store.sqlite import SqliteStore
-from tests.house.tree import ROOT
 from tests.system import crowd
 from tests.system.fabric_account import account, backlog_drops
 from tests.system.lab import MTU, Fastpath, Lab, has_carrier, plug, wait_for
@@ -121,12 +118,7 @@ class Tor(Node):
             crowd.report(self.number, (Record(kind, group) for group in named[at : at + PER_REPORT]))
             for at in range(0, len(named), PER_REPORT)
         ]
-        file = self.lab.directory / f"{self.name}-{time.monotonic_ns()}"
-        file.write_bytes(b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames))
-        words = (f"crowd{self.number}", str(file), str(reports_per_s), "0")
-        return self._core.popen(
-            *(sys.executable, "-m", "tests.system.crowd", *words), cwd=ROOT, stdout=subprocess.PIPE
-        )
+        return crowd.flood(self.lab, self._core, f"crowd{self.number}", frames, reports_per_s)
 
     def groups(self) -> set[str]:
         """What is joined here."""

@@ -38,13 +38,17 @@ SO_RCVBUFFORCE = 33
 Name = TypeVar("Name", int, str)
 BROADCAST = b"\xff" * 6
 COMMAND = (sys.executable, "-c", "from ctrl.cli import main; main()")
+BEGUN = "forwarding node="
+"""What the log says once a start."""
 
 
-def wait_for(condition: Callable[[], Any], what: str, within_s: float = DEADLINE_S) -> Any:
-    """Poll until it is true; return what it gave."""
+def wait_for(
+    condition: Callable[[], Any], what: str | Callable[[], str], within_s: float = DEADLINE_S
+) -> Any:
+    """Poll until it is true; return what it gave. `what` is a function where it tells how things are then."""
     end = time.monotonic() + within_s
     while not (found := condition()):
-        assert time.monotonic() < end, f"not within {within_s:g} s: {what}"
+        assert time.monotonic() < end, f"not within {within_s:g} s: {what() if callable(what) else what}"
         time.sleep(0.01)
     return found
 
@@ -112,6 +116,7 @@ class Fastpath:
     def start(self, *, waits: bool = True) -> None:
         """Start the process, in a log that goes on, and wait until it answers and receives."""
         with self.log_file.open("a") as log:
+            self._n_begun = self.log.count(BEGUN)
             self.process = self.box.popen(
                 *(*COMMAND, "run", "-c", str(self.file)), cwd=ROOT, stdout=log, stderr=log
             )
@@ -126,7 +131,7 @@ class Fastpath:
     def _is_there(self) -> bool:
         assert self.process.poll() is None, f"{self.name} ended with {self.process.returncode}: {self.log}"
         with suppress(NotAnswered):
-            return bool(self.show("status")) and self.log.count("forwarding node=") > 0
+            return bool(self.show("status")) and self.log.count(BEGUN) > self._n_begun
         return False
 
     @property
@@ -180,7 +185,7 @@ class Fastpath:
         before = len(self.log)
         self.process.send_signal(signal.SIGHUP)
         said = lambda: any(word in self.log[before:] for word in ("reloaded", "reload refused"))  # noqa: E731
-        wait_for(said, f"a word about the reload: {self.log[before:]}")
+        wait_for(said, lambda: f"a word about the reload: {self.log[before:]}")
         return self.log[before:]
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:

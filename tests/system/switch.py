@@ -8,7 +8,10 @@ import subprocess
 from pathlib import Path
 
 from ctrl.lab.namespaces import Namespace
-from tests.system.lab import Lab, Vm, wait_for
+from tests.system.lab import Lab, Vm, finished, plug, wait_for
+
+POINT, OVS = "10.9.0.1", "10.1.3.2"
+"""Addresses of a replication point, and of the switch behind it."""
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 TOOLS = ("ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-ofctl", "ovs-appctl")
@@ -102,3 +105,16 @@ class Switch:
             "add-flow", "br-int", f"in_port={tunnel},tun_id={key & mask:#x}/{mask:#x},actions=output:{name}"
         )
         return Vm(self.lab, self.box, f"{name}-in", number)
+
+
+def behind_a_point(lab: Lab) -> tuple[Namespace, dict[int, Namespace], Switch]:
+    """Make a point's box, hosts 1 and 2 behind its p1 and p2, and host 3 with a switch behind p3."""
+    box = lab.box("point", forwards=True)
+    box.address("lo", f"{POINT}/32")
+    far = {n: lab.box(f"n{n}") for n in (1, 2, 3)}
+    for n in (1, 2):
+        plug(box, f"p{n}", far[n], (f"10.1.{n}.1/24", f"10.1.{n}.2/24"))
+    plug(box, "p3", far[3])
+    box.address("p3", "10.1.3.1/24")
+    finished(box, "p3")  # the switch reads packet sockets: it would see a train as one datagram
+    return box, far, Switch(lab, far[3], f"{OVS}/24", ("10.1.3.1", box.mac("p3")))

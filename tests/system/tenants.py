@@ -8,12 +8,12 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
-from functools import partial
 from ipaddress import ip_address
 
-from ctrl.lab.namespaces import Namespace, connect
+from ctrl.lab.namespaces import Namespace
 from tests.system.joins import IP_ADD_SOURCE_MEMBERSHIP, Ear, is_control
-from tests.system.lab import QUIET_S, Fastpath, Lab, has_carrier, wait_for
+from tests.system.lab import QUIET_S, Fastpath, Lab, wait_for
+from tests.system.nves import veth_box
 
 PORT = 5004
 _NUMBERED = re.compile(rb"tenant(\d{8})")
@@ -78,10 +78,7 @@ class Tenant:
 
 def veth_tenant(lab: Lab, host: Namespace, device: str, number: int) -> Tenant:
     """A VM in a namespace of its own, on a veth of its host."""
-    vm = lab.box(f"vm{number}")
-    connect(host, device, vm, "eth0", mtu=1500)
-    wait_for(partial(has_carrier, host, device), f"carrier of {device}")
-    return Tenant(lab, vm, "eth0", number)
+    return Tenant(lab, veth_box(lab, host, device, f"vm{number}"), "eth0", number)
 
 
 def stream(vms: Mapping[str, Tenant], sender: str, group: str, numbers: Collection[int], *to: str) -> None:
@@ -103,4 +100,8 @@ def expect_tenants(nve: Fastpath, group: str, *wanted: tuple[str, str], within_s
         rows = nve.show("members", group=group)
         return {(str(row["port"]), str(row["nve"])) for row in rows if row["network"]}
 
-    wait_for(lambda: found() == set(wanted), f"members of {group} at {nve.name}: {wanted}", within_s)
+    wait_for(
+        lambda: found() == set(wanted),
+        lambda: f"members of {group} at {nve.name}: {wanted}, not {found()}",
+        within_s,
+    )

@@ -1,6 +1,7 @@
 """A device probes a point over real sockets and wires: cut, killed, stopped, busy, closed; IPv4 and IPv6."""
 
 import asyncio
+import gc
 import shutil
 import signal
 import socket
@@ -49,6 +50,7 @@ def ends():
 
 
 def n_descriptors():
+    gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -178,7 +180,7 @@ def test_a_packet_from_too_many_routers_away_is_refused(ends):
     answering.ready()
     device.run(forge, 200)
     device.run(forge, 255)
-    time.sleep(0.1)
+    wait_for(lambda: answering.ask()["rows"], "the second one came")
     found = answering.ask()
     assert found["counts"]["too_far"] == 1
     assert [row["peer"] for row in found["rows"]] == [DEVICE]
@@ -254,4 +256,4 @@ async def test_two_on_one_address_are_told_and_a_closed_one_leaves_it_and_no_des
     first.close()
     Responder(local, bool).close()
     await asyncio.sleep(0)
-    assert n_descriptors() == n_open
+    assert n_descriptors() <= n_open  # what tests before this one left may go meanwhile

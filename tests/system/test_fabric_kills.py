@@ -15,7 +15,7 @@ import pytest
 from ctrl.protocols.messages import Kind
 from tests.house.tree import ROOT
 from tests.system.crowd import FIRST_OTHER, sent
-from tests.system.fabric import Fabric, Nve, expect_one_gap, expect_whole, group_of, lacking
+from tests.system.fabric import Fabric, expect_one_gap, expect_whole, group_of, lacking
 from tests.system.fabric_truth import lists, settles
 from tests.system.lab import Lab, wait_for
 
@@ -48,9 +48,6 @@ class Scene:
         remote = dict(lists(self.tors[0]))[group_of(vni)]
         return next(name for name, point in self.fabric.points.items() if [point.address] == remote)
 
-    def rejoined(self, *nves: Nve) -> bool:
-        return self.fabric.have_joined(nves)
-
 
 def imported_s() -> float:
     """How long Python alone takes here and now for what a start imports."""
@@ -68,7 +65,7 @@ def made() -> Iterator[Scene]:
 @pytest.fixture
 def scene(made: Scene) -> Scene:
     """The fabric, once it is as it should be."""
-    wait_for(lambda: made.rejoined(*made.blue, *made.green), "the NVEs have joined")
+    wait_for(lambda: made.fabric.have_joined([*made.blue, *made.green]), "the NVEs have joined")
     made.settles(15.0)
     return made
 
@@ -90,17 +87,17 @@ def test_without_a_configured_tunnel_every_vm_hears_every_frame_once_in_mesh_and
 def test_a_group_that_grows_and_shrinks_changes_its_way_and_nobody_misses_or_doubles_a_frame(scene: Scene):
     """M12: make before break, both ways, while two of the NVEs hear each other's frames."""
     nves = [tor.nve(GROWING) for tor in scene.tors[:2]]
-    wait_for(lambda: scene.rejoined(*nves), "they have joined")
+    wait_for(lambda: scene.fabric.have_joined(nves), "they have joined")
     scene.settles()
     with ExitStack() as stack:
         streams = [stack.enter_context(scene.fabric.traffic(*pair)) for pair in (nves, nves[::-1])]
         grown = scene.tors[2].nve(GROWING)
-        wait_for(lambda: scene.rejoined(grown), "the third has joined")
+        wait_for(lambda: scene.fabric.have_joined([grown]), "the third has joined")
         scene.settles()
         assert scene.copying(GROWING)
         time.sleep(0.2)
         grown.host.delete_link(grown.device)
-        wait_for(lambda: not scene.rejoined(grown), "the third has left")
+        wait_for(lambda: not scene.fabric.have_joined([grown]), "the third has left")
         scene.settles()
         assert dict(lists(scene.tors[0]))[group_of(GROWING)] == [scene.tors[1].address]
         time.sleep(0.2)
@@ -152,7 +149,10 @@ def test_a_killed_device_forwards_by_its_stored_tunnels_within_a_second_of_its_s
             time.sleep(0.2)
             scene.tors[0].kill()
             scene.tors[0].start()
-            wait_for(lambda: scene.rejoined(scene.blue[0], scene.green[0]), "its NVEs have joined again")
+            wait_for(
+                lambda: scene.fabric.have_joined([scene.blue[0], scene.green[0]]),
+                "its NVEs have joined again",
+            )
             if with_manager:
                 scene.settles()
             time.sleep(0.5)

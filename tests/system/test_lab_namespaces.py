@@ -1,5 +1,6 @@
 """Namespaces are made, wired and gone again, also where something fails; needs root or a user namespace."""
 
+import gc
 import os
 import socket
 import subprocess
@@ -29,6 +30,7 @@ def pair():
 
 
 def open_descriptors() -> set[str]:
+    gc.collect()
     return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
@@ -179,7 +181,7 @@ def test_programs_are_ended_and_descriptors_closed_also_after_an_error():
     with pytest.raises(LookupError):
         fail()
     assert [program.returncode for program in programs] == [-15, -9]
-    assert open_descriptors() == before
+    assert open_descriptors() <= before  # what tests before this one left may go meanwhile
 
 
 def test_a_namespace_is_gone_when_its_lab_is(pair):

@@ -14,6 +14,7 @@ from ctrl.cli.asking import NotAnswered, get
 from ctrl.lab import build, labfile
 from ctrl.lab.namespaces import Lab, Namespace, missing
 from ctrl.lab.running import BUILT, Keeper
+from tests.system.lab import BEGUN, wait_for
 from tests.system.labs import USER, Labs, no_user_namespace, short_folder
 from tests.unit.test_lab_file import SMALL
 
@@ -128,7 +129,8 @@ def test_the_fastpath_of_a_box_is_killed_and_starts_again_with_what_it_kept(
             get(ear, "/v1/status")
         keeper.restart("tor")
         assert get(ear, "/v1/status")
-        assert (keeper.folder / "tor.log").read_text().count("forwarding node=tor") == 2
+        # it answers a moment before it says that it has begun
+        wait_for(lambda: (keeper.folder / "tor.log").read_text().count(BEGUN) == 2, "both starts are told")
     labs.expect_nothing_left()
 
 

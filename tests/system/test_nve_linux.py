@@ -13,25 +13,26 @@ from dataclasses import dataclass
 
 import pytest
 
-from ctrl.lab.namespaces import Namespace, missing
+from ctrl.lab.namespaces import Namespace
 from tests import taps
 from tests.system.lab import Fastpath, Lab, expect_once, plug, wait_for
 from tests.system.nves import (
     QUICK,
     Talker,
-    colons,
     core_port,
+    expect_straight,
     floods_to,
+    introduce,
     joined,
     lost_by,
-    macs,
     tap_vm,
     veth_vm,
     vm_port,
 )
 from tests.system.test_vxlan_neighbours import speak_tcp
 
-pytestmark = pytest.mark.skipif((missing() or taps.why_not()) is not None, reason=str(missing()))
+WHY = taps.why_not()
+pytestmark = pytest.mark.skipif(WHY is not None, reason=str(WHY))
 MANY = list(range(1, 101))
 NOBODY = b"\2\xd0\0\0\0\x63"
 
@@ -123,15 +124,10 @@ def test_multicast_and_unknown_unicast_are_flooded_alike(fabric: Fabric, sender:
 def test_known_unicast_goes_straight_to_its_vm_and_to_nobody_else(fabric: Fabric) -> None:
     """N8: not even by the device's process."""
     vms = fabric.vms
-    for vm in vms.values():
-        vm.send(0)
-    for vm in vms.values():
-        vm.heard(3, quiet_s=0)
-    wait_for(lambda: {colons(vm.mac) for vm in vms.values()} <= macs(fabric.nve).keys(), "all are known")
+    introduce(vms, fabric.nve)
     before = fabric.tor.settled()["replicated"]
-    for sender, to in (("vm1", "n2"), ("n2", "vm1"), ("vm2", "n3"), ("n3", "vm2"), ("vm1", "vm2")):
-        vms[sender].say(vms[to].mac, *MANY)
-        expect_once(vms, MANY, but=tuple(name for name in vms if name != to))
+    pairs = ("vm1", "n2"), ("n2", "vm1"), ("vm2", "n3"), ("n3", "vm2"), ("vm1", "vm2")
+    expect_straight(vms, MANY, *pairs)
     assert fabric.tor.settled()["replicated"] == before
 
 

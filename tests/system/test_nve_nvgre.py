@@ -15,8 +15,9 @@ from ctrl.lab.build import build
 from ctrl.lab.echo import Echo
 from ctrl.lab.namespaces import missing
 from tests.system import switch
-from tests.system.lab import Fastpath, Lab, Vm, expect_once, finished, plug, wait_for
-from tests.system.nves import Talker, core_port, joined, lost_by, macs, veth_vm, vm_port
+from tests.system.lab import Fastpath, Lab, Vm, expect_once, wait_for
+from tests.system.nves import Talker, colons, core_port, joined, knows, lost_by, veth_vm, vm_port
+from tests.system.switch import OVS, POINT
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 needs_ovs = pytest.mark.skipif(switch.missing() is not None, reason=str(switch.missing()))
@@ -80,7 +81,7 @@ def test_vms_speak_ip_with_one_another_and_no_answer_is_flooded(lab: Nvgre) -> N
     for vm in lab.vms.values():
         vm.heard(0)
     lab.vms["vm1"].say(bytes.fromhex(lab.vms["vm3"].box.mac("eth0").replace(":", "")), *MANY)
-    lab.vms["vm3"].heard(len(MANY))
+    assert lab.vms["vm3"].heard(len(MANY)) == MANY
     assert lab.daemons["point1"].settled()["replicated"] == before
 
 
@@ -107,7 +108,7 @@ def test_nothing_was_lost_on_the_way(lab: Nvgre) -> None:
     assert {name: lost for name, one in lab.daemons.items() if (lost := lost_by(one))} == {}
 
 
-POINT, LINUX, OVS, OURS = "10.9.0.1", "10.1.1.2", "10.1.3.2", "10.1.2.2"
+LINUX, OURS = "10.1.1.2", "10.1.2.2"
 VNI, VSID, FLOW = 100, 5000, 42
 
 
@@ -115,15 +116,7 @@ VNI, VSID, FLOW = 100, 5000, 42
 def test_open_vswitch_and_our_nve_speak_nvgre_through_a_point() -> None:
     """One copy goes to the service node (N1); frames to OVS's VM go straight there, as learned (N8)."""
     with Lab("ovsnve") as lab:
-        box = lab.box("point", forwards=True)
-        box.address("lo", f"{POINT}/32")
-        far = {n: lab.box(f"n{n}") for n in (1, 2, 3)}
-        for n in (1, 2):
-            plug(box, f"p{n}", far[n], (f"10.1.{n}.1/24", f"10.1.{n}.2/24"))
-        plug(box, "p3", far[3])
-        box.address("p3", "10.1.3.1/24")
-        finished(box, "p3")  # the switch reads packet sockets
-        ovs = switch.Switch(lab, far[3], f"{OVS}/24", ("10.1.3.1", box.mac("p3")))
+        box, far, ovs = switch.behind_a_point(lab)
         ovs.tunnel("gre", "gre", OVS)
         vms: dict[str, Vm] = {"ovs": ovs.vm("vm", 5, "gre", VSID << 8 | FLOW, 0xFFFFFF00, POINT)}
         far[1].vxlan("vx", VNI, local=LINUX, group=POINT, vxlan_learning=1)
@@ -149,8 +142,8 @@ def test_open_vswitch_and_our_nve_speak_nvgre_through_a_point() -> None:
             vm.send(*MANY)
             expect_once(vms, MANY, but=(sender,))
         assert int(nve.port("up")["copies_out"]) == len(MANY)
-        known, before = macs(nve), point.settled()["replicated"]
-        assert known[vms["ovs"].mac.hex(":")] == OVS
+        assert knows(nve, vms["ovs"])[colons(vms["ovs"].mac)] == OVS
+        before = point.settled()["replicated"]
         ours.say(vms["ovs"].mac, *MANY)
         expect_once(vms, MANY, but=("linux", "ours"))
         assert point.settled()["replicated"] == before

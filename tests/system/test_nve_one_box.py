@@ -20,7 +20,19 @@ import pytest
 from ctrl.lab.echo import Echo
 from ctrl.lab.namespaces import Namespace, missing
 from tests.system.lab import Fastpath, Lab, expect_once, plug, wait_for
-from tests.system.nves import QUICK, Talker, colons, core_port, floods_to, joined, macs, veth_vm, vm_port
+from tests.system.nves import (
+    QUICK,
+    Talker,
+    colons,
+    core_port,
+    expect_straight,
+    floods_to,
+    introduce,
+    joined,
+    macs,
+    veth_vm,
+    vm_port,
+)
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 MANY = list(range(1, 101))
@@ -93,18 +105,13 @@ def test_a_broadcast_crosses_the_box_and_reaches_every_other_vm_once(boxes: Boxe
 def test_known_unicast_leaves_the_box_by_the_way_to_its_host(boxes: Boxes) -> None:
     """N8, N11: the device inside has nothing to do with it."""
     vms = boxes.vms
-    for vm in vms.values():
-        vm.send(0)
-    for vm in vms.values():
-        vm.heard(2, quiet_s=0)
-    wait_for(
-        lambda: {macs(boxes.one).get(colons(vm.mac)) for vm in vms.values()} == {"v1", "10.1.2.2", FAR},
-        f"all stations are known: {macs(boxes.one)}",
-    )
+    introduce(vms, boxes.one, boxes.far)
+    known = macs(boxes.one)
+    assert {name: known[colons(vm.mac)] for name, vm in vms.items()} == {
+        "vm1": "v1", "n2": "10.1.2.2", "vm3": FAR,
+    }  # fmt: skip
     before = int(boxes.one.port("up")["copies_out"])
-    for sender, to in (("vm1", "n2"), ("n2", "vm1"), ("vm3", "vm1"), ("vm1", "vm3")):
-        vms[sender].say(vms[to].mac, *MANY)
-        expect_once(vms, MANY, but=tuple(name for name in vms if name != to))
+    expect_straight(vms, MANY, ("vm1", "n2"), ("n2", "vm1"), ("vm3", "vm1"), ("vm1", "vm3"))
     assert int(boxes.one.port("up")["copies_out"]) == before
 
 

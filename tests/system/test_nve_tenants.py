@@ -122,8 +122,9 @@ def test_mld_counts_as_igmp_does(fabric: Fabric) -> None:
 def test_groups_that_nobody_joined_are_flooded_or_dropped_as_the_config_says(fabric: Fabric) -> None:
     """RFC 4541 section 2.1.2. What a VM here sends to one goes to others anyway, for they may have joined."""
     vms = fabric.vms
+    before = fabric.dropping.drops().get("unregistered_group", 0)
     stream(vms, "n3", NOBODYS, fabric.many(), "vm1", "vm2")
-    assert fabric.dropping.drops()["unregistered_group"] >= 100
+    wait_for(lambda: fabric.dropping.drops().get("unregistered_group", 0) >= before + 100, "all are dropped")
     stream(vms, "vm3", NOBODYS, fabric.many(), "vm1", "vm2", "n3")
 
 
@@ -134,13 +135,16 @@ def test_link_local_groups_are_for_everybody(fabric: Fabric, group: str) -> None
 
 def test_the_nve_asks_its_vms_and_nobody_sees_what_others_join(fabric: Fabric) -> None:
     """D18: of IGMP a VM sees the queries alone, from nobody, in order that any real querier wins."""
-    began, vm2 = len(fabric.vms["vm2"].control()), fabric.vms["vm2"]
+    vm2 = fabric.vms["vm2"]
+
+    def n_asked() -> list[int]:
+        return [len(vm2.ear.queries(six=six)) for six in (False, True)]
+
+    began = n_asked()
     with fabric.vms["vm1"].join(G), fabric.vms["vm3"].join(G):
         expect_tenants(fabric.dropping, G, ("v3", fabric.vms["vm3"].address))
-        wait_for(lambda: len(vm2.control()) >= began + 2, "queries of both families")
+        wait_for(lambda: all(n > then for n, then in zip(n_asked(), began, strict=True)), "both ask again")
     assert {frame[14 + 12 : 14 + 16] for frame in vm2.control() if frame[12:14] == b"\x08\x00"} == {bytes(4)}
-    assert vm2.ear.queries()
-    assert vm2.ear.queries(six=True)
 
 
 def test_what_vms_join_and_leave_is_told_to_who_watches(fabric: Fabric) -> None:
@@ -170,4 +174,7 @@ def test_nothing_was_lost_and_all_books_balance(fabric: Fabric) -> None:
     for one in (fabric.tor, fabric.flooding, fabric.dropping):
         now = one.settled()
         assert now["received"] == now["replicated"] + now["punted"] + now["dropped"]
-        assert not one.lost().keys() - {"unregistered_group", "no_receiver"}, one.log
+        known = {"unregistered_group", "no_receiver"}
+        if one is fabric.tor:
+            known |= {"unknown_group"}  # what a stack said before the first NVE had joined
+        assert not one.lost().keys() - known, one.log

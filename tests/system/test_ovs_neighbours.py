@@ -4,11 +4,12 @@ import pytest
 
 from ctrl.lab import namespaces
 from tests.system import switch
-from tests.system.lab import Fastpath, Lab, Vm, expect_once, finished, plug
+from tests.system.lab import Fastpath, Lab, Vm, expect_once
+from tests.system.switch import OVS, POINT
 
 WHY = namespaces.missing() or switch.missing()
 pytestmark = pytest.mark.skipif(WHY is not None, reason=str(WHY))
-POINT, LINUX, OTHER_LINUX, OVS = "10.9.0.1", "10.1.1.2", "10.1.2.2", "10.1.3.2"
+LINUX, OTHER_LINUX = "10.1.1.2", "10.1.2.2"
 MANY = list(range(1, 101))
 VNI, VSID, FLOW = 100, 5000, 42
 FOREIGN = 7000
@@ -23,15 +24,7 @@ def lab():
 
 def build(lab):
     """The point's box; two Linux VTEPs that flood to the point; an Open vSwitch."""
-    box = lab.box("point", forwards=True)
-    box.address("lo", f"{POINT}/32")
-    far = {n: lab.box(f"n{n}") for n in (1, 2, 3)}
-    for n in (1, 2):
-        plug(box, f"p{n}", far[n], (f"10.1.{n}.1/24", f"10.1.{n}.2/24"))
-    plug(box, "p3", far[3])
-    box.address("p3", "10.1.3.1/24")
-    finished(box, "p3")  # the switch reads packet sockets: it would see a train as one datagram
-    ovs = switch.Switch(lab, far[3], f"{OVS}/24", ("10.1.3.1", box.mac("p3")))
+    box, far, ovs = switch.behind_a_point(lab)
     vms = {}
     for name, n, address in (("linux", 1, LINUX), ("other linux", 2, OTHER_LINUX)):
         far[n].vxlan("vx", VNI, local=address, group=POINT)

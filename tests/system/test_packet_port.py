@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 import struct
@@ -292,13 +293,14 @@ def test_a_port_that_was_closed_leaves_no_descriptor_and_no_memory(wire: Wire) -
             PacketIo("nve", ring_frames=16, all_multicast=True, program=socket_filter(CLAIMS)).close()
 
     def held() -> tuple[int, int]:
+        gc.collect()
         return sum(1 for _ in Path("/proc/self/fd").iterdir()), resident()
 
     wire.box.run(opened, 20)
     before = held()
     wire.box.run(opened, 200)
     after = held()
-    assert after[0] == before[0]
+    assert after[0] <= before[0]  # what tests before this one left may go meanwhile
     assert after[1] - before[1] < 16 << 20
 
 

@@ -60,7 +60,7 @@ def test_killed_it_leaves_nothing_and_the_next_start_finds_nothing_in_its_way(la
     assert "fastpath-p1" in there["filters"]
     assert there["packet sockets"] == before["packet sockets"] + 2
     assert fastpath.end(signal.SIGKILL) == -signal.SIGKILL
-    wait_for(lambda: traces(track) == before, f"nothing is left: {traces(track)}")
+    wait_for(lambda: traces(track) == before, lambda: f"nothing is left: {traces(track)}")
     assert fastpath.socket.exists()  # nobody could remove it; it does not stop the next one
     fastpath.start()
     works(lab, track, fastpath)

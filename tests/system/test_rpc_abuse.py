@@ -230,7 +230,7 @@ async def test_connections_are_bounded_and_those_that_are_there_live_on():
             held.push(lambda *_, writer=writer: writer.transport.abort())
             writer.write(PREFACE + SETTINGS)
             try:
-                n_refused += not await asyncio.wait_for(reader.read(9), 2)
+                n_refused += not await asyncio.wait_for(reader.read(9), GENEROUS_S)
             except ConnectionError:
                 n_refused += 1
         assert n_refused >= 40

@@ -102,7 +102,10 @@ def test_every_host_that_joined_hears_each_frame_once_and_who_left_none(lab, tor
     expect_members(fastpath, everyone[0])
     before = fastpath.settled()["copies_out"]
     vms[1].send(*FIFTY)
-    wait_for(lambda: fastpath.drops().get("no_receiver") == 50, f"no one left to copy to: {fastpath.drops()}")
+    wait_for(
+        lambda: fastpath.drops().get("no_receiver") == 50,
+        lambda: f"no one left to copy to: {fastpath.drops()}",
+    )
     assert fastpath.settled()["copies_out"] == before
 
 
@@ -130,9 +133,11 @@ def test_one_device_with_many_vnis_joins_the_group_of_each_and_more_than_twenty_
 def test_the_second_information_moves_with_first_joins_and_last_leaves_alone(lab, tor):
     """D3, and D16: no event and no revision comes of a packet. Watched by `fastpath monitor`."""
     fastpath = tor.run(last_member_query_interval_s=0.2)
-    monitor = subprocess.Popen(
-        [*COMMAND, "monitor", "groups", "-j", "-s", str(fastpath.socket)], stdout=subprocess.PIPE, text=True
-    )
+    printed = lab.directory / "monitor.out"
+    with printed.open("w") as out:
+        monitor = subprocess.Popen(
+            [*COMMAND, "monitor", "groups", "-j", "-s", str(fastpath.socket)], stdout=out
+        )
     try:
         watch = Watch(lab, fastpath, "groups")
         wait_for(lambda: n_watching(fastpath) == 2, "both watch")
@@ -149,9 +154,11 @@ def test_the_second_information_moves_with_first_joins_and_last_leaves_alone(lab
         expect_members(fastpath, ("p3", "10.1.3.2", THIRD_GROUP))
         told = [(row["event"], row["group"], row["revision"]) for row in wait_for(watch.rows, "events")]
         assert told == [("joined", GROUP, 1), ("joined", THIRD_GROUP, 2), ("left", GROUP, 3)]
+        wait_for(lambda: printed.read_text().count("\n") >= len(told), "all of it is printed")
         monitor.send_signal(signal.SIGINT)
-        printed = [json.loads(line) for line in monitor.communicate(timeout=10)[0].splitlines()]
-        assert [(row["event"], row["group"], row["revision"]) for row in printed] == told
+        monitor.wait(10)
+        rows = [json.loads(line) for line in printed.read_text().splitlines()]
+        assert [(row["event"], row["group"], row["revision"]) for row in rows] == told
     finally:
         monitor.kill()
         monitor.wait()

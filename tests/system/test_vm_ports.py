@@ -17,7 +17,7 @@ from ctrl.config import parse
 from ctrl.consume import Consumer
 from ctrl.daemon.ports import open_port
 from ctrl.daemon.portset import PortSet
-from ctrl.lab.namespaces import Lab, Namespace, missing
+from ctrl.lab.namespaces import missing
 from ctrl.netlink import Link, View
 from fastpath.claims import Claims
 from fastpath.io._packet import PacketIo
@@ -26,6 +26,7 @@ from tests import frames as f
 from tests import taps
 from tests.native._handed import handed
 from tests.system.consuming import wait_for
+from tests.system.nves import move
 from tests.system.wires import NEEDS_CSUM, TCP4, Wire, collect, wired
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -149,31 +150,21 @@ def test_a_vm_s_port_takes_everything_whatever_is_claimed_elsewhere(wire: Wire, 
         wire.box.run(opened.close)
 
 
-def moved(device: str, here: Namespace, there: Namespace) -> None:
-    """Give an interface to another namespace, where it is brought up."""
-    index = here.index(device)
-    here.netlink(lambda ip: ip.link("set", index=index, net_ns_fd=there.fd), f"move {device}")
-
-
 @pytest.fixture
-def tap_lab() -> Iterator[Lab]:
+def tap_lab() -> Iterator[taps.TapLab]:
     if reason := taps.why_not():
         pytest.skip(reason)
-    with Lab("vm") as lab:
+    with taps.TapLab() as lab:
         yield lab
 
 
-def quiet(lab: Lab, name: str) -> Namespace:
-    made = lab.namespace(name)
-    made.sysctl("net/ipv6/conf/default/disable_ipv6", 1)
-    return made
-
-
-def test_a_tap_goes_on_where_its_vm_has_it_and_tells_what_becomes_of_it(tap_lab: Lab, wire: Wire) -> None:
-    host, vm = quiet(tap_lab, "host"), quiet(tap_lab, "guest")
+def test_a_tap_goes_on_where_its_vm_has_it_and_tells_what_becomes_of_it(
+    tap_lab: taps.TapLab, wire: Wire
+) -> None:
+    host, vm = tap_lab.bare("host"), tap_lab.bare("guest")
     port = host.run(TapIo, "tap0")
     assert port.state == "up"
-    moved("tap0", host, vm)
+    move("tap0", host, vm)
     assert port.state == "down"
     vm.set_link("tap0", state="up")
     assert port.state == "up"
@@ -219,12 +210,12 @@ address = "10.0.0.1"
 """
 
 
-def test_a_port_s_link_is_that_of_its_vm_and_it_is_made_anew_when_that_ends(tap_lab: Lab) -> None:
+def test_a_port_s_link_is_that_of_its_vm_and_it_is_made_anew_when_that_ends(tap_lab: taps.TapLab) -> None:
     """Nobody tells: the interface is in another namespace, then nowhere."""
     reading = parse(CONFIG)
     assert reading.config, reading.findings
     config = reading.config
-    host, vm = quiet(tap_lab, "host"), quiet(tap_lab, "guest")
+    host, vm = tap_lab.bare("host"), tap_lab.bare("guest")
     ports = PortSet(Claims((4789,), ()))
 
     def turned() -> Link | None:
@@ -237,7 +228,7 @@ def test_a_port_s_link_is_that_of_its_vm_and_it_is_made_anew_when_that_ends(tap_
     try:
         host.run(ports.open_all, config)
         assert ports.seen(View()).links["up"].is_up
-        moved("tap1", host, vm)
+        move("tap1", host, vm)
         assert turned() == Link("tap1", ports["vm1"].index, bytes(6), 0, is_up=False)
         vm.set_link("tap1", state="up")
         assert turned() == Link("tap1", ports["vm1"].index, bytes(6), 0, is_up=True)

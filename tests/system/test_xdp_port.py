@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import select
 import socket
@@ -265,6 +266,7 @@ def resident_kb() -> int:
 
 
 def descriptors() -> int:
+    gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -272,7 +274,7 @@ def leaks(wire: Wire, times: int) -> None:
     open_and_close(wire.namespace, wire.packet, 3)
     before, memory = descriptors(), resident_kb()
     open_and_close(wire.namespace, wire.packet, times)
-    assert descriptors() == before
+    assert descriptors() <= before  # what tests before this one left may go meanwhile
     assert resident_kb() < memory + 4096, "a port has 8 MB for copies alone"
 
 

@@ -86,14 +86,14 @@ class Learning:
         self.macs.attach(PORTS)
         self.fix()
 
-    def hear(self, vni, i, place, now=0):
-        self.macs.learn(vni, mac(i), place, now)
+    def hear(self, vni, i, place):
+        self.macs.learn(vni, mac(i), place, 0)
 
     def reach(self, *vteps):
         self.macs.reached(vteps)
 
-    def fix(self, *statics, limits=None):
-        self.macs.configure(limits or self.macs.limits, statics, ENCAPS, 0)
+    def fix(self, *statics):
+        self.macs.configure(self.macs.limits, statics, ENCAPS, 0)
 
     @property
     def known(self):

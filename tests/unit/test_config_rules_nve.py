@@ -338,6 +338,22 @@ def test_an_nve_and_a_device_in_one_box_meet_at_internal_ports():
     check_marked(warned + 'address = "10.1.1.2"\n' + BLUE + VM + UP + device)
 
 
+def test_nested_tunnels_leave_by_no_internal_port_and_need_no_room_there():
+    """CONFORMANCE N11."""
+    tunnels = """
+[[port]]
+name = "core"
+faces = "core"
+mtu = 1581  # warning: port[3].mtu: 1581 is too small for nested tunnels: they add 32 bytes
+[device]
+address = "10.0.0.1"
+[[device.peer]]
+group = "239.1.1.1"
+addresses = ["10.0.0.2"]
+"""
+    check_marked(NVE + BLUE + VM + INTERNAL.replace("faces", "mtu = 1550\nfaces") + tunnels)
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -428,10 +444,6 @@ name = "p1"
 faces = "z"  # error: port[0].faces
 [[nve.mac]]
 network = "blue"
-mac = "02:00:00:00:00:01"
-port = "p1"
-[[nve.mac]]
-network = "blue"
 mac = "02:00:00:00:00:02"
-vtep = 5  # error: nve.mac[1].vtep: 5 given
+vtep = 5  # error: nve.mac[0].vtep: 5 given
 {BLUE}""")

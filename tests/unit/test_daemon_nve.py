@@ -5,36 +5,30 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from ctrl import punt
-from ctrl.config import parse
 from ctrl.daemon import reach as r
-from ctrl.daemon.nve import Nve
 from ctrl.daemon.refusing import StartError, refuse_what_is_not_live, refuse_what_takes_a_restart
-from ctrl.daemon.snooping import Snooping
-from ctrl.events import Bus
 from ctrl.explain.answer import answer
-from ctrl.membership import Membership
-from ctrl.netlink import Link, NextHop, View
+from ctrl.netlink import Link, NextHop
 from ctrl.protocols.messages import Kind, Report
-from ctrl.publisher import Publisher
-from ctrl.refusals import Refused
-from ctrl.roles.device import Device
 from ctrl.roles.nve.macs import TICKS
-from fastpath import Forwarder, MemoryPort, Punts
+from fastpath import Forwarder
 from tests import frames as f
+from tests.unit import nves
+from tests.unit.nves import FAR, LINKS, OWN, PORTS, RED, UP, UPLINK, VM1, VM2, down, read, tunnelled
 
 pytestmark = pytest.mark.asyncio
 
-UP, VM1, VM2, RED = range(4)
-OWN, FAR, FARTHER = ip_address("10.0.0.1"), ip_address("10.0.0.2"), ip_address("10.7.0.3")
+FARTHER = ip_address("10.7.0.3")
 GROUP = int(ip_address("239.1.1.100"))
-TEXT = """
+TEXT = (
+    """
 [nve]
 address = "10.0.0.1"
 max_vteps = 2
@@ -47,22 +41,9 @@ group = "239.1.1.100"
 name = "red"
 vni = 200
 group = "239.1.1.200"
-[[port]]
-name = "up"
-faces = "core"
-[[port]]
-name = "vm1"
-faces = "vm"
-network = "blue"
-[[port]]
-name = "vm2"
-faces = "vm"
-network = "blue"
-[[port]]
-name = "vm3"
-faces = "vm"
-network = "red"
 """
+    + PORTS
+)
 STATIC = """
 [[nve.mac]]
 network = "blue"
@@ -73,22 +54,7 @@ network = "blue"
 mac = "02:00:00:00:00:64"
 port = "vm2"
 """
-MACS = {
-    name: bytes.fromhex(f"0200000001{place:02x}") for place, name in enumerate(("up", "vm1", "vm2", "vm3"))
-}
 NEXT, OTHER = bytes.fromhex("02000000fe01"), bytes.fromhex("02000000fe02")
-LINKS = {
-    name: Link(
-        name, place + 2, mac, 1500, is_up=True, addresses=(ip_interface("10.0.0.5/24"),) * (name == "up")
-    )
-    for place, (name, mac) in enumerate(MACS.items())
-}
-
-
-def read(text):
-    reading = parse(text)
-    assert reading.config, reading.findings
-    return reading.config
 
 
 def vm(i, to=b"\xff" * 6):
@@ -99,60 +65,15 @@ def mac(i):
     return b"\x02\0\0\0\0" + bytes([i])
 
 
-def tunnelled(i, sender=FAR, to="239.1.1.100", vni=100):
-    return f.wire(f.vxlan_packet(vm(i), str(sender), to, vni))
+def far(i, sender=FAR):
+    return tunnelled(vm(i), sender)
 
 
-class Host:
-    """What the daemon makes of a config, without a kernel: `see` is news of it, `hear` a frame."""
+class Host(nves.Host):
+    """And what it came to."""
 
     def __init__(self, text=TEXT, hops=None):
-        self.config = read(text)
-        self.view, self.refused, self.bus = View(LINKS, hops or {}), Refused(), Bus(lambda: 0.0)
-        self.reach = r.work_out(self.config, self.view)
-        membership = Membership()
-        self.publisher = Publisher(membership, self.reach.basis)
-        self.ports = [MemoryPort() for _ in self.config.ports]
-        nve = self.config.nve
-        self.forwarder = Forwarder(
-            self.reach.layout,
-            self.ports,
-            self.publisher.lists.values(),
-            punts=Punts(),
-            max_macs=nve.max_macs,
-            max_vteps=nve.max_vteps,
-        )
-        self.nve = Nve(self.config, self.reach, self.forwarder, self.refused, self.bus)
-        self.device = Device(membership, self.refused, self.config.membership)
-        self.sent: list[tuple[int, bytes]] = []
-        self.addresses = {OWN}
-        self.snooping = Snooping(
-            self.forwarder,
-            self.device,
-            self.publisher,
-            self.refused,
-            lambda port, frame: self.sent.append((port, frame)),
-            lambda event: None,
-            self.nve,
-        )
-        self.see()
-
-    def see(self, links=None, **hops):
-        """News of the kernel: `hops` by interface, the addresses that it leads to and their MAC."""
-        self.view = View(links or self.view.links, self.view.hops | hops.get("hops", {}))
-        told = r.Told(vteps=self.nve.vteps)
-        self.reach = r.work_out(self.config, self.view, told)
-        step = self.publisher.reroute(self.reach.basis)
-        self.forwarder.relayout(self.reach.layout, step.lists, step.removed, self.reach.hops)
-        self.nve.apply(self.reach, r.uplinks(self.config, self.reach.layout, self.view), self.addresses)
-        self.snooping.settle()
-
-    def hear(self, place, *frames):
-        """Frames in; the copies that leave for them, by port."""
-        self.ports[place].receive(*frames)
-        self.forwarder.run()
-        self.nve._turn()
-        return {port.name: out.take() for port, out in zip(self.config.ports, self.ports, strict=True)}
+        super().__init__(text, hops)
 
     def to(self, place, *frames):
         """The ports by which copies left."""
@@ -187,7 +108,7 @@ async def test_what_a_vm_sends_to_a_vm_beside_it_goes_there_alone_once_that_was_
 
 async def test_a_mac_behind_a_vtep_is_flooded_to_until_netlink_knows_its_next_hop():
     on = Host()
-    on.hear(UP, tunnelled(5))
+    on.hear(UP, far(5))
     assert on.nve.wanted.is_set()
     assert on.nve.vteps == {FAR}
     on.see()
@@ -205,7 +126,7 @@ async def test_a_mac_behind_a_vtep_is_flooded_to_until_netlink_knows_its_next_ho
 
 async def test_a_vtep_that_speaks_another_encap_too_is_not_asked_for_again():
     on = Host(TEXT.replace("vni = 100", "vni = 100\nvsid = 5100"))
-    on.hear(UP, tunnelled(5))
+    on.hear(UP, far(5))
     on.see(hops={FAR: NextHop("up", NEXT)})
     on.hear(UP, f.wire(f.nvgre_packet(vm(6), str(FAR), "239.1.1.100", 5100)))
     assert on.macs == {("blue", 5): "10.0.0.2", ("blue", 6): "10.0.0.2"}
@@ -217,7 +138,7 @@ async def test_a_vtep_that_is_reached_otherwise_gets_its_frames_there():
     core = TEXT + '[[port]]\nname = "core2"\nfaces = "core"\n'
     links = LINKS | {"core2": Link("core2", 9, OTHER, 1500, is_up=True)}
     on = Host(core)
-    on.hear(UP, tunnelled(5))
+    on.hear(UP, far(5))
     on.see(links, hops={FAR: NextHop("up", NEXT)})
     on.see(hops={FAR: NextHop("core2", OTHER)})
     (copy,) = on.hear(VM1, vm(1, to=mac(5)))["core2"]
@@ -230,7 +151,7 @@ async def test_a_vtep_that_is_reached_otherwise_gets_its_frames_there():
 async def test_what_is_explained_goes_where_frames_go():
     on = Host()
     on.hear(VM2, vm(2))
-    on.hear(UP, tunnelled(5))
+    on.hear(UP, far(5))
     on.see(hops={FAR: NextHop("up", NEXT)})
     for i, copies in (
         (2, [("vm2", "vm")]),
@@ -248,12 +169,12 @@ async def test_what_is_explained_goes_where_frames_go():
 async def test_vteps_are_bounded_and_those_without_macs_make_room():
     on = Host()
     for i in range(4):
-        on.hear(UP, tunnelled(i + 1, sender=f"10.0.0.{10 + i}"))
+        on.hear(UP, far(i + 1, sender=f"10.0.0.{10 + i}"))
     assert len(on.nve.vteps) == 1
     assert on.refused == {"vteps_waiting": 3}
     for i in range(4):
         on.see(hops={one: NextHop("up", NEXT) for one in on.nve.vteps})
-        on.hear(UP, tunnelled(i + 11, sender=f"10.0.0.{10 + i}"))
+        on.hear(UP, far(i + 11, sender=f"10.0.0.{10 + i}"))
     assert set(on.macs.values()) == {"10.0.0.10", "10.0.0.11"}
     assert on.refused == {"vteps_waiting": 3, "vteps_full": 2}
     on.nve.wanted.clear()
@@ -262,7 +183,7 @@ async def test_vteps_are_bounded_and_those_without_macs_make_room():
     assert on.macs == {}
     assert on.nve.vteps == frozenset()
     assert on.nve.wanted.is_set()
-    on.hear(UP, tunnelled(5))
+    on.hear(UP, far(5))
     on.see(hops={FAR: NextHop("up", NEXT)})
     assert on.macs == {("blue", 5): "10.0.0.2"}
 
@@ -274,17 +195,16 @@ async def test_the_macs_of_a_port_that_goes_down_are_gone_at_once_and_its_group_
     on.hear(VM2, vm(2))
     joined = {(UP, Kind.TO_EX, GROUP, int(ip_address("10.0.0.5"))), (UP, Kind.TO_EX, GROUP + 100, 0x0A000005)}
     assert set(on.reports()) == joined, "from the address of the interface (W8)"
-    on.see(LINKS | {"vm1": replace(LINKS["vm1"], is_up=False)})
+    on.see(down("vm1"))
     assert on.macs == {("blue", 2): "vm2"}
     assert not set(on.reports()) - joined
-    down = {name: replace(LINKS[name], is_up=False) for name in ("vm1", "vm2")}
-    on.see(LINKS | down)
+    on.see(down("vm1", "vm2"))
     assert on.macs == {}
     assert {(port, group) for port, kind, group, _ in on.reports() if kind is Kind.TO_IN} == {(UP, GROUP)}
     assert [one.networks for one in on.nve.view().joined] == [("red",)]
-    assert on.to(UP, tunnelled(5)) == set()
+    assert on.to(UP, far(5)) == set()
     on.see(LINKS)
-    assert on.to(UP, tunnelled(5)) == {"vm1", "vm2"}
+    assert on.to(UP, far(5)) == {"vm1", "vm2"}
 
 
 async def test_queries_that_come_in_at_the_uplink_are_answered_and_are_not_the_device_s():
@@ -295,7 +215,6 @@ async def test_queries_that_come_in_at_the_uplink_are_answered_and_are_not_the_d
     total = f.internet_checksum(bytes([0x11]) + query)
     query = query[:1] + total.to_bytes(2, "big") + query[3:]
     on.hear(UP, f.wire(f.igmp("10.0.0.9", "224.0.0.1", 0x11, query)))
-    on.snooping._turn()
     assert not on.refused
     assert {group for _, _, group, _ in on.reports()} == {GROUP, GROUP + 100}
     on.snooping.stop()
@@ -382,7 +301,7 @@ async def test_a_reload_that_moves_the_uplink_moves_what_goes_to_static_vteps():
         for core, nve in ends
         for one, faces, other in ((core, "core", nve), (nve, "nve", core))
     )
-    text = TEXT.replace('[[port]]\nname = "up"\nfaces = "core"\n', pairs) + STATIC
+    text = TEXT.replace(UPLINK, pairs) + STATIC
     links = LINKS | {name: replace(LINKS["up"], name=name, addresses=()) for pair in ends for name in pair}
     on = Host(text)
     on.see(links)
@@ -412,7 +331,7 @@ async def test_what_the_table_was_made_by_takes_a_restart(old, new, key):
 
 
 async def test_an_nve_comes_and_goes_with_a_restart_alone():
-    plain = read('[[port]]\nname = "up"\nfaces = "core"\n')
+    plain = read(UPLINK)
     with pytest.raises(StartError, match="nve changed"):
         refuse_what_takes_a_restart(plain, read(TEXT))
     refuse_what_is_not_live(read(TEXT))

@@ -243,7 +243,8 @@ def test_what_is_lost_is_logged_when_it_begins_once_a_minute_and_when_it_ends(ca
     losses.log(lost(truncated=9), {})
     for n in range(3, 64):
         losses.log(lost(ring_full=n, truncated=12), {})
-    losses.log(lost(ring_full=63, port_refused=7, punt_limit=2), {"groups_full": 5, "link_local_group": 8})
+    traffic = {"link_local_group": 8, "query_of_nobody": 3}
+    losses.log(lost(ring_full=63, port_refused=7, punt_limit=2), {"groups_full": 5, **traffic})
     assert [record.getMessage() for record in caplog.records] == [
         "drops ring_full=3",
         "drops ring_full=63",

@@ -7,8 +7,9 @@ import pytest
 
 from ctrl.daemon.reached import LINES, Reached
 from ctrl.netlink import NextHop
+from tests.unit.nves import OWN, UP
 from tests.unit.test_daemon_nve import FARTHER as FAR
-from tests.unit.test_daemon_nve import NEXT, OWN, UP, Host, tunnelled
+from tests.unit.test_daemon_nve import NEXT, Host, far
 
 NEAR = ip_address("10.0.0.2")
 UNREACHED = ("WARNING", "vtep unreached vtep=10.7.0.3 why=no_route")
@@ -102,7 +103,7 @@ def test_our_address_is_told_when_no_interface_has_it_and_when_one_has_it_again(
 @pytest.mark.asyncio
 async def test_a_vtep_that_waits_is_shown_and_told_once(said):
     on = Host()
-    on.hear(UP, tunnelled(5, sender=FAR))
+    on.hear(UP, far(5, sender=FAR))
     assert (on.nve.view().waiting, on.nve.view().vteps) == ((FAR,), ())
     on.nve.tick()
     on.nve.tick()
@@ -115,7 +116,7 @@ async def test_a_vtep_that_waits_is_shown_and_told_once(said):
     assert said() == [UNREACHED]
     on.nve._macs.expire(on.forwarder.mac_now() + 1000)
     assert on.nve.vteps == frozenset()
-    on.hear(UP, tunnelled(6, sender=FAR))
+    on.hear(UP, far(6, sender=FAR))
     on.reach = replace(on.reach, states={})
     on.nve.apply(on.reach, {}, on.addresses)
     on.nve.tick()

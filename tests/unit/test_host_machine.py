@@ -120,7 +120,7 @@ class Wire:
         return {
             (whose, group): wants
             for host, whose in zip(self.hosts, self.whose, strict=True)
-            for group, wants in host.groups.items()
+            for group, wants in host._groups.items()
         }
 
     @property
@@ -171,9 +171,9 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def what_is_kept_is_no_more_than_what_is_wanted(self) -> None:
         for host in self.wire.hosts if hasattr(self, "wire") else ():
-            assert host._asked.keys() <= host.groups.keys()
+            assert host._asked.keys() <= host._groups.keys()
             assert all(host._sayings.values())
-            assert len(host._heap) <= 2 * len(host.groups) + 64 + 1
+            assert len(host._heap) <= 2 * len(host._groups) + 64 + 1
             assert host._n_owed <= 4
 
     def teardown(self) -> None:

@@ -182,6 +182,14 @@ def test_a_link_that_is_back_is_joined_in_version_3(it: Interface) -> None:
     assert {one[1:3] for one in it.said(10.0)} == {(3, IS_EX), (3, IS_IN)}
 
 
+def test_another_address_is_joined_in_the_version_that_is_spoken(it: Interface) -> None:
+    """RFC 9776 section 7.2.1: versions are those of the interface."""
+    it.ask(version=2)
+    it.host.restart(it.at_s)
+    said: list[object] = [(2, IS_EX, G, set()), (2, IS_EX, H, set())] * 2
+    assert [one[1:] for one in it.said(10.0)] == said
+
+
 def test_the_timeout_without_a_word_of_the_querier_is_by_our_own_settings() -> None:
     it = Interface(Timers(robustness=3, query_interval_s=20.0))
     it.want(G)

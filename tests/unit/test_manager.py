@@ -9,6 +9,7 @@ from ctrl.rpc.messages import Instructions, Keepalive
 from ctrl.topology.points import Settings
 from tests.unit.fabric import SETTLE_S, World
 from tests.unit.fabric_parts import Link, device, group, point
+from tests.unit.worlds import peopled, running_of
 
 G, H = group(1), group(2)
 ADDRESSES = {n: device(n).address for n in range(1, 30)}
@@ -18,14 +19,7 @@ def world_of(
     n_devices: int, *, n_points: int = 0, settings: Settings | None = None, settling_s: float = 0
 ) -> World:
     """Make a world with one manager, where all are connected and in no group."""
-    world = World(topology=settings, settling_s=settling_s)
-    for n in range(1, n_devices + 1):
-        world.add(device(n))
-    for n in range(1, n_points + 1):
-        world.add(point(n))
-    for name in world.boxes:
-        world.connect(name, "m1")
-    world.run()
+    world = peopled(World(topology=settings, settling_s=settling_s), n_devices, n_points)
     world.told.clear()
     return world
 
@@ -105,8 +99,6 @@ def test_what_comes_at_once_is_told_at_once_and_one_batch_is_on_its_way() -> Non
     world.join("d1", group(30))
     while link.to_manager:  # it says more, and hears nothing
         world.to_manager(world.boxes["d1"].session or 0)
-    running = world.managers["m1"]
-    assert running is not None
     for _ in range(5):
         world.commit("m1", 10)
         world.report("m1")
@@ -145,8 +137,7 @@ def test_a_silent_device_keeps_its_tunnels_for_the_hold_time_and_then_loses_them
     number = next(number for number, link in world.links.items() if link.node == "d3")
     world.close_at_manager(number)
     world.run()
-    running = world.managers["m1"]
-    assert running is not None
+    running = running_of(world)
     assert {row.node: row.state for row in running.manager.devices(world.now_s)}["d3"] == "held"
     world.run(28, step_s=4)
     assert world.peers("d1", G) == ["d2", "d3"]
@@ -169,8 +160,7 @@ def test_a_manager_that_stood_still_itself_ends_nobody_for_it() -> None:
     """M9: what nodes said meanwhile waits to be heard."""
     world = world_of(1)
     world.now_s += 100
-    running = world.managers["m1"]
-    assert running is not None
+    running = running_of(world)
     world.poll(running)
     assert link_of(world, "d1").is_open_at_manager
 
@@ -233,8 +223,7 @@ def test_word_of_moved_vms_reaches_all_devices_of_all_managers_and_no_point() ->
     for name, manager in (("d1", "m1"), ("d2", "m2"), ("p1", "m1")):
         world.connect(name, manager)
     world.run()
-    running = world.managers["m1"]
-    assert running is not None
+    running = running_of(world)
     nve = b"\x0a\x01\x01\x02"
     assert running.manager.moved([nve], world.now_s) == 2
     world.advance(0)
@@ -300,8 +289,7 @@ def test_a_dead_point_is_left_when_nobody_serves_it_and_a_device_does_not_reach_
 
 
 def _states(world: World) -> dict[str, str]:
-    running = world.managers["m1"]
-    assert running is not None
+    running = running_of(world)
     return {row.node: row.state for row in running.manager.devices(world.now_s)}
 
 
@@ -310,8 +298,7 @@ def test_convergence_is_measured_and_rows_show_who_was_told_what() -> None:
     world.join("d1", G)
     world.join("d2", G)
     world.run()
-    running = world.managers["m1"]
-    assert running is not None
+    running = running_of(world)
     manager = running.manager
     assert manager.convergence.count == 2
     assert manager.convergence.sum_s == pytest.approx(2 * SETTLE_S)

@@ -12,21 +12,16 @@ from ctrl.store.model import MAX_WRITE_BYTES
 from ctrl.topology.entry import Node
 from tests.unit.fabric import World
 from tests.unit.fabric_parts import device, group, point
+from tests.unit.worlds import peopled, running_of
 
 
 def world_of(n_devices: int, settings: ManagerSettings | None = None) -> World:
     """Make a world where all are connected."""
-    world = World(settings=settings)
-    for n in range(1, n_devices + 1):
-        world.add(device(n))
-        world.connect(f"d{n}", "m1")
-    world.run()
-    return world
+    return peopled(World(settings=settings), n_devices)
 
 
 def manager_of(world: World) -> Manager:
-    running = world.managers["m1"]
-    assert running is not None
+    running = running_of(world)
     return running.manager
 
 
@@ -184,8 +179,7 @@ def test_second_information_larger_than_a_write_goes_into_several() -> None:
         assert sum(len(value or b"") for value in write.puts.values()) <= MAX_WRITE_BYTES
         n_writes += 1
         manager.written(write, world.store.commit(write), world.now_s)
-        running = world.managers["m1"]
-        assert running is not None
+        running = running_of(world)
         manager.follow(world.store.since(running.followed, world.store.revision), world.now_s)
         running.followed = world.store.revision
     assert n_writes == 2

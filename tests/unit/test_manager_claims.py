@@ -15,7 +15,7 @@ from ctrl.topology.records import Live
 from ctrl.topology.topology import Topology
 from tests.unit.fabric import World
 from tests.unit.fabric_parts import StoreModel, device, group
-from tests.unit.worlds import deliver, gone_for, world_of
+from tests.unit.worlds import deliver, gone_for, running_of, world_of
 
 G, H = group(1), group(2)
 
@@ -25,8 +25,7 @@ def test_a_claim_that_comes_late_takes_no_node_from_a_newer_session() -> None:
     world = world_of(1)
     world.connect("d1", "m1")
     deliver(world, "d1")
-    m1 = world.managers["m1"]
-    assert m1 is not None
+    m1 = running_of(world)
     late = list(m1.writes)
     m1.writes.clear()
     number = world.connect("d1", "m2")
@@ -180,8 +179,7 @@ def claimed_and_expired(world: World) -> int:
     """Have m1 claim d1, and its lease run out before it looks; the session."""
     number = world.connect("d1", "m1") or 0
     deliver(world, "d1")
-    m1 = world.managers["m1"]
-    assert m1 is not None
+    m1 = running_of(world)
     world.commit("m1", 9)
     world.report("m1")
     world.store.expire(m1.process)
@@ -217,8 +215,7 @@ def test_a_full_list_that_is_older_than_a_claim_ends_no_session(is_read_before: 
     gone_for(world, "d1", 1)
     number = world.connect("d1", "m1") or 0
     deliver(world, "d1")
-    m1 = world.managers["m1"]
-    assert m1 is not None
+    m1 = running_of(world)
     listed, revision = world.store.all(), world.store.revision
     if is_read_before:
         world.commit("m1", 9)
@@ -242,8 +239,7 @@ def test_a_session_that_ended_as_its_groups_came_back_is_not_ready() -> None:
     world.join("d1", G)
     deliver(world, "d1")
     world.commit("m1", 9)
-    m1 = world.managers["m1"]
-    assert m1 is not None
+    m1 = running_of(world)
     m1.manager.take_ready()
     world.follow("m2")
     world.connect("d1", "m2")
@@ -259,8 +255,7 @@ def test_a_session_that_ended_as_its_groups_came_back_is_not_ready() -> None:
 def test_a_session_whose_lease_ran_out_ends() -> None:
     """M9: the store was away for longer than a lease lives."""
     world = world_of(1, n_managers=1)
-    m1 = world.managers["m1"]
-    assert m1 is not None
+    m1 = running_of(world)
     world.store.expire(m1.process)
     world.flow()
     assert world.endings == [("d1", "the node is served by a newer session")]
@@ -286,3 +281,16 @@ def test_a_claim_that_failed_by_what_came_and_went_unseen_is_made_again(is_seen_
     assert world.endings == []
     assert world.links[number].is_open_at_manager
     assert "live/d1" in world.store.items
+
+
+def test_a_session_that_ends_leaves_no_live_key_of_its_process() -> None:
+    """M9: its claim was made twice, and the first one's lease ran out; or the node would never be held."""
+    world = world_of(1, n_managers=1)
+    m1 = running_of(world)
+    claim = world.store.items["live/d1"].value
+    world.store.expire(m1.process)
+    assert world.store.commit(Write({"live/d1": claim}, when={"live/d1": 0}, is_leased=True), m1.process)
+    world.follow("m1")
+    assert world.endings == [("d1", "the node is served by a newer session")]
+    world.commit("m1", 9)
+    assert "live/d1" not in world.store.items

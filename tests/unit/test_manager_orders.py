@@ -13,7 +13,7 @@ from ctrl.rpc.messages import Ack, Hello, Instructions
 from ctrl.store.model import Write
 from tests.unit.fabric import SETTLE_S, World
 from tests.unit.fabric_parts import StoreModel, device, group, point
-from tests.unit.worlds import deliver, gone_for, world_of
+from tests.unit.worlds import deliver, gone_for, running_of, world_of
 
 G, H = group(1), group(2)
 
@@ -23,8 +23,7 @@ def test_a_write_of_an_older_session_never_counts() -> None:
     world = world_of(2)
     world.join("d1", G)
     deliver(world, "d1")
-    m1 = world.managers["m1"]
-    assert m1 is not None
+    m1 = running_of(world)
     late = list(m1.writes)
     assert late
     m1.writes.clear()
@@ -37,8 +36,7 @@ def test_a_write_of_an_older_session_never_counts() -> None:
 def test_a_manager_that_lags_says_nothing_before_it_knows_what_the_node_knows() -> None:
     """M9: an older revision never wins, and never keeps a newer one out."""
     world = world_of(2)
-    m2 = world.managers["m2"]
-    assert m2 is not None
+    m2 = running_of(world, "m2")
     world.join("d1", G)
     world.join("d2", G)
     for _ in range(30):
@@ -66,8 +64,7 @@ def test_a_manager_that_lags_says_nothing_before_it_knows_what_the_node_knows() 
 
 def removal_of(world: World, name: str) -> Write:
     """The write by which m1 ends the hold of a node; m1 does not follow the store meanwhile."""
-    m1 = world.managers["m1"]
-    assert m1 is not None
+    m1 = running_of(world)
     world.poll(m1)
     (write,) = [write for write in m1.writes if f"node/{name}" in write.puts]
     m1.writes.remove(write)
@@ -126,8 +123,7 @@ def test_a_node_that_came_and_went_between_two_looks_is_held_anew(follow: Callab
 def test_who_is_held_and_who_is_back_is_told() -> None:
     """M9."""
     world = world_of(1, n_managers=1)
-    m1 = world.managers["m1"]
-    assert m1 is not None
+    m1 = running_of(world)
     m1.manager.take_news()
     gone_for(world, "d1", 1)
     world.connect("d1", "m1")
@@ -183,8 +179,7 @@ def test_a_switch_waits_for_a_device_that_has_not_acknowledged() -> None:
     world.add(point(1))
     world.connect("p1", "m1")
     slow = world.boxes["d1"].session or 0
-    m1 = world.managers["m1"]
-    assert m1 is not None
+    m1 = running_of(world)
     for _ in range(20):  # d1 hears nothing
         for name in ("d2", "d3", "p1"):
             deliver(world, name)
@@ -212,8 +207,7 @@ def test_a_switch_waits_for_a_point_that_refuses_its_list() -> None:
     world.add(point(1))
     world.connect("p1", "m1")
     world.run(2)
-    m1 = world.managers["m1"]
-    assert m1 is not None
+    m1 = running_of(world)
     assert m1.manager.refused == {"refused_by_node": 1}
     assert all(sum(world.copies(f"d{n}", G).values()) == 2 for n in (1, 2, 3))
     world.leave("d3", G)
@@ -227,8 +221,7 @@ def test_a_full_state_that_differs_in_nothing_is_told_of_at_once() -> None:
     for name in ("d1", "d2"):
         world.join(name, G)
     world.run()
-    m1 = world.managers["m1"]
-    assert m1 is not None
+    m1 = running_of(world)
     number = world.connect("d1", "m1") or 0
     link = world.links[number]
     link.to_manager[0] = Hello(device(1))  # it holds nothing

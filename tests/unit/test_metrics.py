@@ -106,6 +106,11 @@ def test_each_port_and_family_says_whether_we_ask_there_and_how_often_we_did():
         assert value("fastpath_queries_sent_total", **side) == n_sent
 
 
+def test_the_workers_sent_what_they_counted():
+    for worker in ONE.statistics.workers:
+        assert value("fastpath_worker_copies_out_total", worker=str(worker.worker)) == worker.copies_out
+
+
 def test_the_workers_divide_to_what_runtime_shows():
     for row in rows("runtime"):
         worker = {"worker": str(row["worker"])}

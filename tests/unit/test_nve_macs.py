@@ -62,7 +62,7 @@ def test_what_waits_for_vteps_is_bounded_and_makes_room_when_it_waits_no_longer(
     for i in range(6):
         on.hear(BLUE, i, FAR)
     on.reach(FAR)
-    assert len(on.macs) == 6
+    assert len(on.table) == 6
     assert on.refused == {"mac_table_full": 2}
     on.hear(BLUE, 9, FARTHER)
     on.reach(FARTHER)
@@ -196,7 +196,7 @@ def test_each_limit_is_exact_and_has_a_name(limits, room, why):
     on = Learning(limits, room=room)
     for i in range(10):
         on.hear(BLUE, i, 0)
-    assert len(on.macs) == 4
+    assert len(on.table) == 4
     assert on.refused == {why: 6}
     on.hear(BLUE, 0, 0)
     assert on.refused == {why: 6}
@@ -295,7 +295,7 @@ def test_macs_that_nobody_hears_of_age_and_static_ones_do_not():
     on.table.entries[BLUE, mac(2)][1] = 5
     on.macs.take_changes()
     on.macs.expire(300 * TICKS)
-    assert len(on.macs) == 3
+    assert len(on.table) == 3
     on.macs.expire(300 * TICKS + 1)
     assert on.known == {(BLUE, 2): 0, (BLUE, 7): 1}
     assert on.macs.take_changes() == [Change("aged", BLUE, mac(1), 0, None)]

@@ -182,6 +182,19 @@ def test_a_snooper_that_asks_as_nobody_is_no_router(nve: Nve) -> None:
     assert nve.refused == {"query_of_nobody": 1}
 
 
+@pytest.mark.parametrize("place", [2, OVERLAY])
+def test_igmp_that_is_neither_a_query_nor_a_report_goes_to_the_whole_network(nve: Nve, place: int) -> None:
+    """RFC 4541 section 2.1.1."""
+    query = igmp.query_frame(Query(2), bytes(5) + b"\x42", ROUTER)
+    frame = query[: 14 + igmp.HEADERS] + bytes(igmp.V2(type=0x30))
+    nve.hear(place, frame)
+    assert set(nve.sent()) == {Sent("red", port, frame) for port in (1, 2, 3, OVERLAY) if port != place}
+    nve.hear(place, frame[:-1] + b"\x01")
+    assert nve.sent() == []
+    assert nve.tenants.routers("red") == frozenset()
+    assert nve.refused == {"bad_control_checksum": 1}
+
+
 def test_what_the_vms_want_together_is_said_once_in_the_overlay(nve: Nve) -> None:
     """Framework 3.2."""
     nve.say(1, TO_EX)

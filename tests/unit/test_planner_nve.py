@@ -221,6 +221,17 @@ faces = "core"
     assert [egress.out_port for egress in of_device.remote] == [2]
 
 
+def test_a_service_node_that_no_port_reaches_is_sent_to_by_the_uplink_and_the_group_is_not():
+    text = HOST.replace('"10.1.1.2"\n', '"10.1.1.2"\nsend_to = "10.9.0.1"\n', 1)
+    only_internal = text.replace('faces = "core"', 'faces = "nve"') + INTERNAL
+    by = uplink(config_of(only_internal))
+    assert by == 5
+    assert {one.remote for one in plan(config_of(only_internal)).lists} == {
+        (sent("10.9.0.1", Encap.VXLAN, by),),
+        (sent("10.9.0.1", Encap.NVGRE, by),),
+    }
+
+
 def test_vteps_that_the_config_names_may_send_to_the_nve():
     text = HOST.replace('address = "10.1.1.2"\n', """address = "10.1.1.2"
 send_to = ["10.9.0.1", "10.9.0.2"]

@@ -12,9 +12,8 @@ from ctrl.cli.replay import report
 from ctrl.protocols import igmp
 from ctrl.protocols.messages import Query
 from ctrl.replay import replay
-from tests import captures_io as c
 from tests import frames as f
-from tests.joining import BEGIN_NS
+from tests.joining import BEGIN_NS, capture
 from tests.replaying import Checked, checked, config_of
 from tests.wording import words
 
@@ -69,10 +68,8 @@ def run(tmp_path: Path):
     """Replay (seconds, port, frame) by a config, held against the oracle."""
 
     def run(frames, text: str = HOST) -> Checked:
-        blocks = [c.section(), *(c.interface(name, resolution=9) for name in PORTS)]
-        blocks += [c.packet(data, PORTS.index(port), BEGIN_NS + round(s * 1e9)) for s, port, data in frames]
-        (tmp_path / "in.pcapng").write_bytes(b"".join(blocks))
-        return checked(config_of(text), tmp_path / "in.pcapng", tmp_path / "out.pcapng")
+        made = capture(tmp_path / "in.pcapng", frames, PORTS)
+        return checked(config_of(text), made, tmp_path / "out.pcapng")
 
     return run
 
@@ -218,22 +215,28 @@ def test_a_guard_drops_what_a_vm_may_not_send(run):
 def test_a_station_is_forgotten_when_it_was_silent_for_the_ageing_time(tmp_path):
     """By the capture's clock; one that is heard stays."""
     frames = [(0, "vm1", vm(M1)), (1, "vm2", vm(M2)), (8, "vm2", vm(M2)), (11.5, "vm2", vm(M2, M1))]
-    blocks = [c.section(), *(c.interface(name, resolution=9) for name in PORTS)]
-    blocks += [c.packet(data, PORTS.index(port), BEGIN_NS + round(s * 1e9)) for s, port, data in frames]
-    (tmp_path / "in.pcapng").write_bytes(b"".join(blocks))
     text = HOST.replace(f'address = "{OURS}"', f'address = "{OURS}"\nageing_s = 10', 1)
-    done = replay(config_of(text), tmp_path / "in.pcapng", tmp_path / "out.pcapng")
+    made = capture(tmp_path / "in.pcapng", frames, PORTS)
+    done = replay(config_of(text), made, tmp_path / "out.pcapng")
     assert [(one["mac"][-2:], one["age_s"]) for one in done.macs] == [("02", 0.0)]
     assert done.statistics.unknown_unicast == 1
 
 
+def test_frames_to_stations_that_are_forgotten_at_the_end_are_told_as_frames_to_stations(tmp_path):
+    frames = [(0, "vm1", vm(M1)), (1, "vm2", vm(M2, M1)), (60, "up", from_far(vm(M9), src=OURS))]
+    text = HOST.replace(f'address = "{OURS}"', f'address = "{OURS}"\nageing_s = 10', 1)
+    made = capture(tmp_path / "in.pcapng", frames, PORTS)
+    done = replay(config_of(text), made, tmp_path / "out.pcapng")
+    assert done.macs == []
+    lines = "\n".join(report(made, tmp_path / "out.pcapng", done))
+    assert re.search(r"^- +known stations +1$", lines, re.MULTILINE)
+
+
 def test_limits_of_what_is_learned_are_counted_and_lose_no_frame(tmp_path):
-    frames = [("vm1", vm(bytes((2, 0, 0, 0, 1, n)))) for n in range(1, 6)]
-    blocks = [c.section(), *(c.interface(name, resolution=9) for name in PORTS)]
-    blocks += [c.packet(data, PORTS.index(port), BEGIN_NS) for port, data in frames]
-    (tmp_path / "in.pcapng").write_bytes(b"".join(blocks))
+    frames = [(0, "vm1", vm(bytes((2, 0, 0, 0, 1, n)))) for n in range(1, 6)]
     text = HOST.replace(f'address = "{OURS}"', f'address = "{OURS}"\nmax_macs_per_port = 3', 1)
-    done = replay(config_of(text), tmp_path / "in.pcapng", tmp_path / "out.pcapng")
+    made = capture(tmp_path / "in.pcapng", frames, PORTS)
+    done = replay(config_of(text), made, tmp_path / "out.pcapng")
     assert len(done.macs) == 3
     assert done.refused["mac_port_full"] == 2
     assert done.statistics.replicated == 5

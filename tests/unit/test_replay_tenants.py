@@ -14,7 +14,7 @@ from ctrl.protocols.messages import Kind, Query, Record, Report
 from ctrl.replay import Replayed
 from tests import captures_io as c
 from tests import frames as f
-from tests.joining import BEGIN_NS
+from tests.joining import BEGIN_NS, capture
 from tests.replaying import checked, config_of
 from tests.wording import words
 
@@ -68,11 +68,8 @@ def run(tmp_path: Path):
     what left."""
 
     def run(*frames: tuple[float, str, bytes], text: str = HOST) -> tuple[Replayed, list[Sent]]:
-        blocks = [c.section(), *(c.interface(name, resolution=9) for name in PORTS)]
-        blocks += [c.packet(data, PORTS.index(port), BEGIN_NS + round(s * 1e9)) for s, port, data in frames]
-        capture, out = tmp_path / "in.pcapng", tmp_path / "out.pcapng"
-        capture.write_bytes(b"".join(blocks))
-        done = checked(config_of(text), capture, out).done
+        out = tmp_path / "out.pcapng"
+        done = checked(config_of(text), capture(tmp_path / "in.pcapng", frames, PORTS), out).done
         left = [(str(name), (ns - BEGIN_NS) / 1e9, data) for name, ns, data in c.read_frames(out)]
         return done, left
 

@@ -49,7 +49,7 @@ NVE = NveView(
     moved=7,
     aged=5,
     vteps=((FAR, 0),),
-    joined=(JoinedView(GROUP, ("blue", "red"), True),),
+    joined=(JoinedView(GROUP, ("blue", "red")),),
 )
 
 
@@ -112,7 +112,7 @@ def test_a_group_that_the_nve_is_in_shows_whose_vms_need_it():
     ]
     one_up = replace(view().layout, ports=[replace(p, is_up=p.name != "vm1") for p in view().layout.ports])
     assert [row["local"] for row in rows("groups", layout=one_up) if row["via"] == "joined"] == [["vm2"]]
-    only = NveView(joined=(JoinedView(GROUP, ("red",), True),))
+    only = NveView(joined=(JoinedView(GROUP, ("red",)),))
     (row,) = [row for row in rows("groups", nve=only) if row["via"] == "joined"]
     assert (row["vni"], row["local"]) == (["200"], ["vm2"])
 
@@ -187,7 +187,7 @@ def test_stations_are_shown_by_network_and_mac_with_where_they_are():
     ]
 
 
-def test_metrics_count_stations_by_network_and_no_row_is_one_of_them():
+def test_metrics_count_stations_by_network_and_vteps_and_no_row_is_one_of_them():
     text = exposition(view(refused={"mac_port_full": 13})).decode()
     samples = {
         (one.name, *one.labels.values()): one.value
@@ -203,4 +203,5 @@ def test_metrics_count_stations_by_network_and_no_row_is_one_of_them():
     assert samples["fastpath_nve_joined_groups",] == 1
     assert samples["fastpath_record_drops_total", "mac_port_full", "learn"] == 13
     assert "02:00:00:00:07" not in text
+    assert str(FAR) not in text, "who makes up VTEPs makes no series"
     assert "fastpath_macs" not in exposition(view(nve=None)).decode()

@@ -249,9 +249,9 @@ def view(**changes) -> View:
         ),
         refused={"groups_full": 1234, "sources_full": 56, "zero_mac": 3, "not_a_group": 0},
         snooping=(
-            SnoopingView("p1", "igmp", "10.1.1.1", True, 31, 32, 33),
-            SnoopingView("p1", "mld", "fe80::1", False, 41, 42, 43),
-            SnoopingView("core", "igmp", None, False, 0, 0, 0),
+            SnoopingView("p1", "igmp", True, 31, 32, 33),
+            SnoopingView("p1", "mld", False, 41, 42, 43),
+            SnoopingView("core", "igmp", False, 0, 0, 0),
         ),
         n_groups=61,
         second_revision=62,

@@ -21,7 +21,7 @@ from ctrl.roles.manager.work import Work
 from ctrl.store.model import Write
 from ctrl.topology import records
 from ctrl.topology.records import Live
-from ctrl.topology.topology import Topology
+from ctrl.topology.topology import LiveAt, Topology
 
 AGAIN_S = 1.0
 
@@ -136,19 +136,23 @@ class Claims:
         """See whose a node is, as the topology has it by now, and which session of ours it has; True: it is
         that one's from now on."""
         found = self._topology.live_of(name)
+        if session is not None and self._is_lost(session, found):
+            self.superseded(session)
+            session = None
         if session is None:
             if found and self._is_ours(found.live):
                 self._release(records.live_key(name), found.revision)
-        elif session.live:
-            if not found or found.revision != session.live:
-                self.superseded(session)
-        elif session.is_claimed:
-            if found and found.live == self._record(session):
-                session.live = found.revision
-                session.claim_puts, session.claim_when = self._admission.claim(session.node)
-                return True
-            self.superseded(session)
+        elif session.is_claimed and not session.live and found:
+            session.live = found.revision
+            session.claim_puts, session.claim_when = self._admission.claim(session.node)
+            return True
         return False
+
+    def _is_lost(self, session: Session, found: LiveAt | None) -> bool:
+        """Say whether a node that was a session's is so no longer."""
+        if session.live:
+            return found is None or found.revision != session.live
+        return session.is_claimed and (found is None or found.live != self._record(session))
 
     def go_on(self, is_all: bool) -> None:
         """Claim what is to be claimed by what is known now. `is_all`: that came by a full list."""

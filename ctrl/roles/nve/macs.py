@@ -235,9 +235,6 @@ class Macs:
         changes, self._changes = self._changes, []
         return changes
 
-    def __len__(self) -> int:
-        return len(self._table)
-
     @property
     def by_network(self) -> Mapping[int, int]:
         """How many there are in each network that has any, by VNI."""

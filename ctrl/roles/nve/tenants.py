@@ -6,7 +6,8 @@
    address there is), so that whoever asks in the network wins the election, be it from another NVE.
 3. Who asks as somebody is a multicast router, or stands for one: for as long as a querier counts as present
    its place, a VM port or the overlay, gets all groups of the network and the reports of others. Nobody else
-   gets reports (D18); what asks as nobody is another snooper and is shown to nobody.
+   gets reports (D18); what asks as nobody is another snooper and is shown to nobody. IGMP that is neither (of
+   a traceroute, DVMRP or router discovery) is for the whole network, as if nobody snooped (RFC 4541 2.1.1).
 4. Upwards, inside the overlay, the NVE is one host that wants what its VMs want together (RFC 4605 section
    4.1): a device needs to know where a group is wanted, not by how many.
 5. Link-local groups are never members (`Device`): their frames go to the whole network.
@@ -21,22 +22,21 @@ from typing import NamedTuple
 from ctrl import punt
 from ctrl.config.schema import MembershipTable
 from ctrl.membership import Event, Membership, Wants
-from ctrl.protocols import igmp, mld
 from ctrl.protocols.host import HostSide
 from ctrl.protocols.messages import Query
-from ctrl.protocols.state import Filter, Room, Timers
+from ctrl.protocols.state import Filter, Room
 from ctrl.refusals import Refused
 from ctrl.roles.attachment import Attachment
 from ctrl.roles.device import Device
+from ctrl.roles.sides import FAMILIES, timers
 from fastpath.model import IPAddress
 
 OVERLAY = -1
 """Where a frame comes from, or goes, that is no VM port: the other NVEs of the network."""
-DEFAULT_MTU = 1280
+OVERLAY_MTU = 1280
 """Of tenant reports in the overlay: what fits any tenant network that IPv6 does."""
 NOBODY = {32: 0, 128: (0xFE80 << 112) + (1 << 64) - 1}
 """Whose address loses every election, by address bits."""
-_CODECS = {32: igmp, 128: mld}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Tenants:
         for one in self._networks.values():
             one.device.configure(settings)
             for host in one.hosts.values():
-                host.timers = _timers(settings)
+                host.timers = timers(settings)
 
     def attach(self, network: str, ports: Mapping[int, int], now_s: float) -> None:
         """These are the VM ports of a network that are up, by their places, and their MTUs (0: no limit).
@@ -100,7 +100,7 @@ class Tenants:
         if one is None:
             membership = Membership()
             device = Device(membership, self._refused, self._settings, self._room)
-            hosts = {bits: HostSide(_timers(self._settings), self._random) for bits in _CODECS}
+            hosts = {bits: HostSide(timers(self._settings), self._random) for bits in FAMILIES}
             one = self._networks[network] = _Network(device, membership, hosts)
         one.ports = dict.fromkeys(ports)
         for place in [place for place in one.routers if place not in ports and place != OVERLAY]:
@@ -124,13 +124,15 @@ class Tenants:
             self._refused.count("not_an_nve_port")
             return
         heard = punt.read(frame, strict_headers=self._settings.strict_headers)
-        if isinstance(heard, str):
+        if heard == "unknown_control":
+            self._pass_on(network, port, frame, (*one.ports, OVERLAY))
+        elif isinstance(heard, str):
             self._refused.count(heard)
         elif isinstance(heard.message, Query):
             self._hear_query(network, one, port, frame, heard, heard.message, now_s)
         else:
             if port != OVERLAY:
-                one.device.hear(port, frame, now_s)
+                one.device.take(port, heard, now_s)
             self._pass_on(network, port, frame, (place for place in one.routers if place != OVERLAY))
         self._settle(network, one, now_s)
 
@@ -157,7 +159,7 @@ class Tenants:
             self._changed[network, None] = None
         one.routers[port] = max(one.routers.get(port, now_s), now_s + present_s)
         for place in one.ports:
-            one.device.hear(place, frame, now_s)
+            one.device.take(place, heard, now_s)
         self._pass_on(network, port, frame, (*one.ports, OVERLAY))
 
     def _pass_on(self, network: str, port: int, frame: bytes, to: Iterable[int]) -> None:
@@ -237,10 +239,11 @@ class Tenants:
             host.want(int(group), None if wants is None else _filter(wants), now_s)
         self._sent += [Sent(network, port, frame) for port, frame in one.device.take_frames()]
         for bits, host in one.hosts.items():
+            codec = FAMILIES[bits].codec
             host.poll(now_s)
             for report in host.take_reports():
-                for part in _CODECS[bits].split_report(report, DEFAULT_MTU):
-                    frame = _CODECS[bits].report_frame(part, self._mac, NOBODY[bits])
+                for part in codec.split_report(report, OVERLAY_MTU):
+                    frame = codec.report_frame(part, self._mac, NOBODY[bits])
                     self._sent.append(Sent(network, OVERLAY, frame))
 
 
@@ -254,10 +257,6 @@ def union(several: Iterable[Wants]) -> Wants:
         else:
             included |= wants.sources
     return Wants(False, frozenset(included)) if excluded is None else Wants(True, excluded - included)
-
-
-def _timers(settings: MembershipTable) -> Timers:
-    return Timers(robustness=settings.robustness, query_interval_s=settings.query_interval_s)
 
 
 def _filter(wants: Wants) -> Filter:

@@ -102,7 +102,8 @@ cdef inline int64_t take_queued(ring_t *r, uint8_t *to, uint32_t size) noexcept 
 cdef inline bint take_slot(ring_t *r, tpacket2_hdr *slot, uint32_t status, uint16_t in_port, batch_t *batch) noexcept nogil:
     """Hand over what came with a slot. False: no room for it in this batch."""
     cdef uint8_t *data = <uint8_t *>slot + slot.tp_mac
-    cdef virtio_net_hdr vnet = (<virtio_net_hdr *>(data - VNET_SIZE))[0]
+    cdef virtio_net_hdr *vnet = <virtio_net_hdr *>(data - VNET_SIZE)
+    cdef virtio_net_hdr saved
     cdef uint32_t size = slot.tp_snaplen
     cdef frame_t *f
     cdef bint is_super = vnet.gso_type != VIRTIO_NET_HDR_GSO_NONE, is_whole = size == slot.tp_len
@@ -125,10 +126,12 @@ cdef inline bint take_slot(ring_t *r, tpacket2_hdr *slot, uint32_t status, uint1
         r.cursor += 1
         return True
     if r.tags_in_place and status & TP_STATUS_VLAN_VALID:
-        whole = put_tag_back(slot, whole, &vnet)
+        saved = vnet[0]
+        vnet = &saved
+        whole = put_tag_back(slot, whole, vnet)
         size += TAG_SIZE
         status = slot.tp_status
-    if is_super and split_begin(&r.split, whole, size, &vnet):
+    if is_super and split_begin(&r.split, whole, size, vnet):
         cut(r, in_port, batch)
         return r.split.data == NULL
     r.cursor += 1
