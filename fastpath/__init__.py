@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastpath.compiler import Columns, Compiler
+    from fastpath.columns import Columns
+    from fastpath.compiler import Compiler
     from fastpath.errors import CaptureError, FormatError
     from fastpath.forwarder import Forwarder
     from fastpath.ports import MemoryPort, PcapSink, PcapSource
@@ -36,7 +37,7 @@ __all__ = [
 # compiled modules.
 _HOMES = {
     "CaptureError": "fastpath.errors",
-    "Columns": "fastpath.compiler",
+    "Columns": "fastpath.columns",
     "Compiler": "fastpath.compiler",
     "FormatError": "fastpath.errors",
     "Forwarder": "fastpath.forwarder",

@@ -14,14 +14,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
-from fastpath._fib import Fib, hash_keys
+from fastpath._fib import Fib
 from fastpath._layout import LayoutTable
 from fastpath.encap import needs_next_hop, pack_egress
 from fastpath.model import (
@@ -36,11 +33,14 @@ from fastpath.model import (
     ReplicationList,
 )
 
+if TYPE_CHECKING:
+    from fastpath.columns import Columns
+
 Words = tuple[int, int, int, int, int]
 NextHops = Mapping[tuple[int, IPAddress], bytes | None]
 """(out port, address) -> MAC of the next hop by which it is reached from there; None: not known."""
 PORTS_MAX = 256
-_OUTER_GROUP_KINDS = (KeyKind.GROUP, KeyKind.SOURCE_GROUP)
+OUTER_GROUP_KINDS = (KeyKind.GROUP, KeyKind.SOURCE_GROUP)
 
 
 def address_words(address: IPAddress | None) -> tuple[int, int]:
@@ -77,19 +77,6 @@ class _Known(NamedTuple):
     order: tuple[int, int, int, int, int, int]
     egress_id: int
     owner: int
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Many lists as numpy columns. List i has the key `keys[i]` (five uint64 words, see `key_words`) and
-    the egresses
-    `egresses[ids[offsets[i]:offsets[i + 1]]]`, of which the first `n_local[i]` are its local segment."""
-
-    keys: npt.NDArray[np.uint64]
-    offsets: npt.NDArray[np.uint32]
-    n_local: npt.NDArray[np.uint32]
-    ids: npt.NDArray[np.uint32]
-    egresses: Sequence[Egress]
 
 
 class Compiler:
@@ -279,7 +266,7 @@ class Compiler:
                 n_places += 1
                 place = key, n_places
             places[words] = place
-            is_outer = self._numbers and key.kind in _OUTER_GROUP_KINDS
+            is_outer = self._numbers and key.kind in OUTER_GROUP_KINDS
             numbers = self._numbers.get(key.group, []) if is_outer else []
             changes.append((words, *ids, numbers, place[1]))
         self.fib = self.fib.with_changes(self._table, self._fresh, changes)
@@ -295,78 +282,13 @@ class Compiler:
     def fill(self, columns: Columns) -> Fib:
         """The first FIB from columns, a million lists a second; ValueError where the FIB is not empty, a
         key stands twice, or the columns contradict each other."""
-        ids = np.array([self.egress_id(egress) for egress in columns.egresses], np.uint32)
-        if len(columns.ids) and int(columns.ids.max()) >= len(ids):
-            raise ValueError(f"ids name egress {int(columns.ids.max())}, there are {len(ids)}")
-        in_order = _ordered(columns)
-        hashes = np.empty(len(columns.keys), np.uint64)
-        hash_keys(columns.keys, hashes)
-        number_offsets, numbers = self._number_columns(columns.keys)
-        self.fib = self.fib.with_columns(
-            self._table,
-            self._fresh,
-            columns.keys,
-            np.argsort(hashes, kind="stable"),
-            columns.offsets,
-            columns.n_local,
-            ids[in_order] if len(ids) else in_order,
-            number_offsets,
-            numbers,
-        )
+        from fastpath.columns import arranged  # noqa: PLC0415  takes numpy, which nobody else here does
+
+        ids = [self.egress_id(egress) for egress in columns.egresses]
+        arrays = arranged(columns, ids, self._numbers)
+        self.fib = self.fib.with_columns(self._table, self._fresh, *arrays)
         self._fresh = {}
         return self.fib
-
-    def _number_columns(
-        self, keys: npt.NDArray[np.uint64]
-    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-        """The numbers of each key's networks. Only the groups of networks are looked for: few, beside the
-        keys."""
-        counts = np.zeros(len(keys), np.uint32)
-        rows: list[npt.NDArray[np.intp]] = []
-        values: list[npt.NDArray[np.uint32]] = []
-        outer = (
-            np.isin(keys[:, 4] >> np.uint64(48), np.array(_OUTER_GROUP_KINDS, np.uint64))
-            if self._numbers
-            else None
-        )
-        for group, numbers in self._numbers.items():
-            high, low = (np.uint64(word) for word in address_words(group))
-            found = np.nonzero((keys[:, 1] == low) & (keys[:, 0] == high) & outer)[0]
-            counts[found] += np.uint32(len(numbers))
-            rows.append(np.repeat(found, len(numbers)))
-            values.append(np.tile(np.array(numbers, np.uint32), len(found)))
-        offsets = np.zeros(len(keys) + 1, np.uint32)
-        np.cumsum(counts, out=offsets[1:])
-        if not rows:
-            return offsets, np.empty(0, np.uint32)
-        order = np.argsort(np.concatenate(rows), kind="stable")
-        return offsets, np.concatenate(values)[order]
-
-
-def _ordered(columns: Columns) -> npt.NDArray[np.uint32]:
-    """`ids` with each segment of each list in `egress_order`."""
-    ranks = np.empty(len(columns.egresses), np.uint64)
-    ranks[sorted(range(len(ranks)), key=lambda i: egress_order(columns.egresses[i]))] = np.arange(len(ranks))
-    offsets = columns.offsets.astype(np.int64)
-    sizes = offsets[1:] - offsets[:-1]
-    if len(columns.n_local) != len(columns.keys):
-        raise ValueError(f"{len(columns.n_local)} numbers of local egresses for {len(columns.keys)} keys")
-    if (
-        np.any(sizes < 0)
-        or len(columns.offsets) != len(columns.keys) + 1
-        or int(sizes.sum()) != len(columns.ids)
-    ):
-        raise ValueError("offsets do not divide the ids among the keys")
-    rows = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes)
-    places = np.arange(len(columns.ids), dtype=np.int64) - np.repeat(offsets[:-1], sizes)
-    remote = (places >= np.repeat(columns.n_local.astype(np.int64), sizes)).astype(np.uint64)
-    wanted = rows << np.uint64(33) | remote << np.uint64(32) | ranks[columns.ids]
-    if np.all(wanted[1:] > wanted[:-1]):
-        return columns.ids
-    wanted.sort()
-    by_rank = np.empty(len(ranks), np.uint32)
-    by_rank[ranks.astype(np.intp)] = np.arange(len(ranks), dtype=np.uint32)
-    return by_rank[(wanted & np.uint64(0xFFFFFFFF)).astype(np.intp)]
 
 
 def _in_heads(port: Port) -> Port:

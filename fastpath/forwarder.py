@@ -12,7 +12,7 @@ from fastpath._fib import Fib
 from fastpath._mac import MacTable
 from fastpath._port import IoPort
 from fastpath._punt import PuntRing
-from fastpath.compiler import Columns, Compiler, NextHops
+from fastpath.compiler import Compiler, NextHops
 from fastpath.model import Egress, GroupKey, Layout, ReplicationList
 from fastpath.punts import Punted, Punts, read_punted
 from fastpath.reasons import REASONS, Unit

@@ -6,16 +6,46 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 Key = bytes
-"""Of a group: its 4 or 16 bytes. Later also an encapsulation and a number (5 bytes), or these with a tenant's
-group and source (more); lengths tell them apart."""
+"""Of a group: its 4 or 16 bytes. Of what tenants want in a network: `tenant_key`, which is never as long."""
 Address = bytes
 """4 or 16 bytes."""
+
+ANY: Address = bytes(4)
+"""In the place of a tenant's group: all of them, as a multicast router is there, or somebody who did not have
+the time yet to say what he wants (RFC 4541 section 2.1.1)."""
+AWARE: Address = b""
+"""The same: a node reads the IGMP and MLD of the tenants. Who does not wants all of their groups."""
 
 MESH, POINT = "mesh", "point"
 
 
+class TenantKey(NamedTuple):
+    """What a key of tenants is about: the group of the network, its VNI, and the tenants' group."""
+
+    outer: Address
+    vni: int
+    inner: Address
+
+
+def tenant_key(outer: Address, vni: int, inner: Address) -> Key:
+    """Make the key of a tenants' group, ANY or AWARE, in a network that is carried by an outer group."""
+    return bytes((len(outer),)) + outer + vni.to_bytes(3, "big") + inner
+
+
+def is_tenant(key: Key) -> bool:
+    """Say whether a key is about tenants."""
+    return len(key) not in (4, 16)
+
+
+def split_tenant(key: Key) -> TenantKey:
+    """Take such a key apart."""
+    end = 1 + key[0]
+    return TenantKey(key[1:end], int.from_bytes(key[end : end + 3], "big"), key[end + 3 :])
+
+
 class Entry(NamedTuple):
-    """The tunnels of a key at one node.
+    """The tunnels of a key at one node. Of a tenants' key: `peers` are all other nodes that want it, and
+    who is told filters the list of the outer group by that.
 
     Of a device: copies go to each of `peers` (CONFORMANCE TI), or to each of `backup` while one of `peers` is
     a point that its probes do not reach; packets are taken from all of these and from `accept`. Of a point:
