@@ -82,11 +82,20 @@ class Receiver:
 @dataclass(frozen=True, slots=True)
 class Overlay:
     """How an NVE sends what it has for several or unknown stations: from `source`, to the group of the
-    network by the port `uplink`; or, where `receivers` are given, to each of them and to no group."""
+    network by the port `uplink`; or to no group, but to each of the `receivers`, where there are some, or to
+    each of those that a manager told of the group (framework 3.2)."""
 
     source: IPAddress
     uplink: int
     receivers: tuple[Remote, ...] = ()
+    told: Mapping[IPAddress, tuple[Remote, ...]] | None = None
+    """By group; one that is not in here has no receiver. None: no manager is asked."""
+
+    def remotes(self, group: IPAddress | None) -> tuple[Remote, ...]:
+        """Who is sent what a group carries; None: there is no group."""
+        if self.receivers or group is None:
+            return self.receivers
+        return (Remote(group, self.uplink),) if self.told is None else self.told.get(group, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,17 @@ class Snooped:
     network: Network
     vm_ports: frozenset[int]
     overlay: Overlay
+
+
+@dataclass(frozen=True, slots=True)
+class Agnostic:
+    """A network whose tenants' IGMP and MLD goes where its other frames go, and to `services` besides: its
+    VM ports that are up, and how the NVE sends (CONFORMANCE N12)."""
+
+    network: Network
+    vm_ports: frozenset[int]
+    overlay: Overlay
+    services: tuple[Remote, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +210,7 @@ def plan_nve_network(
     remote = overlay_egresses(network, overlay, network.group)
     groups = () if overlay.receivers else dict.fromkeys(one.group for one in network.maps)
     return (
-        *(ReplicationList(vni_key(Scope.NVE, *number), local, remote) for number in _numbers(network)),
+        *(ReplicationList(vni_key(Scope.NVE, *number), local, remote) for number in numbers(network)),
         *(
             ReplicationList(_mapped_key(network, group), local, overlay_egresses(network, overlay, group))
             for group in groups
@@ -199,37 +219,43 @@ def plan_nve_network(
 
 
 def plan_nve_group(
-    snooped: Snooped, group: IPAddress, members: Sequence[Member], routers: Collection[int]
+    snooped: Snooped,
+    group: IPAddress,
+    members: Sequence[Member],
+    routers: Collection[int],
+    spared: Collection[IPAddress] = (),
 ) -> tuple[ReplicationList, ...]:
     """Plan a tenant group of a network that an NVE snoops: what comes in goes to the VM ports of its members
     and to those of multicast routers (CONFORMANCE N13); what a VM sends goes into the overlay besides, as all
-    of its network does: who wants it at other NVEs is theirs to know (N2).
+    of its network does, but for receivers that are `spared`: who wants it there is theirs to know (N2).
 
-    Each source that a member named has a list of its own. A group without members has none, it is
-    unregistered: the lists of its network are for those.
+    Each source that a member named has a list of its own.
     """
     network = snooped.network
-    if not any(m.port in snooped.vm_ports for m in members):
-        return ()
-    maps = [one for one in network.maps if group in one.inner]
-    outer = max(maps, key=lambda one: one.inner.prefixlen).group if maps else network.group
-    remote = overlay_egresses(network, snooped.overlay, outer)
+    outer = outer_group(network, group)
+    remote = tuple(e for e in overlay_egresses(network, snooped.overlay, outer) if e.address not in spared)
 
     def planned(source: IPAddress | None) -> Iterator[ReplicationList]:
         wanting = {*routers, *(m.port for m in members if m.wants(source))} & snooped.vm_ports
         local = tuple(vm_egress(port) for port in sorted(wanting))
-        for number in _numbers(network):
+        for number in numbers(network):
             yield ReplicationList(vni_key(Scope.NVE, *number, group, source), local, remote)
 
     named = dict.fromkeys(source for m in members for source in m.sources)
     return tuple(one for source in (None, *named) for one in planned(source))
 
 
-def overlay_egresses(network: Network, overlay: Overlay, group: IPAddress | None) -> tuple[Egress, ...]:
-    """Plan the copies into the overlay: one to the outer group, or one to each of the receivers."""
-    remotes = overlay.receivers
-    if not remotes and group is not None:
-        remotes = (Remote(group, overlay.uplink),)
+def outer_group(network: Network, inner: IPAddress) -> IPAddress | None:
+    """The group that carries a network's frames to an inner group (CONFORMANCE N9)."""
+    maps = [one for one in network.maps if inner in one.inner]
+    return max(maps, key=lambda one: one.inner.prefixlen).group if maps else network.group
+
+
+def overlay_egresses(
+    network: Network, overlay: Overlay, group: IPAddress | None, besides: Sequence[Remote] = ()
+) -> tuple[Egress, ...]:
+    """Plan the copies into the overlay: one to the outer group, or one to each of the receivers; and one to
+    each of those `besides`."""
     return _once(
         Egress(
             one.out_port,
@@ -239,7 +265,7 @@ def overlay_egresses(network: Network, overlay: Overlay, group: IPAddress | None
             overlay.source,
             encap=network.encap,
         )
-        for one in remotes
+        for one in (*overlay.remotes(group), *besides)
     )
 
 
@@ -249,7 +275,8 @@ def vm_egress(port: int) -> Egress:
     return Egress(port, Form.DECAPSULATED, Owner(port=port))
 
 
-def _numbers(network: Network) -> Iterator[tuple[Encap, int]]:
+def numbers(network: Network) -> Iterator[tuple[Encap, int]]:
+    """What a network is called on the wire, by encapsulation."""
     for encap in (Encap.VXLAN, Encap.NVGRE):
         number = network.number(encap)
         if number is not None:

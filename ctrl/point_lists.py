@@ -74,6 +74,11 @@ class PointLists:
             self._by_number.setdefault(number, {})[group] = None
         self._changed |= dict.fromkeys(self._keys([group]))
 
+    def devices(self, group: IPAddress) -> tuple[IPAddress, ...]:
+        """Who gets the packets of a group by a manager's word, points aside."""
+        told = self._told.get(group)
+        return () if told is None else told.devices
+
     def update(self) -> Iterator[tuple[GroupKey, ReplicationList | None]]:
         """The keys whose lists may differ, and what they are now; None: nothing."""
         changed, self._changed = self._changed, {}

@@ -3,7 +3,7 @@
 1. What a config and a kernel say beside the members is a `Basis`; while it stands, a change of membership
    plans its own group anew and no other. So does a word of a manager (`instruct`), a route that changes
    the groups that have a peer behind it, and a VM port of an NVE the lists of its network (`reroute`).
-   What VMs join or leave plans their own group of their network.
+   What VMs join or leave plans their own group of their network; what refines a list follows it.
 2. What a step gives is the difference.
 3. Members that share copies are one to the planner, which wants what they want together. Each source that it
    names has a list of its own; one that would have more than planner.SOURCES_MAX gets all sources.
@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from typing import NamedTuple
 from ctrl import planner
 from ctrl.membership import ALL, Membership, Wants, Who
 from ctrl.point_lists import Point, PointLists, Receivers
+from ctrl.refined_lists import RefinedLists
 from ctrl.tenant_lists import TenantLists
 from fastpath.model import (
     Egress,
@@ -47,7 +48,9 @@ class Basis:
     networks: tuple[Network, ...] = ()
     """The data path keeps the networks of a group with its list."""
     snooped: tuple[planner.Snooped, ...] = field(default=(), compare=False)
-    """The networks whose tenant groups have lists of their own; as `overlay`."""
+    """The networks whose tenant groups have lists of their own at an NVE; as `overlay`."""
+    refined: tuple[Network, ...] = ()
+    """Those whose tenants a device or a point listens to."""
     point: Point | None = None
     """None: the box is no replication point."""
     ways: planner.Ways = field(default=planner.NOWHERE, compare=False)
@@ -65,12 +68,19 @@ class Publisher:
     """The lists of a box, kept in step with a membership table."""
 
     def __init__(
-        self, membership: Membership, basis: Basis = Basis(), tenants: TenantLists | None = None
+        self,
+        membership: Membership,
+        basis: Basis = Basis(),
+        tenants: TenantLists | None = None,
+        refined: Sequence[RefinedLists] = (),
     ) -> None:
         self._membership = membership
         self._basis = basis
         self._told: dict[IPAddress, tuple[IPAddress, ...]] = {}
         """The peers that a manager named, by group."""
+        self._meshed: dict[IPAddress, None] = {}
+        """Groups where these are devices, not points."""
+        self._refined = refined
         self._retunnelled: dict[IPAddress, None] = {}
         """Groups whose peers may differ since the last step."""
         self._points = PointLists()
@@ -82,12 +92,16 @@ class Publisher:
         self.lists: dict[GroupKey, ReplicationList] = {}
         self.rebase(basis)
 
-    def instruct(self, group: IPAddress, peers: tuple[IPAddress, ...]) -> None:
+    def instruct(self, group: IPAddress, peers: tuple[IPAddress, ...], is_mesh: bool = True) -> None:
         """A manager says who gets copies of a group besides the peers of the config (CONFORMANCE D8)."""
         if peers:
             self._told[group] = peers
         else:
             self._told.pop(group, None)
+        if peers and is_mesh:
+            self._meshed[group] = None
+        else:
+            self._meshed.pop(group, None)
         self._retunnelled[group] = None
 
     def instruct_point(self, group: IPAddress, receivers: Receivers | None) -> None:
@@ -111,6 +125,9 @@ class Publisher:
         if self._tenants is not None:
             self._tenants.rebase(basis.snooped)
             self._take_tenants(Step([], []))
+        for refined in self._refined:
+            refined.rebase(basis.refined)
+            self._take(refined.update(self), Step([], []))
         fresh = basis.networks != before.networks
         return Step(
             [one for key, one in self.lists.items() if fresh or old.get(key) != one],
@@ -147,10 +164,28 @@ class Publisher:
                     self._retunnel(group)
             for group in changed:
                 self._replan(group, step)
-        self._retunnelled.clear()
+        retunnelled, self._retunnelled = self._retunnelled, {}
         self._take_points(step)
         self._take_tenants(step)
+        if self._refined:
+            touched = [*(one.key for one in step.lists), *step.removed]
+            touched += [group_key(Scope.DEVICE, group) for group in retunnelled]
+            for refined in self._refined:
+                refined.touch(touched)
+                self._take(refined.update(self), step)
         return step
+
+    def base(self, key: GroupKey) -> ReplicationList | None:
+        """What may be refined: the list of a network or group, unless it has others for sources."""
+        if key.scope is Scope.DEVICE and key.group in self._named:
+            return None
+        return self.lists.get(key)
+
+    def named(self, scope: Scope, group: IPAddress) -> Collection[IPAddress]:
+        """The receivers of a group that are there by a manager's word, each with a copy of its own."""
+        if scope is Scope.REPLICATOR:
+            return self._points.devices(group)
+        return self._told[group] if group in self._meshed else ()
 
     def _retunnel(self, group: IPAddress) -> None:
         """Work out the copies to peers of a group anew."""

@@ -105,6 +105,7 @@ def basis(config: Config, ports: tuple[Port, ...], found: planner.Ways) -> Basis
         overlay=tuple(_overlay(networks, up, sending)) if sending else (),
         networks=networks,
         snooped=tuple(_snooped(networks, up, sending)) if sending else (),
+        refined=tuple(n for n in networks if n.snoop) if device or config.replicator else (),
         point=Point(config.replicator.address, config.replicator.source == "own")
         if config.replicator
         else None,

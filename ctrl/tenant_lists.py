@@ -1,7 +1,10 @@
 """The lists of tenant groups at an NVE that snoops (CONFORMANCE N13): what its VMs want, as lists.
 
-A group that changes plans its own lists and no other; a VM port or a way that changes, and a multicast router
-that comes or goes, plan all groups of their networks.
+1. A group that changes plans its own lists and no other; a VM port or a way that changes, and a multicast
+   router that comes or goes, plan all groups of their networks.
+2. A group that nobody is known to want has no list: those of its network are for it, or, where these drop it,
+   one for all such groups, to multicast routers (`ANY_GROUP`, law 8.3).
+3. Who sends to a list of receivers by a manager's word leaves out those that it spares (framework 3.2).
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from typing import Protocol
 
 from ctrl import planner
 from ctrl.membership import Wants
+from ctrl.refined_lists import ANY_GROUP
+from ctrl.tenants_told import Audience, TenantsTold
 from fastpath.model import GroupKey, IPAddress, ReplicationList
 
 
@@ -26,8 +31,9 @@ class Heard(Protocol):
 class TenantLists:
     """The lists by network and tenant group. `update` gives what is different since the last time."""
 
-    def __init__(self, heard: Heard) -> None:
+    def __init__(self, heard: Heard, told: TenantsTold) -> None:
         self._heard = heard
+        self._told = told
         self._snooped: dict[str, planner.Snooped] = {}
         self._keys: dict[str, dict[IPAddress, tuple[GroupKey, ...]]] = {}
         """Of the lists that there are, by network and group."""
@@ -48,7 +54,12 @@ class TenantLists:
 
     def _plan_all(self, network: str) -> None:
         # those that are no longer there are among the changed ones
-        self._due |= dict.fromkeys((network, group) for group in self._heard.groups(network))
+        groups = dict.fromkeys((*self._heard.groups(network), ANY_GROUP))
+        snooped = self._snooped.get(network)
+        if snooped is not None:
+            for outer in snooped.network.groups():
+                groups |= dict.fromkeys(self._told.groups(Audience(outer, snooped.network.vni)))
+        self._due |= dict.fromkeys((network, group) for group in groups)
 
     def update(self) -> Iterator[tuple[GroupKey, ReplicationList | None]]:
         """The keys whose lists may differ, and what they are now; None: nothing."""
@@ -57,6 +68,14 @@ class TenantLists:
                 self._plan_all(network)
             else:
                 self._due[network, group] = None
+        for audience, group in self._told.take_changed():
+            for name, one in self._snooped.items():
+                if one.network.vni != audience.vni or audience.outer not in one.network.groups():
+                    continue
+                if group is None:
+                    self._plan_all(name)
+                else:
+                    self._due[name, group] = None
         due, self._due = self._due, {}
         gone: dict[GroupKey, None] = {}
         planned: dict[GroupKey, ReplicationList] = {}
@@ -76,8 +95,20 @@ class TenantLists:
         snooped = self._snooped.get(network)
         if snooped is None:
             return ()
-        members = [_member(*one) for one in sorted(self._heard.listeners(network, group).items(), key=_place)]
-        return planner.plan_nve_group(snooped, group, members, self._heard.routers(network))
+        of, routers = snooped.network, self._heard.routers(network)
+        outer = planner.outer_group(of, group)
+        audience = None if outer is None else Audience(outer, of.vni)
+        if group == ANY_GROUP:
+            spared = frozenset() if audience is None else self._told.spared(audience, None)
+            is_due = of.drop_unregistered and not of.maps and bool(spared or snooped.vm_ports & set(routers))
+            return planner.plan_nve_group(snooped, group, (), routers, spared) if is_due else ()
+        listeners = self._heard.listeners(network, group)
+        members = [_member(*one) for one in sorted(listeners.items(), key=_place)]
+        told = None if audience is None else self._told.told(audience, group)
+        if told is None and not any(one.port in snooped.vm_ports for one in members):
+            return ()
+        spared = frozenset() if audience is None else self._told.spared(audience, group)
+        return planner.plan_nve_group(snooped, group, members, routers, spared)
 
 
 def _place(one: tuple[int, Wants]) -> int:

@@ -39,6 +39,7 @@ from ctrl.stations import static_egresses
 from ctrl.table import Row
 from ctrl.tenant_lists import TenantLists
 from ctrl.tenant_side import TenantSide
+from ctrl.tenants_told import TenantsTold
 from fastpath import Inner, Punted
 from fastpath.model import Egress, Encap, Form, Frame, IPAddress, Owner, Verdict
 from fastpath.reasons import Unit
@@ -212,7 +213,8 @@ class Stepped:
             self.macs[lesson.vni, lesson.mac] = egress
 
     def _settle(self, time_ns: int) -> None:
-        self.reference.lookup.lists = Publisher(self.membership, self.basis, TenantLists(self.tenants)).lists
+        of_vms = TenantLists(self.tenants, TenantsTold())
+        self.reference.lookup.lists = Publisher(self.membership, self.basis, of_vms).lists
         speakers = (self.device, self.joins, self.side)
         for port, data in (one for speaker in speakers for one in speaker.take_frames()):
             self.said.append(Said(self.n_frames, self.names[port], time_ns, data))

@@ -21,6 +21,7 @@ from ctrl.roles.nve.tenants import Tenants
 from ctrl.static import tenant_mac
 from ctrl.tenant_lists import TenantLists
 from ctrl.tenant_side import TenantSide
+from ctrl.tenants_told import TenantsTold
 from fastpath import Forwarder, MemoryPort, Punts
 from fastpath.model import IPAddress
 from tests import frames as f
@@ -70,7 +71,7 @@ class Host:
         self.ours = {mac, MACS["up"]}
         self.tenants = Tenants(self.refused, config.membership, mac, lambda: 0.5)
         self.side = TenantSide(self.tenants, self.refused)
-        self.publisher = Publisher(membership, self.reach.basis, TenantLists(self.tenants))
+        self.publisher = Publisher(membership, self.reach.basis, TenantLists(self.tenants, TenantsTold()))
         self.ports = [MemoryPort() for _ in config.ports]
         self.forwarder = Forwarder(
             self.reach.layout,

@@ -10,8 +10,10 @@ import pytest
 from ctrl.membership import ALL, Membership, Wants
 from ctrl.planner import SOURCES_MAX, Member, Overlay, Remote, Snooped, plan_nve_group, plan_nve_network
 from ctrl.publisher import Basis, Publisher, Step
+from ctrl.refined_lists import ANY_GROUP
 from ctrl.roles.nve.tenants import OVERLAY
 from ctrl.tenant_lists import TenantLists
+from ctrl.tenants_told import Audience, TenantsTold, Told
 from fastpath.model import Egress, Encap, Form, GroupMap, Network, Owner, Scope, vni_key
 
 OURS, OUTER, OTHER = ip_address("10.1.1.2"), ip_address("239.1.1.1"), ip_address("239.1.1.2")
@@ -79,13 +81,19 @@ class Box:
 
     def __init__(self):
         self.heard = Heard()
-        self.publisher = Publisher(Membership(), self.basis(), TenantLists(self.heard))
+        self.told = TenantsTold()
+        self.publisher = Publisher(Membership(), self.basis(), TenantLists(self.heard, self.told))
 
     @staticmethod
     def basis(blue=(1, 2, 3), red=(4,), receivers=()):
         both = [snooped(BLUE, *blue, receivers=receivers), snooped(RED, *red, receivers=receivers)]
         by_number = (plan_nve_network(one.network, sorted(one.vm_ports), one.overlay) for one in both)
         return Basis(snooped=tuple(both), overlay=tuple(one for several in by_number for one in several))
+
+    def remote(self, group):
+        self.publisher.update()
+        found = self.publisher.lists.get(key(5001, group))
+        return None if found is None else {egress.address for egress in found.remote}
 
     def ports(self, number, group, source=None, encap=Encap.VXLAN):
         found = self.publisher.lists.get(key(number, group, source, encap))
@@ -232,4 +240,33 @@ def test_frames_of_a_group_that_is_mapped_leave_to_that_outer_group():
     for group, outer in ((G, OTHER), (ip_address("239.1.2.3"), OUTER), (ip_address("232.1.1.1"), OUTER)):
         one, *_ = plan_nve_group(snooped(mapped, 1), group, [Member(1)], ())
         assert [egress.address for egress in one.remote] == [outer]
-    assert plan_nve_group(snooped(mapped, 1), G, [], {1}) == ()
+
+
+def test_f32_a_receiver_that_a_manager_says_does_not_want_it_gets_no_copy(box):
+    """Framework 3.2: the list is of those who want it, of who says nothing, and of who wants all."""
+    near, far, mute = (ip_address(f"10.1.1.{n}") for n in (3, 4, 5))
+    receivers = tuple(Remote(address, UP) for address in (near, far, mute))
+    box.publisher.reroute(box.basis(receivers=receivers))
+    blue = Audience(OUTER, 5001)
+    box.told.instruct_aware(blue, Told(frozenset({near, far})))
+    box.told.instruct(blue, G, Told(frozenset({near})))
+    assert box.remote(G) == {near, mute}
+    assert box.ports(5001, G) == set(), "nobody here: what a VM sends is for others alone"
+    box.told.instruct_any(blue, Told(frozenset({far})))
+    assert box.remote(G) == {near, far, mute}
+    box.told.instruct(blue, G, None)
+    assert box.remote(G) is None
+
+
+def test_what_nobody_joined_goes_to_multicast_routers_where_the_network_drops_it(box):
+    """RFC 4541 section 2.1.2."""
+    dropping = replace(BLUE, drop_unregistered=True)
+    basis = replace(box.basis(), snooped=(snooped(dropping, 1, 2),))
+    box.publisher.reroute(basis)
+    assert box.ports(5001, ANY_GROUP) is None
+    box.heard.ask("blue", 2, OVERLAY)
+    box.publisher.update()
+    assert box.ports(5001, ANY_GROUP) == {2}
+    box.heard.ask("blue", OVERLAY)
+    box.publisher.update()
+    assert box.ports(5001, ANY_GROUP) is None
