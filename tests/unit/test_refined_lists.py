@@ -28,7 +28,8 @@ class Heard:
     """What tenants said, by network."""
 
     def __init__(self):
-        self.wanted, self.taking, self.deaf, self.changed = {}, set(), set(), []
+        self.wanted, self.taking, self.changed = {}, set(), []
+        self.listening = {Owner(port=place) for place in range(8)}
 
     def want(self, group, **places):
         """Who wants it from now on: p1=ALL."""
@@ -49,7 +50,7 @@ class Heard:
         return list(self.wanted)
 
     def places(self, network):
-        return {Owner(port=place) for place in range(8)} - self.deaf
+        return self.listening
 
     def listeners(self, network, group):
         return self.wanted.get(group, {})
@@ -128,7 +129,7 @@ def test_an_nve_that_joins_or_leaves_the_outer_group_does_so_in_each_tenants_gro
 
 
 def test_a_place_that_nobody_listens_to_gets_everything(box):
-    box.heard.deaf = {Owner(port=2)}
+    box.heard.listening -= {Owner(port=2)}
     box.heard.want(T, p1=ALL)
     assert box.list_of(T) == {1, 2, B, C, D}
 
@@ -185,8 +186,8 @@ def test_peers_of_the_config_and_points_are_never_left_out(box):
     box.told.instruct_aware(IN_BLUE, Told(frozenset({B, C, D})))
     box.told.instruct(IN_BLUE, T, Told(frozenset({C})))
     assert box.list_of(T) == {C, D}
-    box.tell(B, is_mesh=False)
-    assert box.list_of(T) == {B, D}
+    box.tell(B, C, is_mesh=False)
+    assert box.list_of(T) == {B, C, D}
 
 
 def test_what_was_told_of_one_network_is_nothing_to_another_on_the_same_group():
@@ -249,24 +250,13 @@ def test_a_point_refines_what_its_manager_says_by_numbers_that_it_says():
 def test_n12_a_point_refines_its_own_list_by_number_to_those_who_answered():
     key = vni_key(Scope.REPLICATOR, Encap.VXLAN, 5001)
     box = Box(scope=Scope.REPLICATOR, basis=Basis(refined=(BLUE,)))
-    places = {address: Owner(address=address) for address in (A, B, C)}
-    box.heard.places = lambda network: set(places.values())
-    box.heard.wanted = {T: {places[B]: ALL}}
-    of_network = Box()
-    of_network.join(1)
-    of_network.tell(A, B, C)
-    of_network.publisher.update()
-    remote = of_network.publisher.lists[group_key(Scope.DEVICE, G)].remote
-    box.publisher.rebase(
-        replace(
-            box.basis,
-            fixed=(
-                replace(
-                    of_network.publisher.lists[group_key(Scope.DEVICE, G)], key=key, local=(), remote=remote
-                ),
-            ),
-        )
-    )
+    box.heard.listening = {Owner(address=address) for address in (A, B, C)}
+    box.heard.wanted = {T: {Owner(address=B): ALL}}
+    device = Box()
+    device.tell(A, B, C)
+    device.publisher.update()
+    of_group = device.publisher.lists[group_key(Scope.DEVICE, G)]
+    box.publisher.rebase(replace(box.basis, fixed=(replace(of_group, key=key),)))
     assert box.list_of(T) == {B}
 
 
