@@ -14,6 +14,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 ARGS ?=
 FRAMES ?= 500000
+# Images that forbid it (python's own does) would have every process that a test starts compile all modules anew.
+export PYTHONDONTWRITEBYTECODE :=
 # Whoever builds waits for whoever is building the same. Here a C warning is an error; at a user's, with a compiler that
 # we never saw, it is not.
 SETUP = CFLAGS=-Werror FASTPATH_HOOKS=1 flock $1 $(PY) setup.py -q
@@ -27,11 +29,12 @@ UNDER = FASTPATH_BUILD=$(ROOT)/build/$1/lib PYTHONSAFEPATH=1 \
 SANITIZED = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 $(call UNDER,sanitize)
 
-# Tests share the processors: those that need nothing one by one, those among real neighbours file by file, three at a
-# time, as they wait a lot (those that load the machine: two). What looks at the tree (tests/house), and what reaches
-# no compiled code (NO_C: by its imports, or since it looks at the reference), is the same in every build. The
-# sanitizer, which costs three times the time, also leaves out what imports compiled code and has next to none run,
-# and the tests of the fuzzing that `make fuzz` does on that very build.
+# Tests share the processors: those that need nothing (KIND-units) one by one, those among real neighbours (KIND-live)
+# file by file, three at a time, as they wait a lot (those that load the machine: two); in CI the first compute while
+# the others wait. What looks at the tree (tests/house), and what reaches no compiled code (NO_C: by its imports, or
+# since it looks at the reference), is the same in every build. The sanitizer, which costs three times the time, also
+# leaves out what imports compiled code and has next to none run, and the tests of the fuzzing that `make fuzz` does on
+# that very build.
 FAST = -n $(shell nproc) -p no:benchmark
 FILES = --dist loadfile --no-loadscope-reorder -p no:benchmark
 NO_C = $$($(PY) -m tests.house.imports) -k "not [reference"
@@ -45,7 +48,8 @@ OF_CONTROL = $(foreach part,lab* fabric* rpc* etcd* bfd* netlink consume* privil
 SOME = $(if $(ARGS),|| [ $$? = 5 ])# that ARGS leave no test in one part is no fault
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test slow pythons lint types debug sanitize fuzz soak bench clean debug-build sanitize-build
+.PHONY: help build demo test slow slow-units slow-live pythons lint types debug debug-build debug-units debug-live \
+	sanitize sanitize-build sanitize-units sanitize-live fuzz soak bench clean
 
 help:  ## say what each target does
 	@awk -F ':.*##  *' '/^[a-z]+:.*##/ { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,9 +64,13 @@ test: build  ## run the tests, except those that take longer than ten seconds ea
 	$(PY) -m pytest -m "not slow" $(FAST) tests/unit tests/contract $(ARGS) $(SOME)
 	$(PY) -m pytest -m "not slow" -n 3 $(FILES) tests/house tests/system $(ARGS) $(SOME)
 
-# The longest files are in tests/unit and tests/house: they begin first.
-slow: build  ## run the tests that take longer: packaging, load, many starts and stops
-	$(PY) -m pytest -m slow -n 2 $(FILES) tests/unit tests/house tests/system $(ARGS)
+slow: slow-units slow-live  ## run the tests that take longer: packaging, load, many starts and stops
+
+slow-units: build
+	$(PY) -m pytest -m slow -n 2 $(FILES) tests/unit tests/house $(ARGS) $(SOME)
+
+slow-live: build
+	$(PY) -m pytest -m slow -n 2 $(FILES) tests/system $(ARGS) $(SOME)
 
 pythons:  ## run the tests on the other Pythons that we declare, where they are present
 	@for v in 3.12 3.13; do \
@@ -77,12 +85,20 @@ lint: $(READY) types  ## check style, format and types
 types: $(READY)  ## check types alone (mypy --strict)
 	$(VENV)/bin/mypy
 
-debug: debug-build  ## run the tests that reach compiled code on a build with Cython's own checks
+debug: debug-units debug-live  ## run the tests that reach compiled code on a build with Cython's own checks
+
+debug-units: debug-build
 	$(call UNDER,debug) $(PY) -m pytest -m "not slow" $(FAST) $(NO_C) tests/unit tests/contract $(ARGS) $(SOME)
+
+debug-live: debug-build
 	$(call UNDER,debug) $(PY) -m pytest -m "not slow" -n 3 $(FILES) $(OF_CONTROL) tests/system $(ARGS) $(SOME)
 
-sanitize: sanitize-build  ## run the tests that reach C under AddressSanitizer and UndefinedBehaviorSanitizer
+sanitize: sanitize-units sanitize-live  ## run the tests that reach C under AddressSanitizer and UndefinedBehaviorSanitizer
+
+sanitize-units: sanitize-build
 	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys $(FAST) $(NO_C) $(MERE_IMPORT) $(BRIEF) tests/unit tests/contract $(ARGS) $(SOME)
+
+sanitize-live: sanitize-build
 	$(SANITIZED) $(PY) -m pytest -m "not slow" --capture=sys -n 3 $(FILES) $(wildcard tests/system/test_*port*.py) $(ARGS) $(SOME)
 
 fuzz: sanitize-build  ## put a million mutated frames through the sanitizer build, in two processes
@@ -116,7 +132,7 @@ $(READY): pyproject.toml
 	@FASTPATH_PURE=1 flock .lock $(PY) -m pip install -qq --no-build-isolation -e '.[dev]'
 	@touch $@
 
-# Modules that left the tree must not live on in a copy of it, hence the deletion; what is compiled stays.
+# Modules that left the tree must not live on in a copy of it. All others stay: others may be running them.
 debug-build sanitize-build: %-build: $(READY)
-	@mkdir -p build/$*/lib && find build/$*/lib -name '*.py' -delete
+	@mkdir -p build/$*/lib && cd build/$*/lib && find . -name '*.py' ! -exec test -e $(ROOT)/{} \; -delete
 	@FASTPATH_$(if $(filter debug,$*),DEBUG,SANITIZE)=1 $(call SETUP,build/$*/lock) build --build-base build/$* --build-lib build/$*/lib

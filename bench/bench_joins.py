@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import random
 import time
 import tracemalloc
-from collections.abc import Iterator
 from heapq import heappop, heappush
 from ipaddress import IPv4Address
 from multiprocessing import get_context
@@ -88,15 +86,6 @@ def report(n: int, kind: Kind, groups: range) -> bytes:
     """What NVE `n` says of some groups, as a frame."""
     records = tuple(Record(kind, group) for group in groups)
     return igmp.report_frame(Report(3, records), b"\x02\x00" + n.to_bytes(4, "big"), 0x0A010000 + n)
-
-
-@pytest.fixture
-def all_cpus() -> Iterator[None]:
-    """A worker beside control's thread: each on a core of its own, if there are two."""
-    own = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    yield
-    os.sched_setaffinity(0, own)
 
 
 async def joined(box: Box, frames: list[bytes]) -> tuple[float, float]:

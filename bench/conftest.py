@@ -152,6 +152,15 @@ class Race:
 
 
 @pytest.fixture
+def all_cpus() -> Iterator[None]:
+    """A worker beside control's thread: each on a core of its own, if there are two."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    yield
+    os.sched_setaffinity(0, own)
+
+
+@pytest.fixture
 def race(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Iterator[Race]:
     """Race against a rival, in turn; see `Race`."""
     one = Race(benchmark, request.config.stash[FIGURES])

@@ -15,7 +15,7 @@ from bench.conftest import Race, timed
 from bench.figures import Sample, Target
 from bench.memcpy import Memcpy
 from bench.traffic import BATCH, BATCHES, Bench, egress, group_keys, receivers, vxlan_frames
-from fastpath.compiler import Columns
+from fastpath.columns import Columns
 from fastpath.model import Egress, Form, Owner
 
 N_FRAMES = 1 << 16

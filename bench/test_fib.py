@@ -19,7 +19,7 @@ from bench.conftest import Race, timed
 from bench.figures import Sample, Target
 from bench.memcpy import Memcpy
 from bench.traffic import FIRST_GROUP, SENDER, Bench, egress, group_keys, layout, vxlan_frames
-from fastpath.compiler import Columns
+from fastpath.columns import Columns
 from fastpath.forwarder import Forwarder
 from fastpath.model import Egress, Form, Owner, ReplicationList, Scope, group_key
 from fastpath.ports import MemoryPort

@@ -22,6 +22,7 @@ from ctrl.rpc.messages import Instructions
 from ctrl.table import Row
 from ctrl.topics import EVENTS
 from ctrl.topology.entry import Entry, Key
+from ctrl.topology.words import is_shown, key_words
 from fastpath.model import IPAddress
 
 QUEUE_SIZE = 1024
@@ -157,11 +158,13 @@ def mac_event(change: Change, network: str | None, name_of: Callable[[int], str]
 
 
 def told_events(node: str, message: Instructions) -> Iterator[Row]:
-    """The rows of topic instructions for what a manager tells a node."""
+    """The rows of topic instructions for what a manager tells a node; without who is aware of its tenants."""
     for entry in message.entries:
-        yield _instruction("told", node, entry.key, entry, message.revision, None)
+        if is_shown(entry.key):
+            yield _instruction("told", node, entry.key, entry, message.revision, None)
     for key in message.removed:
-        yield _instruction("withdrawn", node, key, None, message.revision, None)
+        if is_shown(key):
+            yield _instruction("withdrawn", node, key, None, message.revision, None)
 
 
 def applied_event(node: str, key: Key, entry: Entry | None, revision: int, refused: str | None = None) -> Row:
@@ -172,10 +175,13 @@ def applied_event(node: str, key: Key, entry: Entry | None, revision: int, refus
 
 
 def _instruction(event: str, node: str, key: Key, entry: Entry | None, revision: int, why: str | None) -> Row:
+    group, vni, tenants = key_words(key)
     return {
         "event": event,
         "node": node,
-        "group": str(ip_address(key)),
+        "group": group,
+        "vni": vni,
+        "tenants": tenants,
         "via": None if entry is None else entry.via,
         "peers": [] if entry is None else [str(ip_address(peer)) for peer in entry.peers],
         "revision": revision,

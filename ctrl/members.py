@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ctrl.membership import Membership, Origin
 from ctrl.roles.device import Device
-from ctrl.roles.nve.tenants import Tenants
+from ctrl.roles.tenants import Tenants
+from ctrl.tenant_relay import TenantRelay
 from ctrl.view import MemberView
 
 
@@ -36,14 +37,24 @@ def tenant_views(ports: Sequence[str], tenants: Tenants, now_s: float) -> Iterat
         yield from _joined(ports, device, now_s, network)
 
 
+def relayed_views(ports: Sequence[str], relay: TenantRelay, now_s: float) -> Iterator[MemberView]:
+    """The VMs behind other NVEs that are in groups of their networks, at the ports by which these are."""
+    for network, device in relay.devices():
+        yield from _joined(ports, device, now_s, network, relay.port_of)
+
+
 def _joined(
-    ports: Sequence[str], device: Device, now_s: float, network: str | None = None
+    ports: Sequence[str],
+    device: Device,
+    now_s: float,
+    network: str | None = None,
+    port_of: Callable[[int], int] = lambda place: place,
 ) -> Iterator[MemberView]:
     for port, origin, group, nve, member in device.members(now_s):
         address = type(group)
         wants = member.wants
         yield MemberView(
-            port=ports[port],
+            port=ports[port_of(port)],
             group=group,
             nve=nve,
             mac=member.host[0],

@@ -96,6 +96,13 @@ OBJECTS: dict[str, Shown] = {
             Column("group", "text", "The group, or the number of a network's packets."),
             Column("vni", "list", "The VNIs that it carries, as far as the config names them."),
             Column(
+                "tenants",
+                "text",
+                "The tenants' own group that it is for, or any: those that nobody joined, at a manager all "
+                "of them; null: all of the network.",
+                nullable=True,
+            ),
+            Column(
                 "local",
                 "list",
                 "Its local members: a port, or PORT/NVE for one served by unicast; at a manager: its points.",
@@ -217,7 +224,7 @@ OBJECTS: dict[str, Shown] = {
         "A session of a node with a manager: at a manager one a node, at a node one a role.",
         (
             Column("node", "text", "The device or point."),
-            Column("role", "text", "device or replicator."),
+            Column("role", "text", "device or replicator; at an NVE: nve."),
             Column("manager", "text", "Who serves it; null: nobody, as of now.", nullable=True),
             Column("state", "text", "up; or away: no manager answers."),
             Column("since_s", "number", "Seconds that it is so."),

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
@@ -88,14 +88,37 @@ class Overlay:
     source: IPAddress
     uplink: int
     receivers: tuple[Remote, ...] = ()
-    told: Mapping[IPAddress, tuple[Remote, ...]] | None = None
-    """By group; one that is not in here has no receiver. None: no manager is asked."""
+    told: Mapping[IPAddress, tuple[Egress, ...]] | None = None
+    """The copies to those, by group; one that is not in here has no receiver. None: no manager is asked."""
 
-    def remotes(self, group: IPAddress | None) -> tuple[Remote, ...]:
-        """Who is sent what a group carries; None: there is no group."""
-        if self.receivers or group is None:
-            return self.receivers
-        return (Remote(group, self.uplink),) if self.told is None else self.told.get(group, ())
+    def egress(self, network: Network, to: Remote) -> Egress:
+        """Plan the copy to a receiver, or to a group."""
+        owner = Owner(address=to.address)
+        return Egress(to.out_port, Form.REWRITE, owner, to.address, self.source, encap=network.encap)
+
+
+@dataclass(frozen=True, slots=True)
+class Receivers:
+    """Those that a manager told an NVE of a group. Their copies are planned once: there may be a thousand
+    receivers of each of hundreds of groups, and what is planned anew whenever the kernel has news is compared
+    with what was."""
+
+    addresses: tuple[IPAddress, ...]
+    _planned: dict[tuple[Encap, IPAddress], tuple[list[int], tuple[Egress, ...]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    def egresses(
+        self, network: Network, overlay: Overlay, out_port: Callable[[IPAddress], int]
+    ) -> tuple[Egress, ...]:
+        """Plan the copies of a network's frames; the same object as long as they leave by the same ports."""
+        ports = [out_port(address) for address in self.addresses]
+        before = self._planned.get((network.encap, overlay.source))
+        if before is None or before[0] != ports:
+            remotes = map(Remote, self.addresses, ports)
+            before = ports, _once(overlay.egress(network, one) for one in remotes)
+            self._planned[network.encap, overlay.source] = before
+        return before[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +151,8 @@ class Ways:
     """What the kernel says, where it was asked: address -> place of the port."""
 
     def out_port(self, address: IPAddress) -> int | None:
-        if address in self.routes:
-            return self.routes[address]
-        return choose_out_port(address, self.prefixes, self.core_ports)
+        out_port = self.routes.get(address)
+        return choose_out_port(address, self.prefixes, self.core_ports) if out_port is None else out_port
 
     def remote(self, address: IPAddress) -> Remote:
         """The peer and its port; a checked config has a way to each of its peers."""
@@ -256,17 +278,15 @@ def overlay_egresses(
 ) -> tuple[Egress, ...]:
     """Plan the copies into the overlay: one to the outer group, or one to each of the receivers; and one to
     each of those `besides`."""
-    return _once(
-        Egress(
-            one.out_port,
-            Form.REWRITE,
-            Owner(address=one.address),
-            one.address,
-            overlay.source,
-            encap=network.encap,
-        )
-        for one in (*overlay.remotes(group), *besides)
-    )
+    remotes = overlay.receivers
+    planned: tuple[Egress, ...] = ()
+    if overlay.told is not None:
+        planned = overlay.told.get(group, ()) if group is not None else ()
+    elif not remotes and group is not None:
+        remotes = (Remote(group, overlay.uplink),)
+    if not (remotes or besides):
+        return planned
+    return _once([*planned, *(overlay.egress(network, one) for one in (*remotes, *besides))])
 
 
 @cache

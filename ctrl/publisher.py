@@ -49,6 +49,8 @@ class Basis:
     """The data path keeps the networks of a group with its list."""
     snooped: tuple[planner.Snooped, ...] = field(default=(), compare=False)
     """The networks whose tenant groups have lists of their own at an NVE; as `overlay`."""
+    agnostic: tuple[planner.Agnostic, ...] = field(default=(), compare=False)
+    """The networks whose tenants' IGMP and MLD an NVE hands on, not reads; no lists are made of them."""
     refined: tuple[Network, ...] = ()
     """Those whose tenants a device or a point listens to."""
     point: Point | None = None

@@ -130,7 +130,11 @@ REFUSALS: dict[str, Refusal] = {
         _message("not_an_nve_port", "IGMP or MLD on a port where nobody may join."),
         _message("report_of_a_host", "A report on an uplink of the NVE: it is for the device there."),
         _message("query_of_nobody", "A tenant's query from 0.0.0.0: a snooper's, which is no router."),
-        _message("tenant_not_sent", "A report or query of tenants that the uplink could not take."),
+        _message("tenant_not_sent", "A report or query of tenants that a port could not take."),
+        _message(
+            "tenant_not_heard",
+            "A report or query of tenants by a tunnel of which nobody here gets copies, or of a stranger.",
+        ),
         _message("query_astray", "A general query on an uplink to a group that is not all hosts'."),
         _message("control_busy", "A port sent more messages than control had handled of it."),
         _record("unknown_record", "A group record of a type that RFC 9776 does not know.", "punt"),

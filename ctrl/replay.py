@@ -19,20 +19,25 @@ from pathlib import Path
 from ctrl.config import Config
 from ctrl.members import member_views, tenant_views
 from ctrl.membership import Membership
-from ctrl.publisher import Publisher
+from ctrl.publisher import Publisher, Step
+from ctrl.refined_lists import RefinedLists
 from ctrl.refusals import Refused
 from ctrl.replay_nve import ReplayedNve
+from ctrl.replay_relays import ReplayedRelays
 from ctrl.roles.attachment import Attachment
 from ctrl.roles.device import Device
-from ctrl.roles.nve.tenants import Tenants
+from ctrl.roles.tenants import Tenants
 from ctrl.rows import drop_rows, each_member
-from ctrl.static import attachments, basis, enroll, plan_layout, plan_ports, tenant_mac, ways
+from ctrl.static import attachments, basis, enroll, plan_layout, plan_ports, tenant_mac
 from ctrl.table import Row
 from ctrl.tenant_lists import TenantLists
+from ctrl.tenant_relay import relays_of
+from ctrl.tenants_told import TenantsTold
 from ctrl.view import MemberView
 from ctrl.view_nve import each_mac
+from ctrl.ways import ways
 from fastpath import Forwarder, Punts, Statistics
-from fastpath.model import Layout
+from fastpath.model import Layout, Scope
 from fastpath.ports import PcapSink, PcapSource
 
 _NS = 1_000_000_000
@@ -56,8 +61,7 @@ class Replayed:
     """What a replay came to. `seconds` is how long forwarding took, `traffic_s` the time of the capture.
     `joined` and `left`: how often an NVE became a member of a group, and was one no longer. `members` are
     those at the end, and `macs` the stations that our own NVE knows. `queries`, `reports` and `of_tenants`
-    are frames of OUT that are no copies: the last what was asked of VMs, handed on to them and told the
-    overlay."""
+    are frames of OUT that are no copies: the last what VMs were asked, and what of theirs was handed on."""
 
     statistics: Statistics
     layout: Layout
@@ -114,7 +118,14 @@ def replay(
     found, tenants = basis(config, ports, ways(config)), None
     if config.nve:
         tenants = Tenants(refused, config.membership, tenant_mac(config.nve), lambda: 0.5)
-    publisher = Publisher(membership, found, TenantLists(tenants) if tenants else None)
+    no_word = {scope: TenantsTold() for scope in Scope}  # of managers
+    relays = relays_of(config, no_word, refused, lambda: 0.5)
+    publisher = Publisher(
+        membership,
+        found,
+        TenantLists(tenants, no_word[Scope.NVE]) if tenants else None,
+        [RefinedLists(one.scope, one, no_word[one.scope]) for one in relays],
+    )
     with (
         PcapSource(source_path, places, None if in_port is None else places[in_port]) as source,
         PcapSink(out_path, names, nanoseconds=source.nanoseconds) as sink,
@@ -132,7 +143,8 @@ def replay(
         )
         device = Device(membership, refused, config.membership)
         nve = ReplayedNve(config, layout, forwarder, refused, found, tenants) if tenants else None
-        control = _Control(forwarder, source, sink, device, publisher, nve)
+        relaying = ReplayedRelays(relays, publisher, layout, found)
+        control = _Control(forwarder, source, sink, device, publisher, nve, relaying)
         begin = time.perf_counter()
         try:
             control.attach(attachments(config, ports))
@@ -164,10 +176,10 @@ def replay(
             list(each_member(config, control.members(names, membership, tenants))),
             control.joined,
             control.left,
-            sink.sent - (nve.joins.reports_sent + nve.n_of_tenants if nve else 0),
+            sink.sent - relaying.n_sent - (nve.joins.reports_sent + nve.n_of_tenants if nve else 0),
             list(each_mac(list(nve.known()))) if nve else [],
             nve.joins.reports_sent if nve else 0,
-            nve.n_of_tenants if nve else 0,
+            relaying.n_sent + (nve.n_of_tenants if nve else 0),
             refused,
             seconds,
             (source.last_ns - source.first_ns) / 1e9,
@@ -187,6 +199,7 @@ class _Control:
         device: Device,
         publisher: Publisher,
         nve: ReplayedNve | None,
+        relays: ReplayedRelays,
     ) -> None:
         self._forwarder = forwarder
         self._source = source
@@ -194,6 +207,7 @@ class _Control:
         self._device = device
         self._publisher = publisher
         self._nve = nve
+        self._relays = relays
         self._begin_ns = source.first_ns
         self.joined = self.left = 0
 
@@ -207,6 +221,7 @@ class _Control:
     ) -> list[MemberView]:
         """Who is in a group now, NVEs and VMs; `names` are those of the ports."""
         found = list(member_views(names, self._device, membership, self.now_s))
+        found += self._relays.members(names, self.now_s)
         return found + (list(tenant_views(names, tenants, self.now_s)) if tenants is not None else [])
 
     def attach(self, attachments: Mapping[int, Attachment]) -> None:
@@ -216,6 +231,7 @@ class _Control:
         self._device.attach(attachments, 0.0)
         if self._nve is not None:
             self._nve.attach()
+        self._relays.attach(0.0)
         self._settle(self._begin_ns)
 
     def run(self, max_frames: int) -> bool:
@@ -232,6 +248,7 @@ class _Control:
                 self._device.poll(deadline_s)
                 if self._nve is not None:
                     self._nve.poll(deadline_s)
+                self._relays.poll(deadline_s)
                 self._settle(due_ns)
                 return True
         if next_ns is None:
@@ -242,6 +259,8 @@ class _Control:
         source.until_ns = due_ns
         self._forwarder.run(max_frames)
         for one in self._forwarder.read_punted():
+            if self._relays.hear(one, self.now_s):
+                continue
             if self._nve is None or not self._nve.hear(one, self.now_s):
                 self._device.hear(one.in_port, one.frame, self.now_s)
         if self._nve is not None:
@@ -251,20 +270,29 @@ class _Control:
 
     @property
     def _deadline_s(self) -> float | None:
-        due = [self._device.deadline_s, *(self._nve.deadlines_s if self._nve else ())]
+        of_nve = self._nve.deadlines_s if self._nve else ()
+        due = [self._device.deadline_s, *of_nve, *self._relays.deadlines_s]
         return min((one for one in due if one is not None), default=None)
 
-    def _settle(self, time_ns: int) -> None:
+    def _publish(self) -> Step:
         step = self._publisher.update()
         if step.lists or step.removed:
             self._forwarder.publish(step.lists, step.removed)
-        of_tenants = self._nve.tenants.take_events() if self._nve is not None else ()
+        return step
+
+    def _settle(self, time_ns: int) -> None:
+        step = self._publish()
+        if self._relays.touched([*(one.key for one in step.lists), *step.removed], self.now_s):
+            self._publish()
+        of_tenants = self._relays.take_events()
+        of_tenants += self._nve.tenants.take_events() if self._nve is not None else []
         for event in [*self._device.take_events(), *(event for _, event in of_tenants)]:
             self.joined += event.was is None
             self.left += event.wants is None
         frames = self._device.take_frames()
         if self._nve is not None:
             frames += self._nve.take_frames()
+        frames += self._relays.take_frames()
         for port, frame in frames:
             self._sink.send(port, frame, time_ns)
 

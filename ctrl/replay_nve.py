@@ -14,7 +14,7 @@ from ctrl.publisher import Basis
 from ctrl.refusals import Refused
 from ctrl.roles.nve.joins import Joins
 from ctrl.roles.nve.macs import CLOCK, TICKS, Macs
-from ctrl.roles.nve.tenants import Tenants
+from ctrl.roles.tenants import Tenants
 from ctrl.static import needs, uplinks
 from ctrl.stations import Stations, encaps, limits, mac_views, place_of, statics, vm_vnis
 from ctrl.tenant_side import TenantSide
@@ -44,7 +44,7 @@ class ReplayedNve:
         stations = Stations(forwarder, config, found.ways)
         self.macs = Macs(forwarder.macs, stations, refused, limits(config), is_reached=lambda _: True)
         self.tenants = TenantSide(tenants, refused)
-        self._snooped = found.snooped
+        self._tenants_of = found.snooped, found.agnostic
         self._config = config
         self._layout = layout
         self._forwarder = forwarder
@@ -61,7 +61,7 @@ class ReplayedNve:
         self.joins.attach(self._uplinks, 0.0)
         for network, places in needs(self._config, self._layout.ports).items():
             self.joins.need(network, places, 0.0)
-        self.tenants.attach(self._snooped, self._layout, {}, 0.0)
+        self.tenants.attach(*self._tenants_of, self._layout, {}, 0.0)
 
     def hear(self, punted: Punted, now_s: float) -> bool:
         """Take a frame, if it is for the NVE."""

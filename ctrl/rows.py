@@ -12,7 +12,7 @@ from ctrl.config.schema import NetworkTable
 from ctrl.refusals import REFUSALS
 from ctrl.table import Row
 from ctrl.view import MemberView
-from fastpath.model import GroupKey, IPAddress, Layout
+from fastpath.model import GroupKey, IPAddress, KeyKind, Layout
 from fastpath.statistics import Statistics
 
 _T = TypeVar("_T")
@@ -99,8 +99,16 @@ def key_name(key: GroupKey) -> str:
     number = f"{key.encap.name.lower()} {key.vni}"
     if key.group is None:
         return number
-    group = str(key.group) if key.source is None else f"({key.source}, {key.group})"
+    name = tenants_name(key) or str(key.group)
+    group = name if key.source is None else f"({key.source}, {name})"
     return group if not key.vni else f"{number} {group}"
+
+
+def tenants_name(key: GroupKey) -> str | None:
+    """The group of the tenants that a list is for, any: those that nobody joined; None: all of a network."""
+    if key.group is None or key.kind > KeyKind.INNER_GROUP:
+        return None
+    return "any" if key.group.is_unspecified else str(key.group)
 
 
 def group_rows(statistics: Statistics) -> list[Row]:

@@ -4,14 +4,7 @@ replication lists are made of.
 Decisions:
 1. A port without `mac` gets 02:fa:57:00:HH:NN, without `next_hop_mac` 02:fa:57:ff:HH:NN, where HHNN is its
    place in the config, from 1: locally administered, and told apart at a glance in a capture.
-2. A peer is reached by the port to which the kernel routes it (live, where there is a kernel to ask), else by
-   the one whose `address` prefix holds it (the longest), else by the first that faces the core; ports that
-   face VMs reach nobody.
-3. What an NVE sends to groups leaves by its uplink: of the ports that face the core alone, the internal ones
-   if there are any, the one whose `address` prefix holds the NVE's address, else the first. Internal ports
-   lead to the other roles of this box, so no peer is reached by one. Where a device is beside the NVE, what
-   comes to a group by the uplink is the NVE's, and by any other port the device's.
-4. Lists by number keep the sender's outer source unless the list or the receiver says otherwise: plain VTEPs
+2. Lists by number keep the sender's outer source unless the list or the receiver says otherwise: plain VTEPs
    learn from it. `[replicator] source` is about a manager's lists.
 """
 
@@ -19,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
-from ctrl import planner
+from ctrl import overlays, planner
 from ctrl.config.numbers import list_key, receiver_key, vsid_of
 from ctrl.config.schema import (
     Config,
@@ -36,6 +30,7 @@ from ctrl.membership import ALL, Event, Membership, Origin, Who
 from ctrl.point_lists import Point
 from ctrl.publisher import Basis, Publisher
 from ctrl.roles.attachment import Attachment
+from ctrl.ways import uplink, vm_ports, ways
 from fastpath.model import (
     AllowFrom,
     Encap,
@@ -90,10 +85,16 @@ def enroll(membership: Membership, config: Config) -> list[Event]:
     return [event for event in events if event is not None]
 
 
-def basis(config: Config, ports: tuple[Port, ...], found: planner.Ways) -> Basis:
-    """What the lists of a config are made of, beside the members."""
+def basis(
+    config: Config,
+    ports: tuple[Port, ...],
+    found: planner.Ways,
+    told: Mapping[IPAddress, planner.Receivers] = MappingProxyType({}),
+) -> Basis:
+    """What the lists of a config are made of, beside the members. `told`: whom managers have our NVE send
+    what is for a group."""
     device, networks = config.device, tuple(_networks(config))
-    sending, up = _how_to_send(config, found), _up(config, ports)
+    sending, up = overlays.how_to_send(config, networks, found, told), _up(config, ports)
     peers: dict[IPAddress, list[planner.Remote]] = {}
     for p in device.peers if device else ():
         peers.setdefault(p.group, []).extend(found.remote(address) for address in p.addresses)
@@ -102,9 +103,10 @@ def basis(config: Config, ports: tuple[Port, ...], found: planner.Ways) -> Basis
         tunnel=tunnel_of(device) if device else None,
         peers=peers,
         fixed=tuple(_point_lists(config, config.replicator, found)) if config.replicator else (),
-        overlay=tuple(_overlay(networks, up, sending)) if sending else (),
+        overlay=tuple(overlays.lists(networks, up, sending)),
         networks=networks,
-        snooped=tuple(_snooped(networks, up, sending)) if sending else (),
+        snooped=tuple(overlays.snooped(config, networks, up, sending)),
+        agnostic=tuple(overlays.agnostic(config, networks, up, sending, found)),
         refined=tuple(n for n in networks if n.snoop) if device or config.replicator else (),
         point=Point(config.replicator.address, config.replicator.source == "own")
         if config.replicator
@@ -166,59 +168,34 @@ def _shared(config: Config, ports: tuple[Port, ...]) -> tuple[Port, ...]:
     )
 
 
-def ways(config: Config) -> planner.Ways:
-    """Learn from the ports' addresses who is reached where."""
-    outward = [
-        (i, port) for i, port in enumerate(config.ports) if "vm" not in port.faces and port.kind != "internal"
-    ]
-    return planner.Ways(
-        tuple((i, address.network) for i, port in outward for address in port.addresses),
-        tuple(i for i, port in outward if "core" in port.faces),
-    )
-
-
-def uplink(config: Config) -> int | None:
-    """The port by which the NVE is in its groups; None: no port will do."""
-    if config.nve is None:
-        return None
-    core = [i for i, port in enumerate(config.ports) if port.faces == ("core",)]
-    core = [i for i in core if config.ports[i].kind == "internal"] or core
-    prefixes = [(i, address.network) for i in core for address in config.ports[i].addresses]
-    return planner.choose_out_port(config.nve.address, prefixes, core)
-
-
-def out_port_to(config: Config, found: planner.Ways, vtep: IPAddress) -> int:
-    """The port by which an NVE reaches another; where there is no way, that of what goes to groups."""
-    out_port = found.out_port(vtep)
-    return (uplink(config) or 0) if out_port is None else out_port
-
-
-def vm_ports(config: Config) -> Mapping[str, tuple[int, ...]]:
-    """The places of the VM ports of each network that has any, by its name."""
-    found: dict[str, tuple[int, ...]] = {}
-    for place, port in enumerate(config.ports):
-        if "vm" in port.faces and port.network is not None:
-            found[port.network] = (*found.get(port.network, ()), place)
-    return found
-
-
-def tenant_mac(nve: NveTable) -> bytes:
-    """Our MAC in what VMs are asked and told: of each NVE another one, whatever its ports are."""
-    return bytes((0x02, 0xFB)) + nve.address.packed[-4:]
+def tenant_mac(role: NveTable | DeviceTable | ReplicatorTable) -> bytes:
+    """Our MAC in what VMs are asked and told: of each role another one, whatever its ports are."""
+    return bytes((0x02, 0xFB)) + role.address.packed[-4:]
 
 
 def needs(config: Config, ports: tuple[Port, ...]) -> dict[str, frozenset[tuple[int, IPAddress]]]:
     """The groups that the NVE is in for each network, and by which port: those of the networks with a VM port
     that is up (CONFORMANCE N3-N5); none, where what VMs send goes to no group."""
     by = uplink(config)
-    if config.nve is None or config.nve.send_to or by is None:
+    if config.nve is None or config.nve.send_to or config.nve.manager or by is None:
         return {}
-    up = _up(config, ports)
     return {
         network.name: frozenset((by, group) for group in network.groups())
-        for network in _networks(config)
-        if up.get(network.name)
+        for network in _served(config, ports)
     }
+
+
+def tunnelled(config: Config, ports: tuple[Port, ...]) -> frozenset[IPAddress]:
+    """The groups that the NVE is in by the managers' books, in the place of those that it would join."""
+    if config.nve is None or not config.nve.manager:
+        return frozenset()
+    return frozenset(group for network in _served(config, ports) for group in network.groups())
+
+
+def _served(config: Config, ports: tuple[Port, ...]) -> Iterator[Network]:
+    """The networks with a VM port that is up."""
+    up = _up(config, ports)
+    return (network for network in _networks(config) if up.get(network.name))
 
 
 def attachments(config: Config, ports: tuple[Port, ...]) -> dict[int, Attachment]:
@@ -284,33 +261,6 @@ def _point_list(
     return planner.plan_point_number(ENCAPS[key[0]], key[1], receivers)
 
 
-def _overlay(
-    networks: Iterable[Network], up: Mapping[str, list[int]], sending: planner.Overlay
-) -> Iterator[ReplicationList]:
-    """Plan the lists of an NVE, of the networks with VM ports that are up."""
-    for network in networks:
-        if up.get(network.name):
-            yield from planner.plan_nve_network(network, up[network.name], sending)
-
-
-def _snooped(
-    networks: Iterable[Network], up: Mapping[str, list[int]], sending: planner.Overlay
-) -> Iterator[planner.Snooped]:
-    """The networks with VM ports, be these up or not, whose tenant groups the NVE knows."""
-    for network in networks:
-        if network.snoop and network.name in up:
-            yield planner.Snooped(network, frozenset(up[network.name]), sending)
-
-
-def _how_to_send(config: Config, found: planner.Ways) -> planner.Overlay | None:
-    """None: the box is no NVE, or no port will do."""
-    nve, by = config.nve, uplink(config)
-    if nve is None or by is None:
-        return None
-    remotes = (planner.Remote(address, out_port_to(config, found, address)) for address in nve.send_to)
-    return planner.Overlay(nve.address, by, tuple(remotes))
-
-
 def _up(config: Config, ports: tuple[Port, ...]) -> dict[str, list[int]]:
     """The places of the VM ports that are up, of each network that has any, up or not."""
     return {
@@ -341,7 +291,7 @@ def _networks(config: Config) -> Iterator[Network]:
             group=table.group,
             maps=tuple(GroupMap(m.inner, m.group) for m in table.maps),
             clear_reserved=table.clear_reserved,
-            snoop=table.snoop,
+            snoop=table.snoop or bool(table.igmp_to),
             drop_unregistered=table.unregistered == "drop",
         )
 
@@ -350,7 +300,9 @@ def _peers(config: Config) -> dict[Peer, None]:
     found: dict[Peer, None] = {}
     if config.nve:
         vteps = (one.vtep for one in config.nve.stations if one.vtep is not None)
-        found |= dict.fromkeys(Peer(Scope.NVE, address) for address in (*config.nve.send_to, *vteps))
+        services = (address for network in config.networks for address in network.igmp_to)
+        named = (*config.nve.send_to, *vteps, *services)
+        found |= dict.fromkeys(Peer(Scope.NVE, address) for address in named)
     for peer in config.device.peers if config.device else ():
         found |= dict.fromkeys(Peer(Scope.DEVICE, address) for address in peer.addresses)
     for table in config.replicator.lists if config.replicator else ():

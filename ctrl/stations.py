@@ -14,8 +14,9 @@ from ctrl.config import Config
 from ctrl.planner import Ways, vm_egress
 from ctrl.roles.nve.macs import CLOCK, TICKS, Known, Limits, Static
 from ctrl.roles.nve.places import Place, Vtep
-from ctrl.static import ENCAPS, out_port_to, port_place, ways
+from ctrl.static import ENCAPS, port_place
 from ctrl.view import MacView
+from ctrl.ways import out_port_to, ways
 from fastpath.model import Egress, Encap, Faces, Form, Layout, Owner
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from fastpath.model import GroupKey, IPAddress, ReplicationList
 
 
 class Heard(Protocol):
-    """What the VMs of an NVE said: `ctrl.roles.nve.tenants`."""
+    """What the VMs of an NVE said: `ctrl.roles.tenants`."""
 
     def take_changed(self) -> list[tuple[str, IPAddress | None]]: ...
     def groups(self, network: str) -> list[IPAddress]: ...

@@ -8,17 +8,18 @@ network do that are for several stations, in the same bytes (`fastpath.reference
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ctrl import planner
+from ctrl.agnostic import hand_on
 from ctrl.membership import Event
 from ctrl.refusals import Refused
-from ctrl.roles.nve.tenants import OVERLAY, Sent, Tenants
+from ctrl.roles.tenants import OVERLAY, Sent, Tenants
 from fastpath import Punted
 from fastpath.compiler import NextHops
-from fastpath.model import Encap, Layout
+from fastpath.model import Encap, Layout, Network
 
 if TYPE_CHECKING:
     from fastpath.reference.copies import Copier
@@ -38,8 +39,9 @@ class TenantSide:
         self._hops: NextHops = {}
         self._copier: Copier | None = None
         self._snooped: dict[str, planner.Snooped] = {}
+        self._agnostic: dict[str, planner.Agnostic] = {}
         self._overlays: dict[str, int] = {}
-        """The place of the overlay of each network that ever snooped: -2, -3 and so on."""
+        """The place of the overlay of each network that was ever heard: -2, -3 and so on."""
         self._at: dict[int, str] = {}
         """The network of each place: of VM ports that are up, and of overlays."""
         self._of_number: dict[tuple[Encap, int], int] = {}
@@ -49,17 +51,25 @@ class TenantSide:
     # --- what it is told ------------------------------------------------------------------------------------
 
     def attach(
-        self, snooped: Iterable[planner.Snooped], layout: Layout, hops: NextHops, now_s: float
+        self,
+        snooped: Iterable[planner.Snooped],
+        agnostic: Iterable[planner.Agnostic],
+        layout: Layout,
+        hops: NextHops,
+        now_s: float,
     ) -> None:
-        """These are the networks that snoop, and the data path forwards by these already."""
+        """These are the networks that snoop, and those whose IGMP and MLD is but handed on; the data path
+        forwards by these already."""
         old, self._snooped = self._snooped, {one.network.name: one for one in snooped}
+        self._agnostic = {one.network.name: one for one in agnostic}
         self._layout, self._hops, self._copier = layout, hops, None
         self._at, self._of_number = {}, {}
-        for name, one in self._snooped.items():
+        networks: dict[str, planner.Snooped | planner.Agnostic] = {**self._snooped, **self._agnostic}
+        for name, heard in networks.items():
             place = self._overlays.setdefault(name, NOWHERE - 1 - len(self._overlays))
-            self._at |= dict.fromkeys((*one.vm_ports, place), name)
-            numbers = ((encap, one.network.number(encap)) for encap in (Encap.VXLAN, Encap.NVGRE))
-            self._of_number |= {(encap, number): place for encap, number in numbers if number is not None}
+            self._at |= dict.fromkeys((*heard.vm_ports, place), name)
+            self._of_number |= dict.fromkeys(planner.numbers(heard.network), place)
+        for name, one in self._snooped.items():
             self._tenants.attach(name, {port: layout.ports[port].mtu for port in one.vm_ports}, now_s)
         for name in old:
             if name not in self._snooped:
@@ -73,13 +83,13 @@ class TenantSide:
             return punted.in_port, punted.inner_frame
         return self._of_number.get((inner.encap, inner.number), NOWHERE), punted.inner_frame
 
-    def is_place(self, place: int) -> bool:
-        """Say whether tenants speak there."""
-        return place < 0 or place in self._at
-
     def hear(self, place: int, frame: bytes, now_s: float) -> None:
         """Take one tenant's frame."""
-        self._tenants.hear(self._at.get(place, ""), OVERLAY if place < 0 else place, frame, now_s)
+        name, port = self._at.get(place, ""), OVERLAY if place < 0 else place
+        if name in self._agnostic:
+            self._sent += hand_on(self._agnostic[name], port, frame)
+            return
+        self._tenants.hear(name, port, frame, now_s)
         self._settle()
 
     def poll(self, now_s: float) -> None:
@@ -117,9 +127,15 @@ class TenantSide:
         if sent.port != OVERLAY:
             yield sent.port, sent.frame
         elif sent.network in self._snooped:
-            yield from self._into_overlay(self._snooped[sent.network], sent.frame)
+            snooped = self._snooped[sent.network]
+            yield from self._into_overlay(snooped.network, snooped.overlay, sent.frame)
+        elif sent.network in self._agnostic:
+            agnostic = self._agnostic[sent.network]
+            yield from self._into_overlay(agnostic.network, agnostic.overlay, sent.frame, agnostic.services)
 
-    def _into_overlay(self, snooped: planner.Snooped, frame: bytes) -> Iterator[tuple[int, bytes]]:
+    def _into_overlay(
+        self, network: Network, overlay: planner.Overlay, frame: bytes, besides: Sequence[planner.Remote] = ()
+    ) -> Iterator[tuple[int, bytes]]:
         # what takes long to import comes when the first tenant speaks
         from fastpath.reference.copies import Copier  # noqa: PLC0415
         from fastpath.reference.parse import raw_frame  # noqa: PLC0415
@@ -127,10 +143,11 @@ class TenantSide:
 
         if self._copier is None:
             self._copier = Copier(self._layout, self._hops)
-        network = snooped.network
-        port = replace(self._layout.ports[snooped.overlay.uplink], network=network.name)
+        port = replace(self._layout.ports[overlay.uplink], network=network.name)
         parsed = raw_frame(frame, port, self._layout)
-        for egress in planner.overlay_egresses(network, snooped.overlay, network.group):
+        packet = parsed.inner_packet
+        outer = network.group if packet is None else planner.outer_group(network, packet.destination)
+        for egress in planner.overlay_egresses(network, overlay, outer, besides):
             try:
                 yield egress.out_port, self._copier.copy(parsed, egress)
             except CopyDrop:

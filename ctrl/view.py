@@ -131,7 +131,7 @@ class SessionView:
 
     node: str
     role: str
-    """device or replicator"""
+    """device or replicator, of this box also nve"""
     manager: str | None
     """Who serves it; None: nobody, as of now."""
     is_up: bool
@@ -153,6 +153,8 @@ class SessionView:
     """At a node: the age of the instructions in force, those from the disk included; None: there are none."""
     why: str | None = None
     """At a node: why there is no session, as far as that is known, by the address of each manager."""
+    n_tenants: int = 0
+    """At a node: what managers said of its tenants' groups, key by key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,8 @@ class GroupView:
     points: tuple[str, ...]
     vnis: tuple[int, ...]
     revision: int
+    tenants: str | None = None
+    """The tenants' own group that `devices` want, or any; None: it is the group itself, that they are in."""
 
 
 @dataclass(frozen=True, slots=True)

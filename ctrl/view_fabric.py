@@ -4,14 +4,15 @@ sent."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from ipaddress import ip_address
 
+from ctrl import planner
 from ctrl.table import Row
 from ctrl.topology.entry import Entry, Key
-from ctrl.view import SessionView, View
-from fastpath.model import Encap, Form, GroupKey, IPAddress, Scope
+from ctrl.view import GroupView, SessionView, View
+from fastpath.model import Encap, Form, GroupKey, IPAddress, KeyKind, Network, Scope
 
 Tunnel = tuple[IPAddress, Form]
 """A peer, and in what form its copies are sent."""
@@ -34,18 +35,26 @@ def device_rows(view: View) -> Iterator[Row]:
 
 
 def managed_group_rows(view: View) -> Iterator[Row]:
-    """One row a group that the manager knows."""
-    for one in sorted(view.groups, key=lambda one: (one.group.version, int(one.group))):
+    """One row a group that the manager knows, and behind it one each for what its tenants want."""
+    for one in sorted(view.groups, key=_group):
         yield {
             "role": "manager",
             "group": str(one.group),
             "vni": [str(vni) for vni in one.vnis],
+            "tenants": one.tenants,
             "local": list(one.points),
             "remote": [str(device) for device in one.devices],
             "via": "point" if one.points else "mesh",
             "revision": one.revision,
             "frames": None,
         }
+
+
+def _group(one: GroupView) -> tuple[int, int, tuple[int, ...], str]:
+    """The group itself first: it has all networks, and of tenants nothing."""
+    if one.tenants is None:
+        return one.group.version, int(one.group), (), ""
+    return one.group.version, int(one.group), one.vnis, one.tenants
 
 
 def managed_tunnel_rows(view: View) -> Iterator[Row]:
@@ -90,15 +99,27 @@ def _session(one: SessionView) -> Row:
 class Planners:
     """Who planned the copies to peers of each list: static, mesh or point."""
 
-    def __init__(self, told: Mapping[Scope, Mapping[Key, Entry]]) -> None:
+    def __init__(self, told: Mapping[Scope, Mapping[Key, Entry]], networks: Iterable[Network] = ()) -> None:
         self._told = told
+        self._networks = {number: one for one in networks for number in planner.numbers(one)}
 
     def of(self, key: GroupKey) -> str:
         """Name who it was; a manager's word counts before the config's."""
-        if key.group is None:
+        is_inner = key.kind <= KeyKind.INNER_GROUP
+        group = self._outer(key) if is_inner or key.scope is Scope.NVE else key.group
+        if group is None:
             return "point" if (key.encap, key.vni) in self._numbers else "static"
-        entry = self._told.get(key.scope, {}).get(key.group.packed)
+        entry = self._told.get(key.scope, {}).get(group.packed)
         return "static" if entry is None or not (entry.peers or entry.onward) else entry.via
+
+    def _outer(self, key: GroupKey) -> IPAddress | None:
+        """The outer group, whose receivers a list of an NVE has, and one of tenants some of."""
+        network = self._networks.get((key.encap, key.vni))
+        if key.kind is KeyKind.GROUP:
+            return key.group
+        if network is None:
+            return None
+        return network.group if key.group is None else planner.outer_group(network, key.group)
 
     @cached_property
     def _numbers(self) -> set[tuple[Encap, int]]:
@@ -114,7 +135,8 @@ def tunnels_told(view: View) -> Counter[Tunnel]:
     rewrites = device is not None and device.tunnel == "rewrite"
     found: Counter[Tunnel] = Counter()
     for scope, entries in view.told.items():
-        form = Form.REWRITE if scope is Scope.DEVICE and rewrites else Form.NESTED
+        is_rewritten = scope is Scope.NVE or (scope is Scope.DEVICE and rewrites)
+        form = Form.REWRITE if is_rewritten else Form.NESTED
         # a thousand groups with the same peers have one tuple
         for peers, n in Counter(entry.peers + entry.onward for entry in entries.values()).items():
             for peer in peers:

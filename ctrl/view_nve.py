@@ -39,6 +39,7 @@ def joined_rows(view: View) -> Iterator[Row]:
             "role": "nve",
             "group": str(one.group),
             "vni": [str(n.vni) for n in view.config.networks if n.name in one.networks],
+            "tenants": None,
             "local": [p.name for p in view.layout.ports if p.network in one.networks and p.is_up],
             "remote": [],
             "via": "joined",

@@ -13,7 +13,7 @@ from itertools import chain
 from ctrl.config.effective import config_rows
 from ctrl.config.numbers import number_in
 from ctrl.config.schema import Config
-from ctrl.rows import drop_counts, each_member, key_name, vnis_by_group
+from ctrl.rows import drop_counts, each_member, key_name, tenants_name, vnis_by_group
 from ctrl.table import Row
 from ctrl.view import View
 from ctrl.view_fabric import (
@@ -90,12 +90,13 @@ def list_rows(view: View) -> Iterator[Row]:
     """One row a replication list, in the order in which they were published."""
     frames = {row.key: row.frames for row in view.statistics.lists}
     by_group = vnis_by_group(view.config)
-    planners = Planners(view.told)
+    planners = Planners(view.told, view.layout.networks)
     for key, wanted in view.lists.items():
         yield {
             "role": key.scope.name.lower(),
             "group": key_name(key),
             "vni": _vnis(key, view.config) if key.vni else by_group.get(key.group, []),
+            "tenants": tenants_name(key),
             "local": sorted(_member(egress, view.layout) for egress in wanted.local),
             "remote": _words(egress.owner.address for egress in wanted.remote),
             "via": planners.of(key),

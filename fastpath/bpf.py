@@ -27,6 +27,7 @@ __all__ = [
     "HELPER_CLONE_REDIRECT",
     "HELPER_MAP_LOOKUP",
     "HELPER_REDIRECT_MAP",
+    "HELPER_STORE_BYTES",
     "R0",
     "R1",
     "R2",
@@ -58,6 +59,7 @@ __all__ = [
     "load",
     "load_map",
     "load_program",
+    "load_value",
     "map_lookup",
     "map_update",
     "mov",
@@ -133,6 +135,7 @@ _JUMP_CODES = {
 }  # of unsigned numbers
 
 HELPER_MAP_LOOKUP = 1
+HELPER_STORE_BYTES = 9
 HELPER_CLONE_REDIRECT = 13
 HELPER_REDIRECT_MAP = 51
 
@@ -211,6 +214,11 @@ def load_map(target: Register, fd: int) -> Instruction:
     return Instruction(0x18, target, 1, 0, fd, wide=True)  # source 1: the number is a map's descriptor
 
 
+def load_value(target: Register, fd: int) -> Instruction:
+    """Put the address of the first value of an array into a register: no helper and no look-up is needed."""
+    return Instruction(0x18, target, 2, 0, fd, wide=True)
+
+
 def _with_operand(code: int, target: Register, operand: Register | int) -> Instruction:
     if isinstance(operand, Register):
         return Instruction(code | 0x08, target, operand)
@@ -253,6 +261,7 @@ def assemble(source: Sequence[Instruction | Label]) -> bytes:
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _LINK_CREATE, _LINK_UPDATE = 0, 1, 2, 5, 28, 29
 _ATTACH_XDP, _ATTACH_TCX_INGRESS = 37, 46
+_MMAPABLE = 1 << 10
 _CALL_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
 _LOG_SIZE = 1 << 20
 _LOG_LINES = 8
@@ -300,11 +309,15 @@ def load_program(kind: ProgramKind, program: Sequence[Instruction | Label], name
         ) from None
 
 
-def create_map(kind: MapKind, key_size: int, value_size: int, entries: int, name: str) -> int:
-    """Create a map and return its descriptor."""
+def create_map(
+    kind: MapKind, key_size: int, value_size: int, entries: int, name: str, *, shared: bool = False
+) -> int:
+    """Create a map and return its descriptor. `shared`: an array whose values mmap(2) gives."""
+    flags = _MMAPABLE if shared else 0
     try:
         return _bpf(
-            _MAP_CREATE, struct.pack("<IIIIIII16s", kind, key_size, value_size, entries, 0, 0, 0, _name(name))
+            _MAP_CREATE,
+            struct.pack("<IIIIIII16s", kind, key_size, value_size, entries, flags, 0, 0, _name(name)),
         )
     except OSError as refused:
         raise OSError(refused.errno, f"map {name!r} was not created: {refused.strerror}") from None

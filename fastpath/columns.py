@@ -1,7 +1,7 @@
 """Very many replication lists at once, as numpy columns, on their way into the first FIB of a layout.
 
-A module of its own because numpy takes longer to import than a box has time before it forwards, and only who
-has a million lists at hand needs it.
+A module of its own, as importing numpy takes time that a box does not have before it forwards: only who has
+a million lists at hand needs it.
 """
 
 from __future__ import annotations

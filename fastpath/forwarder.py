@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from fastpath._engine import Engine
 from fastpath._fib import Fib
@@ -26,6 +27,9 @@ from fastpath.statistics import (
     Statistics,
     WorkerCount,
 )
+
+if TYPE_CHECKING:
+    from fastpath.columns import Columns
 
 LISTS_MAX = 1 << 20
 """As in `_frame.pxd`: later lists are not counted singly."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastpath._punt import PuntRing
-from fastpath.model import Encap
+from fastpath.model import Encap, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,14 @@ class Inner(NamedTuple):
     """A tenant's frame within a punted one: bytes `start` to `end`, of the network with `number`.
 
     `encap` is what carried it, RAW for a VM's own; then `number` is that of its port's network in the
-    network's own encapsulation.
+    network's own encapsulation. `scope` is that of the frame: whose it is to hand it on.
     """
 
     encap: Encap
     number: int
     start: int
     end: int
+    scope: Scope = Scope.NVE
 
 
 class Punted(NamedTuple):
@@ -66,6 +67,6 @@ class Punted(NamedTuple):
 def read_punted(ring: PuntRing, at_most: int) -> list[Punted]:
     """Take what a worker has for control, oldest first."""
     return [
-        Punted(in_port, time_ns, frame, inner and Inner(Encap(inner[0]), *inner[1:]))
+        Punted(in_port, time_ns, frame, inner and Inner(Encap(inner[0]), *inner[1:4], Scope(inner[4])))
         for in_port, time_ns, frame, inner in ring.read(at_most)
     ]

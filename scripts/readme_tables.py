@@ -58,6 +58,7 @@ def with_tables(text: str) -> str:
         "device": lambda _: example("device.toml"),
         "point": lambda _: example("point.toml"),
         "fabric-device": lambda _: example("fabric/device.toml"),
+        "fabric-nve": lambda _: example("fabric/nve.toml"),
         "fabric-point": lambda _: example("fabric/point.toml"),
         "manager": lambda _: example("fabric/manager.toml"),
     }

@@ -18,6 +18,7 @@ from fastpath.model import (
     ReplicationList,
     Scope,
 )
+from fastpath.reference.snooping import ANY_GROUP
 from tests import frames as f
 
 T = TypeVar("T")
@@ -230,7 +231,9 @@ def take_aim(rng: random.Random, layout: Layout, lists: Sequence[ReplicationList
         group = str(key.group)
         tenant = random_tenant(rng, encap, None, None)
         return Aim(one, key.scope, encap, number_of(rng, layout, encap, group), group, tenant)
-    inner = None if key.group is None else str(key.group)
+    inner = rng.choice(INNER_GROUPS) if key.group == ANY_GROUP else None
+    if key.group is not None and inner is None:
+        inner = str(key.group)
     source = None if key.source is None else str(key.source)
     tenant = random_tenant(rng, key.encap, inner, source)
     groups = [str(g) for n in layout.networks if n.number(key.encap) == key.vni for g in n.groups()]

@@ -14,15 +14,17 @@ from math import ceil
 from pathlib import Path
 
 from ctrl.config import Config, parse
-from ctrl.members import member_views, tenant_views
+from ctrl.daemon.snooping import Speaker
+from ctrl.members import member_views, relayed_views, tenant_views
 from ctrl.membership import Membership
 from ctrl.planner import vm_egress
 from ctrl.publisher import Publisher
+from ctrl.refined_lists import RefinedLists
 from ctrl.refusals import Refused
 from ctrl.replay import LONGEST_SILENCE_S, Replayed, replay
 from ctrl.roles.device import Device
 from ctrl.roles.nve.joins import Joins
-from ctrl.roles.nve.tenants import Tenants
+from ctrl.roles.tenants import Tenants
 from ctrl.rows import each_member
 from ctrl.static import (
     attachments,
@@ -33,15 +35,16 @@ from ctrl.static import (
     plan_ports,
     tenant_mac,
     uplinks,
-    ways,
 )
 from ctrl.stations import static_egresses
 from ctrl.table import Row
 from ctrl.tenant_lists import TenantLists
+from ctrl.tenant_relay import relays_of
 from ctrl.tenant_side import TenantSide
 from ctrl.tenants_told import TenantsTold
+from ctrl.ways import ways
 from fastpath import Inner, Punted
-from fastpath.model import Egress, Encap, Form, Frame, IPAddress, Owner, Verdict
+from fastpath.model import Egress, Encap, Form, Frame, IPAddress, Owner, Scope, Verdict
 from fastpath.reasons import Unit
 from fastpath.reference import Lesson, Outcome, Reference, Trail
 from tests.captures_io import read_frames
@@ -133,9 +136,12 @@ class Stepped:
         mac = tenant_mac(config.nve) if config.nve else b""
         self.tenants = Tenants(self.refused, config.membership, mac, lambda: 0.5)
         self.side = TenantSide(self.tenants, self.refused)
+        self.told = {scope: TenantsTold() for scope in Scope}
+        self.relays = {one.scope: one for one in relays_of(config, self.told, self.refused, lambda: 0.5)}
         self.said: list[Said] = []
         self.n_frames = 0
         self.begin_ns = self.clock_ns = 0
+        self.is_listening = False
         self._settle(0)
 
     @property
@@ -149,9 +155,12 @@ class Stepped:
         trail = Trail()
         outcome = self.reference.forward(in_port, frame, trail)
         if outcome.verdict is Verdict.PUNT and trail.parsed is not None:  # it has something inside
-            inner = Inner(trail.parsed.encap, trail.parsed.number, trail.parsed.inner, trail.parsed.inner_end)
-            punted = Punted(in_port, frame.time_ns, trail.parsed.data, inner)
-            self.side.hear(*self.side.whose(punted), self.now_s)
+            parsed, scope = trail.parsed, trail.scope
+            assert scope is not None
+            inner = Inner(parsed.encap, parsed.number, parsed.inner, parsed.inner_end, scope)
+            punted = Punted(in_port, frame.time_ns, parsed.data, inner)
+            hears = self.relays.get(scope, self.side)
+            hears.hear(*hears.whose(punted), self.now_s)
             self._settle(self.clock_ns)
         elif outcome.verdict is Verdict.PUNT:
             role = self.joins if in_port in self.uplinks else self.device
@@ -167,6 +176,8 @@ class Stepped:
             self.begin_ns = self.clock_ns = time_ns
             self.device.attach(self.attachments, 0.0)
             self._join()
+            self.is_listening = True
+            self._relay()
             self._settle(time_ns)
         time_ns = max(self.clock_ns, time_ns)
         if (time_ns - self.clock_ns) / 1e9 > LONGEST_SILENCE_S:
@@ -184,22 +195,37 @@ class Stepped:
         """The rows of `fastpath show members`."""
         views = member_views(self.names, self.device, self.membership, self.now_s)
         vms = tenant_views(self.names, self.tenants, self.now_s)
-        return list(each_member(self.config, [*views, *vms]))
+        relayed = [
+            one for relay in self.relays.values() for one in relayed_views(self.names, relay, self.now_s)
+        ]
+        return list(each_member(self.config, [*views, *vms, *relayed]))
+
+    def speakers(self) -> list[Speaker]:
+        """All that speak."""
+        return [self.device, self.joins, self.side, *self.relays.values()]
 
     def _deadline_s(self) -> float | None:
-        due = (self.device.deadline_s, self.joins.deadline_s, self.side.deadline_s)
+        due = [one.deadline_s for one in self.speakers()]
         return min((one for one in due if one is not None), default=None)
 
     def _poll(self, now_s: float) -> None:
         self.device.poll(now_s)
         self.joins.poll(now_s)
         self.side.poll(now_s)
+        for relay in self.relays.values():
+            relay.poll(now_s)
+
+    def _relay(self) -> None:
+        """Have the relays know the lists as they are."""
+        fixed = {one.key for one in self.basis.fixed}
+        for relay in self.relays.values():
+            relay.attach(self.reference.lookup.lists, self.layout, {}, fixed, self.now_s)
 
     def _join(self) -> None:
         self.joins.attach(self.uplinks, 0.0)
         for network, places in needs(self.config, self.layout.ports).items():
             self.joins.need(network, places, 0.0)
-        self.side.attach(self.basis.snooped, self.layout, {}, 0.0)
+        self.side.attach(self.basis.snooped, self.basis.agnostic, self.layout, {}, 0.0)
 
     def _vtep(self, address: IPAddress, encap: Encap) -> Egress:
         assert self.config.nve is not None
@@ -213,11 +239,17 @@ class Stepped:
             self.macs[lesson.vni, lesson.mac] = egress
 
     def _settle(self, time_ns: int) -> None:
-        of_vms = TenantLists(self.tenants, TenantsTold())
-        self.reference.lookup.lists = Publisher(self.membership, self.basis, of_vms).lists
-        speakers = (self.device, self.joins, self.side)
-        for port, data in (one for speaker in speakers for one in speaker.take_frames()):
+        self._plan()
+        if self.is_listening:
+            self._relay()
+            self._plan()
+        for port, data in (one for speaker in self.speakers() for one in speaker.take_frames()):
             self.said.append(Said(self.n_frames, self.names[port], time_ns, data))
+
+    def _plan(self) -> None:
+        refined = [RefinedLists(scope, relay, self.told[scope]) for scope, relay in self.relays.items()]
+        lists = TenantLists(self.tenants, TenantsTold())
+        self.reference.lookup.lists = Publisher(self.membership, self.basis, lists, refined).lists
 
 
 def checked(config: Config, capture: Path, out: Path, in_port: str | None = None) -> Checked:

@@ -42,6 +42,7 @@ from fastpath.model import (
     vni_key,
 )
 from fastpath.reference import MacTable
+from fastpath.reference.snooping import ANY_GROUP
 from tests.arrivals import (
     GROUPS,
     INNER_GROUPS,
@@ -82,7 +83,7 @@ def random_network(rng: random.Random, name: str) -> Network:
     prefixes = some(rng, ("239.77.0.0/16", "239.0.0.0/8", "ff15::/64", "172.16.0.0/12"), 15)
     maps = tuple(GroupMap(ip_network(p), ip_address(rng.choice(GROUPS))) for p in prefixes)
     snoop = chance(rng, 40)
-    spares = snoop and chance(rng, 50)
+    spares = snoop and chance(rng, 65)
     return Network(name, rng.choice(VNIS), vsid, encap, group, maps, chance(rng, 20), snoop, spares)
 
 
@@ -155,7 +156,7 @@ def random_layout(rng: random.Random) -> Layout:
         ),
         verify_checksums=not chance(rng, 10),
         strict_reserved=chance(rng, 10),
-        strict_members=chance(rng, 10),
+        strict_members=chance(rng, 20),
     )
 
 
@@ -220,11 +221,14 @@ def random_keys(rng: random.Random, scope: Scope) -> list[GroupKey]:
         if chance(rng, 20):
             keys.append(group_key(scope, ip_address(group), ip_address(same_version(VTEPS, group)[0])))
     numbers = [(Encap.VXLAN, n) for n in VNIS] + [(Encap.NVGRE, n) for n in VSIDS]
-    for encap, number in some(rng, numbers, 80 if scope is Scope.NVE else 30):
-        keys.append(vni_key(scope, encap, number))
+    by_number = some(rng, numbers, 80 if scope is Scope.NVE else 30)
+    keys += [vni_key(scope, encap, number) for encap, number in by_number]
+    for encap, number in by_number if scope is Scope.NVE else some(rng, numbers, 85):
         for inner in some(rng, INNER_GROUPS, 15):
             source = ip_address(same_version(INNER_SOURCES, inner)[0]) if chance(rng, 40) else None
             keys.append(vni_key(scope, encap, number, ip_address(inner), source))
+        if chance(rng, 50):
+            keys.append(vni_key(scope, encap, number, ANY_GROUP))
     return keys
 
 
@@ -238,6 +242,14 @@ def map_keys(rng: random.Random, layout: Layout) -> list[GroupKey]:
         for group in sorted({one.group for one in network.maps}, key=str)
         if chance(rng, 70)
     ]
+
+
+def may_be_found(layout: Layout, key: GroupKey, keys: Sequence[GroupKey]) -> bool:
+    """Whether there is a list to refine, where this is a refinement."""
+    if key.kind > KeyKind.INNER_GROUP or key.scope is Scope.NVE:
+        return True
+    by_number = vni_key(key.scope, key.encap, key.vni)
+    return by_number in keys or any(n.number(key.encap) == key.vni for n in layout.networks)
 
 
 def without_rates(layout: Layout) -> Layout:
@@ -256,6 +268,7 @@ def random_scene(rng: random.Random, n_frames: int, rates: bool) -> Scene:
         ours = {(n.encap, n.number(n.encap)) for n in layout.networks if n.name in behind}
         keys += [key for key in random_keys(rng, Scope.NVE) if (key.encap, key.vni) in ours]
     keys = list(dict.fromkeys([*keys, *map_keys(rng, layout)]))
+    keys = [key for key in keys if may_be_found(layout, key, keys) or chance(rng, 10)]
     lists = tuple(random_list(rng, layout, key) for key in keys)
     macs = random_macs(rng, layout) if chance(rng, 60) else None
     return Scene(layout, lists, tuple(random_batch(rng, layout, lists, n_frames)), macs)

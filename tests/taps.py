@@ -17,7 +17,7 @@ from tests import frames as f
 from tests.cases import box as b
 from tests.cases import made as m
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 FAR_VTEP, FAR_VM, NEAR_VM, NOBODY = "10.1.1.7", "172.16.5.77", "172.16.5.78", "172.16.5.200"
 PORT = 5004
 SO_RCVBUFFORCE = 33

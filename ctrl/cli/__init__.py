@@ -4,6 +4,7 @@
 subcommand.
 """
 
+import gc
 from importlib import import_module
 
 import click
@@ -35,7 +36,11 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         module, attribute = COMMANDS[name][0].split(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        gc.disable()  # what imports make stays
+        try:
+            command: click.Command = getattr(import_module(module), attribute)
+        finally:
+            gc.enable()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

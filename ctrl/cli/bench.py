@@ -27,13 +27,16 @@ HEADINGS = {
     "what": "WHAT",
 }
 WHAT = {
+    "clones": "fastpath: one send a frame or train, cloned in the kernel, fed from memory",
     "trains": "fastpath: super-frames by AF_PACKET, fed from memory",
     "xdp": "fastpath: single copies by AF_XDP, fed from memory",
     "packet": "fastpath: single copies by AF_PACKET, fed from memory",
+    "forward_clones": "fastpath: received on a live port first, cloned out",
     "forward": "fastpath: received on a live port first, trains out",
     "kernel": "Linux VXLAN device with a remote each, frame by frame",
     "kernel_trains": "the same, fed ready trains: its best case",
     "sendmmsg": "prebuilt copies by sendmmsg, a message each",
+    "limit_clones": "the same sends and clones, prebuilt, no parsing",
     "limit": "prebuilt trains by sendmmsg, no parsing",
     "limit_xdp": "prebuilt copies by AF_XDP, no parsing",
 }
@@ -67,7 +70,7 @@ def wire_command(egresses: int | None, size: int | None, seconds: float, full: b
 
     All send by one veth pair, from one CPU, into one sink that counts datagrams and drops them, in namespaces
     made for it. Needs root, or a user namespace (unshare -Urnm). `X LIMIT` holds AF_XDP against prebuilt
-    frames by AF_XDP, all others against prebuilt trains of the same length.
+    frames by AF_XDP, clones against prebuilt clones, all others against prebuilt trains of the same length.
     """
     why_not = missing()
     if why_not is not None:

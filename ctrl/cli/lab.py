@@ -6,14 +6,15 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import click
 
-from ctrl.config.finding import ConfigError
-from ctrl.lab import labfile, running
+from ctrl.config.finding import ConfigError, given
+from ctrl.lab import labfile, listening, running
 from ctrl.lab.labfile import LabFile
 from ctrl.lab.running import MISUSED, NOT_ALLOWED, NOT_DONE, Keeper, LabError, State
 from ctrl.lab.system import join_net, join_user_of
@@ -106,6 +107,38 @@ def exec_(name: str, box: str, command: tuple[str, ...]) -> None:
             raise LabError(code, f"{command[0]}: {error.strerror}") from None
 
 
+def _group(_context: click.Context, _argument: click.Parameter, word: str) -> str:
+    with suppress(ValueError):
+        if IPv4Address(word).is_multicast:
+            return word
+    raise click.BadParameter(f"{given(word)} is no IPv4 group; expected one like 239.77.0.1")
+
+
+@lab.command("send")
+@click.argument("group", callback=_group)
+@click.option("--device", default="eth0", show_default=True, help="The interface that it leaves by.")
+@click.option(
+    "--rate", type=click.FloatRange(0.1, 100_000), default=10.0, show_default=True, help="A second."
+)
+@click.option("--count", type=click.IntRange(0), default=0, help="So many; else until Ctrl-C.")
+def send(group: str, device: str, rate: float, count: int) -> None:
+    """Send numbered datagrams to an IPv4 GROUP: what a VM of a lab does by `fastpath lab exec`."""
+    with _said("send", device):
+        for n_sent in listening.send(device, group, rate, count):
+            click.echo(f"{n_sent} sent to {group}")
+
+
+@lab.command("hear")
+@click.argument("group", callback=_group)
+@click.option("--device", default="eth0", show_default=True, help="The interface that joins.")
+@click.option("--seconds", type=click.FloatRange(0), default=0, help="So long; else until Ctrl-C.")
+def hear(group: str, device: str, seconds: float) -> None:
+    """Join an IPv4 GROUP, and say what `fastpath lab send` has there: how much of it came, once or twice."""
+    with _said("hear", device):
+        for sentence in listening.hear(device, group, seconds):
+            click.echo(sentence)
+
+
 @lab.command("demo")
 def demo() -> None:
     """Build the lab fabric, have its parts killed while VMs hear each other, and take it down again."""
@@ -146,11 +179,12 @@ def built(file: LabFile) -> str:
 def _advice(file: LabFile, state: State) -> Iterator[str]:
     where = "".join(f"; logs and configs are in {Path(s).parent}" for s in list(state.sockets.values())[:1])
     yield f"\n{file.name} is up{where}. To look around, and to take it down:"
-    for box in state.sockets:
-        yield f"  fastpath lab exec {file.name} {box} fastpath show groups"
     others = [box for box in file.table.boxes if box not in state.sockets]
-    for box in others[:1]:
-        yield f"  fastpath lab exec {file.name} {box} ip -d addr"
+    for hint in file.table.hints or (
+        *(f"{box} fastpath show groups" for box in state.sockets),
+        *(f"{box} ip -d addr" for box in others[:1]),
+    ):
+        yield f"  fastpath lab exec {file.name} {hint}"
     yield f"  fastpath lab down {file.name}"
 
 
@@ -164,6 +198,18 @@ def _read(name: str) -> tuple[LabFile, Path]:
         for finding in error.findings:
             click.echo(str(finding), err=True)
         raise SystemExit(MISUSED) from None
+
+
+@contextmanager
+def _said(command: str, device: str) -> Iterator[None]:
+    """Say what the system said, or end as Ctrl-C does, which is how one ends these."""
+    try:
+        yield
+    except OSError as error:
+        click.echo(f"fastpath lab {command}: {device}: {error.strerror or error}", err=True)
+        raise SystemExit(NOT_ALLOWED if isinstance(error, PermissionError) else NOT_DONE) from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import gc
 import logging
-import os
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,8 +35,6 @@ def run(config_file: str) -> None:
     if reading.config is None:
         raise SystemExit(MISUSED)
     gc.disable()  # until it forwards: all that a start makes stays
-    # OpenBLAS starts threads when numpy is imported, and threads that run keep their privileges
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     from ctrl.control.listen import ControlError  # noqa: PLC0415  imported once the config is good
     from ctrl.daemon import Daemon, StartError  # noqa: PLC0415
     from ctrl.rpc.tls import TlsError  # noqa: PLC0415

@@ -17,16 +17,19 @@ _PEM_SIZE = 1 << 20
 def check_manager(config: Config, report: Report, folder: FilePath | None) -> None:
     """Check who speaks to whom, and how safely. `folder` is where the config file is, None where the files
     that it names do not matter."""
-    for name, role in (("device", config.device), ("replicator", config.replicator)):
+    nodes: list[tuple[str, NodeTable]] = []
+    for name, role in (("device", config.device), ("nve", config.nve), ("replicator", config.replicator)):
         if role:
             _check_node(config, report, role, name)
-    device, point = config.device, config.replicator
-    if device and point and device.manager and point.manager and point.state and point.state == device.state:
-        report.error(
-            ("replicator", "state"),
-            f"{point.state} is also device.state; expected a file of its own, as a point beside a device is "
-            f"another node to a manager: {config.node}.point",
-        )
+            nodes += [(name, role)] * bool(role.manager)
+    for (first, one), (name, other) in combinations(nodes, 2):
+        if other.state and other.state == one.state:
+            report.error(
+                (name, "state"),
+                f"{other.state} is also {first}.state; expected a file of its own, as each role of a box is "
+                "another node to a manager",
+            )
+            break
     if config.manager:
         _check_manager(config, report, config.manager)
     if config.tls and folder:
@@ -48,7 +51,7 @@ def _check_node(config: Config, report: Report, role: NodeTable, name: str) -> N
         )
     has_core = any("core" in port.faces for port in config.ports)
     if role.manager and config.ports and not has_core and not report.is_damaged(("port",)):
-        who = "other devices" if name == "device" else "devices"
+        who = {"nve": "other NVEs", "device": "other devices"}.get(name, "devices")
         report.warning((name,), f'no [[port]] has faces = "core", so nothing is tunnelled to {who}')
 
 

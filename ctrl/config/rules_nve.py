@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ctrl.config.finding import Path, given
-from ctrl.config.numbers import NumberKey, number_in
+from ctrl.config.numbers import NumberKey, list_key, number_in, vsid_of
 from ctrl.config.report import Report
 from ctrl.config.rules_layout import repeats, unknown
 from ctrl.config.rules_roles import check_senders, own_addresses
 from ctrl.config.schema import Config, NetworkTable, NveTable, PortTable
-from ctrl.static import uplink, vm_ports
+from ctrl.ways import uplink, vm_ports
 from fastpath.model import IPAddress
 
 _OVERHEAD = {("vxlan", 4): 50, ("vxlan", 6): 70, ("nvgre", 4): 42, ("nvgre", 6): 62}
@@ -85,17 +85,61 @@ def _check_internal(config: Config, report: Report) -> None:
 
 
 def _check_snooping(config: Config, report: Report) -> None:
-    """What listens to VMs takes VMs (CONFORMANCE N13)."""
+    """What listens to VMs takes VMs, or a role that gets their frames (CONFORMANCE N13)."""
     here = vm_ports(config)
     for i, network in enumerate(config.networks):
         at: Path = ("network", i)
+        is_heard = network.name in here or _is_carried(config, network)
         if "unregistered" in network.model_fields_set and not network.snoop:
             if not report.is_damaged((*at, "snoop")):
                 report.error((*at, "unregistered"), "given; expected only where snoop = true")
-        elif network.snoop and network.name not in here and not report.is_damaged(("port",)):
+        elif network.snoop and not (is_heard or report.is_damaged(("port",)) or report.is_damaged(at)):
             report.warning(
-                (*at, "snoop"), f"has no effect, as no port with VMs is in network {given(network.name)}"
+                (*at, "snoop"),
+                f"has no effect, as no port with VMs is in network {given(network.name)}, no port faces NVEs "
+                "of its groups, and no list of a replication point is for it",
             )
+        if network.igmp_to:
+            _check_services(config, report, at, network, has_vms=network.name in here)
+
+
+def _is_carried(config: Config, network: NetworkTable) -> bool:
+    """Say whether the device or the point here may copy frames of a network."""
+    groups = {network.group, *(one.group for one in network.maps)} - {None}
+    if config.device and groups and any("nve" in port.faces for port in config.ports):
+        return True
+    point = config.replicator
+    if point is None:
+        return False
+    numbers = {("vxlan", network.vni), ("nvgre", vsid_of(network))}
+    return bool(point.manager) or any(one.group in groups or list_key(one) in numbers for one in point.lists)
+
+
+def _check_services(
+    config: Config, report: Report, at: Path, network: NetworkTable, *, has_vms: bool
+) -> None:
+    """What hands tenants' IGMP and MLD on does not read it (CONFORMANCE N12)."""
+    at = (*at, "igmp_to")
+    if network.snoop:
+        report.error(
+            at,
+            "given beside snoop = true, with which nothing of it is forwarded that is not asked for; "
+            "expected one of the two",
+        )
+    elif config.device or config.replicator:
+        role = "device" if config.device else "replicator"
+        report.error(
+            at, f"given on a box with a [{role}], which would hand it on as well; expected an NVE alone"
+        )
+    elif not has_vms and not report.is_damaged(("port",)):
+        report.warning(at, f"has no effect, as no port with VMs is in network {given(network.name)}")
+    own = own_addresses(config)
+    for i, address in enumerate(network.igmp_to):
+        if config.nve:
+            _check_vtep(report, config.nve, (*at, i), address, own)
+    places = (((*at, i), address) for i, address in enumerate(network.igmp_to))
+    for place, first, address in repeats(places):
+        report.error(place, f"{address} is given twice, first in line {report.line(first)}")
 
 
 def _faces(port: PortTable) -> object:
@@ -130,7 +174,14 @@ def _check_role(config: Config, report: Report, nve: NveTable) -> None:
         return
     if not any("vm" in port.faces for port in config.ports):
         report.warning(("nve",), 'no [[port]] has faces = "vm", so there is no VM to serve')
-    if config.device and config.ports[by].kind != "internal":
+    if config.device and nve.manager:
+        report.warning(
+            ("nve", "manager"),
+            "[device] is on the same box: neither reaches the other by a tunnel, so in a group of both NVEs "
+            "of the one miss frames of the other; expected no manager here, and two ports with "
+            'kind = "internal" between them',
+        )
+    elif config.device and config.ports[by].kind != "internal":
         report.warning(
             ("nve",),
             f"[device] is on the same box, but the NVE joins by port {given(config.ports[by].name)}: the "
@@ -185,11 +236,13 @@ def _check_networks(config: Config, report: Report, nve: NveTable) -> None:
 
 def _check_groups(config: Config, report: Report, nve: NveTable, at: Path, network: NetworkTable) -> None:
     if network.group is None and not report.is_damaged((*at, "group")):
-        port = config.ports[vm_ports(config)[network.name][0]]
+        port = given(config.ports[vm_ports(config)[network.name][0]].name)
         report.error(
             at,
-            f"group is missing: its VMs at port {given(port.name)} send to it; expected one, or "
-            "nve.send_to = the address of a service node or a list of VTEPs",
+            f"group is missing: by it managers know the network of the VMs at port {port}; expected one"
+            if nve.manager
+            else f"group is missing: its VMs at port {port} send to it; expected one, or nve.send_to = the "
+            "address of a service node or a list of VTEPs",
         )
     if report.is_damaged(("nve", "address")):
         return
@@ -209,6 +262,8 @@ def _check_groups(config: Config, report: Report, nve: NveTable, at: Path, netwo
 
 def _check_send_to(config: Config, report: Report, nve: NveTable) -> None:
     at: Path = ("nve", "send_to")
+    if nve.manager and "send_to" in nve.model_fields_set:
+        report.error(at, "given beside manager, who tells where frames go; expected one of the two")
     own = own_addresses(config)
     for address in nve.send_to:
         _check_vtep(report, nve, at, address, own)

@@ -10,7 +10,7 @@ from ctrl.config.report import Report
 from ctrl.config.rules_layout import repeats, unknown
 from ctrl.config.schema import Config, DeviceTable, ListTable, NodeTable, ReplicatorTable
 from ctrl.planner import Ways
-from ctrl.static import ways
+from ctrl.ways import ways
 from fastpath.model import IPAddress, IPNetwork
 
 NESTING_SIZE = {4: 32, 6: 52}

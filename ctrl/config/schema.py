@@ -11,7 +11,7 @@ import socket
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic import BeforeValidator, Field
 
 from ctrl.config import values
 from ctrl.config.finding import Path
@@ -43,6 +43,7 @@ from ctrl.config.table import (
     Mac,
     Name,
     Number,
+    Read,
     Table,
     Tables,
     Vsid,
@@ -92,12 +93,12 @@ _PPS_MAX = 100_000_000
 
 
 class ControlTable(Table):
-    socket: Annotated[str | None, PlainValidator(values.socket_path)] = key(
+    socket: Annotated[str | None, Read(values.socket_path)] = key(
         "Where `fastpath show` asks; it appears once it answers.",
         f'the path of a socket from /, up to {values.SOCKET_PATH_MAX} bytes, or "" for none',
         None, shown="/run/fastpath/NODE.sock",
     )  # fmt: skip
-    http: Annotated[HostPort | None, PlainValidator(values.listen_on_or_not)] = key(
+    http: Annotated[HostPort | None, Read(values.listen_on_or_not)] = key(
         "Where /metrics and /healthz are served, to whoever asks.",
         'an address and a port like "127.0.0.1:9473" or "[::1]:9473", or "" for none',
         "127.0.0.1:9473", validate_default=True,
@@ -152,7 +153,7 @@ class PortTable(Table):
     peer: str | None = key(
         "Of an internal port: the other end, within this process.", "the name of a [[port]]", None
     )
-    faces: Annotated[tuple[str, ...], PlainValidator(values.faces)] = key(
+    faces: Annotated[tuple[str, ...], Read(values.faces)] = key(
         "What is behind the port; decides whether a frame counts as local or remote.",
         '"nve", "core", "vm" or ["nve", "core"]', words=("nve", "core", "vm"),
     )  # fmt: skip
@@ -178,7 +179,7 @@ class PortTable(Table):
         "a MAC address like 02:00:00:00:00:01", None,
         shown="02:fa:57:ff:00:NN, NN the port's place, from 01",
     )  # fmt: skip
-    mtu: Annotated[int, PlainValidator(values.mtu)] = key(
+    mtu: Annotated[int, Read(values.mtu)] = key(
         "The largest IP packet that may leave there; 0 is no limit. The interface's is one, too.",
         "0 or a number from 576 to 65535", 0,
     )  # fmt: skip
@@ -197,13 +198,19 @@ class NetworkTable(Table):
     group: Group | None = key("The outer group of its frames.", GROUP, None)
     clear_reserved: bool = switch("Zero the reserved VXLAN bits of forwarded frames.", False)
     snoop: bool = switch(
-        "Send what is for a tenant group only to those VMs of our NVE that joined it; the bounds of "
-        "[membership] hold for them, too.",
+        "Send what is for a tenant group only to who joined it: of the VMs of our NVE, of the NVEs of our "
+        "device and of the receivers of our point's lists; the bounds of [membership] hold for them, too.",
         False,
     )
     unregistered: Literal["flood", "drop"] = word(
-        "With snoop: what becomes here of frames of others to a group that no VM here has joined.",
+        "With snoop: what becomes here of frames of others to a group that nobody has joined; multicast "
+        "routers get them anyway.",
         ("flood", "drop"), "flood",
+    )  # fmt: skip
+    igmp_to: Annotated[tuple[Address, ...], Items] = key(
+        "Service nodes that get a copy of the IGMP and MLD of our NVE's VMs, which goes to all of the "
+        "network as well: for an NVE that does not snoop.",
+        "a list of unicast addresses", (),
     )  # fmt: skip
     maps: Annotated[tuple[MapTable, ...], Tables] = key(
         "Other groups for some inner destinations.", "[[network.map]] tables", (), alias="map"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PlainValidator
+from pydantic import BeforeValidator
 
 from ctrl.config import values
 from ctrl.config.table import (
@@ -23,6 +23,7 @@ from ctrl.config.table import (
     Mac,
     Number,
     Prefix,
+    Read,
     SourceName,
     Table,
     Tables,
@@ -37,11 +38,11 @@ from ctrl.config.table import (
 from ctrl.config.values import HostPort, StoreUrl
 from fastpath.model import IPAddress
 
-Manager = Annotated[HostPort, PlainValidator(values.manager_address)]
-ListenOn = Annotated[HostPort, PlainValidator(values.listen_on)]
-Store = Annotated[StoreUrl, PlainValidator(values.store_url)]
-State = Annotated[str | None, PlainValidator(values.state_path)]
-FileName = Annotated[str, PlainValidator(values.file_name)]
+Manager = Annotated[HostPort, Read(values.manager_address)]
+ListenOn = Annotated[HostPort, Read(values.listen_on)]
+Store = Annotated[StoreUrl, Read(values.store_url)]
+State = Annotated[str | None, Read(values.state_path)]
+FileName = Annotated[str, Read(values.file_name)]
 
 _VNIS = 'a list of VNIs and ranges like ["100-199", 300]'
 
@@ -62,7 +63,7 @@ class MemberTable(Table):
 
 
 class NodeTable(Table):
-    """What a manager tells of tunnels: [device] and [replicator] have these keys."""
+    """What a manager tells of tunnels: [nve], [device] and [replicator] have these keys."""
 
     address: Address = key("Our tunnel address.", ADDRESS)
     manager: Annotated[tuple[Manager, ...], Items] = key(
@@ -72,7 +73,8 @@ class NodeTable(Table):
     state: State = key(
         "Where the last instructions are kept: on a start they are in force at once.",
         'the path of a file from /, or "" for none', None,
-        shown="/var/lib/fastpath/NODE.db, of a point beside a device NODE.point.db",
+        shown="/var/lib/fastpath/NODE.db, of a point beside another role NODE.point.db, of an NVE beside a "
+        "device NODE.nve.db",
     )  # fmt: skip
     peers_from: Annotated[tuple[Prefix, ...], Items] = key(
         "Where a manager's peers may be; instructions with others are refused. None means anywhere.",
@@ -84,7 +86,7 @@ class NodeTable(Table):
         "How long a sudden loss of most peers is not believed, unless it is said again in other words.",
         30.0, 0, 86400,
     )  # fmt: skip
-    probe_interval_ms: Annotated[int, PlainValidator(values.probe_interval)] = key(
+    probe_interval_ms: Annotated[int, Read(values.probe_interval)] = key(
         "Between two probes of a replication point (BFD, RFC 5880); 0, at points and devices alike: none.",
         "0 or a number from 10 to 60000", 300,
     )  # fmt: skip
@@ -213,9 +215,14 @@ class StationTable(Table):
     encap: EncapName | None = word("What that VTEP speaks.", ENCAPS, None, shown="the network's")
 
 
-class NveTable(Table):
+class NveTable(NodeTable):
     address: Address = key("Our VTEP address: the outer source of what the VMs send.", ADDRESS)
-    send_to: Annotated[tuple[IPAddress, ...], PlainValidator(values.bum_receivers)] = key(
+    manager: Annotated[tuple[Manager, ...], Items] = key(
+        "Managers, tried in order: they tell who else is in the groups of our networks, and each of those "
+        "gets a copy; no group is joined or sent to then.",
+        'a list of "host:port"', (),
+    )  # fmt: skip
+    send_to: Annotated[tuple[IPAddress, ...], Read(values.bum_receivers)] = key(
         "Where frames for several or unknown stations go: to their group, or one copy to each of these: a "
         "service node, or all VTEPs.",
         '"group", a unicast address or a list of them', "group", words=("group",), validate_default=True,

@@ -3,27 +3,47 @@ constraints, the words that errors and the README's table show."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import core_schema
 
 from ctrl.config import values
 from ctrl.config.finding import any_of
 from ctrl.config.values import IPInterface
 from fastpath.model import IPAddress, IPNetwork
 
+# Nobody else's code has a word in what a config is; to look for some in all that is installed takes 10 ms.
+os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
+
+
+class Read:
+    """Marks a type whose values `read` makes of what stands in the file.
+
+    Not pydantic's PlainValidator: that works out, twice, how such values would be written, which nobody
+    does, and each start would wait for it.
+    """
+
+    def __init__(self, read: Callable[[object], Any]) -> None:
+        self._read = read
+
+    def __get_pydantic_core_schema__(self, _: object, __: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._read)
+
+
 EncapName = Literal["vxlan", "nvgre"]
 SourceName = Literal["own", "keep"]
 
-Address = Annotated[IPAddress, PlainValidator(values.unicast)]
-Group = Annotated[IPAddress, PlainValidator(values.group)]
-Prefix = Annotated[IPNetwork, PlainValidator(values.sender_prefix)]
-InnerPrefix = Annotated[IPNetwork, PlainValidator(values.inner_prefix)]
-Interface = Annotated[IPInterface, PlainValidator(values.interface)]
-Mac = Annotated[bytes, PlainValidator(values.mac)]
-Name = Annotated[str, PlainValidator(values.name)]
-VniRange = Annotated[tuple[int, int], PlainValidator(values.vni_range)]
+Address = Annotated[IPAddress, Read(values.unicast)]
+Group = Annotated[IPAddress, Read(values.group)]
+Prefix = Annotated[IPNetwork, Read(values.sender_prefix)]
+InnerPrefix = Annotated[IPNetwork, Read(values.inner_prefix)]
+Interface = Annotated[IPInterface, Read(values.interface)]
+Mac = Annotated[bytes, Read(values.mac)]
+Name = Annotated[str, Read(values.name)]
+VniRange = Annotated[tuple[int, int], Read(values.vni_range)]
 Number = Annotated[int, Field(ge=1, le=values.MAX_NUMBER)]
 Vsid = Annotated[int, Field(ge=values.MIN_VSID, le=values.MAX_VSID)]
 Items = BeforeValidator(values.as_items)
@@ -39,9 +59,14 @@ SOURCES = ("own", "keep")
 
 
 class Table(BaseModel):
-    """A TOML table: unknown keys are errors, types are not converted, values do not change."""
+    """A TOML table: unknown keys are errors, types are not converted, values do not change.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+    What reads a whole config is built when the first is read; by itself no other table is.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True
+    )
 
 
 def key(

@@ -31,7 +31,7 @@ def _manager(view: View, manager: ManagerView) -> Iterator[Metric]:
     behind = sum(one.revision_acked != one.revision for one in served)
     for name, meaning, value in (
         ("sessions", "Sessions that are served.", len(served)),
-        ("groups", "Groups that devices are in.", manager.n_groups),
+        ("groups", "Groups that devices are in, and what tenants want of theirs.", manager.n_groups),
         ("store_revision", "The store's revision, as far as it was followed.", manager.revision),
         ("store_reachable", "1: the store answers.", manager.is_store_reachable),
         ("settling", "1: it is not known yet who is there, and nothing is removed.", manager.is_settling),
@@ -103,6 +103,12 @@ def _told(view: View) -> Iterator[Metric]:
         "Groups that the role or its manager refuses as of now.",
         ("role",),
         [(role, one.n_refused or 0) for role, one in sessions],
+    )
+    yield gauge(
+        "fastpath_instructed_tenants",
+        "Tenants' groups of which managers said who wants them.",
+        ("role",),
+        [(role, one.n_tenants) for role, one in sessions],
     )
     yield gauge(
         "fastpath_instructed_groups",

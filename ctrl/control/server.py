@@ -20,7 +20,6 @@ from aiohttp import web
 from ctrl.control.box import Box
 from ctrl.control.connections import listening
 from ctrl.control.listen import Sockets
-from ctrl.control.metrics import CONTENT_TYPE, exposition
 from ctrl.control.misasked import Misasked
 from ctrl.control.posts import POSTS
 from ctrl.control.streams import Streams
@@ -136,6 +135,9 @@ def _rows(view: View, name: str, request: web.BaseRequest) -> web.Response:
 
 
 def _metrics(view: View) -> web.Response:
+    # brings prometheus_client, which many a box is never asked for
+    from ctrl.control.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415
+
     return web.Response(body=exposition(view), headers={"Content-Type": CONTENT_TYPE})
 
 

@@ -14,14 +14,14 @@ from ctrl.daemon.fabric import Fabric
 from ctrl.daemon.nve import Nve
 from ctrl.daemon.portset import PortSet
 from ctrl.daemon.snooping import Snooping
-from ctrl.members import member_views, tenant_views
+from ctrl.daemon.tenancy import Tenancy
+from ctrl.members import member_views
 from ctrl.membership import Membership
 from ctrl.netlink import View as Kernel
 from ctrl.netlink import Watch
 from ctrl.publisher import Publisher
 from ctrl.refusals import Refused
 from ctrl.roles.device import Device
-from ctrl.roles.nve.tenants import Tenants
 from ctrl.stations import Stations
 from ctrl.view import DeviceView, GroupView, MacView, MemberView, Rates, SessionView, View
 from fastpath import Forwarder
@@ -49,7 +49,7 @@ class Answering:
     _fabric: Fabric
     _managing: Managing | None
     _nve: Nve | None
-    _tenants: Tenants | None
+    _tenancy: Tenancy
 
     @property
     def _kernel(self) -> Kernel:
@@ -61,7 +61,6 @@ class Answering:
         config, reach, kernel, sides = self._config, self._reach, self._kernel, self._fabric.sides
         statistics, refused = self._forwarder.statistics(), self._all_refused()
         failed = {place for _, place, _ in self._forwarder.failures()}
-        tenants = [device for _, device in self._tenants.devices()] if self._tenants else []
         real = [(place, table) for place, table in enumerate(config.ports) if table.faces]
         return View(
             config=config.model_copy(update={"ports": tuple(table for _, table in real)}),
@@ -90,7 +89,7 @@ class Answering:
             own_sessions=tuple(shown_fabric.own_sessions(sides)),
             manager=shown_fabric.manager_view(self._managing) if self._managing else None,
             nve=self._nve.view() if self._nve else None,
-            snooping=tuple(one for side in (self._device, *tenants) for one in shown.snooping(config, side)),
+            snooping=tuple(shown.snooping(config, [(self._device, None), *self._tenancy.devices()])),
             n_groups=self._membership.n_groups,
             second_revision=self._membership.revision,
         )
@@ -100,7 +99,7 @@ class Answering:
         names = [table.name for table in self._config.ports]
         now_s = time.monotonic()
         here = member_views(names, self._device, self._membership, now_s)
-        return here if self._tenants is None else chain(here, tenant_views(names, self._tenants, now_s))
+        return chain(here, self._tenancy.members(names, now_s))
 
     def macs(self) -> Iterable[MacView]:
         """The stations that the NVE of this box knows."""
@@ -130,7 +129,8 @@ class Answering:
         return {**self._refused, **shown_fabric.refused(self._fabric.sides, self._managing)}
 
     def moved(self, nves: Sequence[IPAddress]) -> int:
-        """Ask NVEs, and no others, whether they are still here; the number of those that are known."""
-        known = self._device.moved(nves, time.monotonic())
+        """Ask NVEs and VMs, and no others, whether they are still here; how many of them are known."""
+        now_s = time.monotonic()
+        known = self._device.moved(nves, now_s) + self._tenancy.moved(nves, now_s)
         self._snooping.settle()
         return known

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import time
 from collections.abc import Collection
 from contextlib import AsyncExitStack
@@ -34,6 +33,7 @@ from ctrl.daemon.refusing import StartError, refuse_what_is_not_live, refuse_wha
 from ctrl.daemon.signals import hear_signals, leaf
 from ctrl.daemon.snooping import Snooping
 from ctrl.daemon.telling import Teller
+from ctrl.daemon.tenancy import Tenancy
 from ctrl.events import Bus
 from ctrl.membership import Event, Membership
 from ctrl.netlink import View as Kernel
@@ -41,14 +41,11 @@ from ctrl.netlink import Watch
 from ctrl.publisher import Publisher
 from ctrl.refusals import Refused
 from ctrl.roles.device import Device
-from ctrl.roles.nve.tenants import Tenants
-from ctrl.static import enroll, tenant_mac
+from ctrl.static import enroll, tunnelled
 from ctrl.store.model import StoreError
-from ctrl.tenant_lists import TenantLists
-from ctrl.tenant_side import TenantSide
 from ctrl.view import Rates
 from fastpath import Forwarder, Punts
-from fastpath.model import IPAddress
+from fastpath.model import IPAddress, Scope
 from fastpath.ports import LivePort
 
 if TYPE_CHECKING:
@@ -72,13 +69,10 @@ class Daemon(Answering):
         self._reach = r.NOTHING
         self._refused = Refused()
         self._membership = Membership()
-        self._tenants = self._tenant_side = None
-        if config.nve is not None:
-            mac = tenant_mac(config.nve)
-            self._tenants = Tenants(self._refused, config.membership, mac, random.random)
-            self._tenant_side = TenantSide(self._tenants, self._refused)
-        tenant_lists = None if self._tenants is None else TenantLists(self._tenants)
-        self._publisher = Publisher(self._membership, tenants=tenant_lists)
+        self._tenancy = Tenancy(config, self._refused)
+        self._publisher = Publisher(
+            self._membership, tenants=self._tenancy.lists(), refined=self._tenancy.refined()
+        )
         self._device = Device(self._membership, self._refused, config.membership)
         self._started_s = time.monotonic()
         self._rates = Rates(time.monotonic, time.time)
@@ -102,6 +96,7 @@ class Daemon(Answering):
                 self._membership,
                 self._publisher,
                 self._device,
+                self._tenancy,
                 self.events,
                 tell=self._teller.member,
                 apply=lambda: self._apply(self._config, self._kernel),
@@ -136,8 +131,10 @@ class Daemon(Answering):
                 self._send,
                 self._member,
                 self._nve,
-                self._tenant_side,
-                self._teller.tenant,
+                self._tenancy.side,
+                self._tenancy.relays,
+                self._tenant,
+                self._fabric.say_tenants,
             )
             bound = stack.enter_context(sockets(config.control_socket, config.control.http))
             self._watch.take_over()
@@ -255,8 +252,7 @@ class Daemon(Answering):
         closing = self._exchange(new, fresh)
         self._config = new
         self._device.configure(new.membership)
-        if self._tenants is not None:
-            self._tenants.configure(new.membership)
+        self._tenancy.configure(new)
         self._fabric.configure(new)
         if self._nve is not None:
             self._nve.configure(new)
@@ -313,15 +309,19 @@ class Daemon(Answering):
         self._teller.member(event)
         self._fabric.member(event)
 
+    def _tenant(self, scope: Scope, network: str, event: Event) -> None:
+        self._teller.tenant(network, event)
+        self._fabric.tenant(scope, network, event)
+
     def _attach(self) -> None:
         """Tell the roles which ports have NVEs and VMs, as they are now."""
         self._device.attach(r.attached(self._config, self._reach.layout, self._kernel), time.monotonic())
         if self._nve is not None:
             uplinks = r.uplinks(self._config, self._reach.layout, self._kernel)
             self._nve.apply(self._reach, uplinks, self._watch.view.addresses)
-        if self._tenant_side is not None:
-            now = self._reach
-            self._tenant_side.attach(now.basis.snooped, now.layout, now.hops, time.monotonic())
+            self._fabric.tunnelled(tunnelled(self._config, self._reach.layout.ports))
+        self._tenancy.attach(self._reach, self._publisher, time.monotonic())
+        self._fabric.listening(self._reach.basis)
 
     def _send(self, place: int, frame: bytes) -> None:
         self._ports.send(self._config.ports[place], frame)

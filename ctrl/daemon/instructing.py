@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 from ctrl.daemon.probing import Prober, Responder
 from ctrl.events import Bus, applied_event, session_event, tunnel_event
 from ctrl.rpc.messages import Ack, FromManager, FromNode, Instructions
+from ctrl.topology.entry import Key
+from ctrl.topology.words import key_line
 from fastpath.model import IPAddress, Scope
 
 if TYPE_CHECKING:
@@ -82,6 +84,11 @@ class Instructing:
         self._next: asyncio.Handle | None = None
         self._loop = asyncio.get_running_loop()
 
+    @property
+    def role(self) -> str:
+        """What it is on this box: an NVE is a device to managers."""
+        return "nve" if self.scope is Scope.NVE else self.instructed.node.role
+
     async def run(self, client: Client, probes: Prober | Responder | None) -> None:
         """Serve a manager's word for as long as the box runs."""
         self.client, self.probes = client, probes
@@ -127,14 +134,14 @@ class Instructing:
         self.instructed.set_point_state(address, is_up, time.monotonic())
         self.settle()
 
-    def joined(self, group: IPAddress, vnis: tuple[int, ...], vsids: tuple[int, ...]) -> None:
-        """The box is in a group from now on."""
-        self.instructed.joined(group.packed, vnis, vsids)
+    def joined(self, key: Key, vnis: tuple[int, ...], vsids: tuple[int, ...]) -> None:
+        """The box is in a group from now on, or its tenants in one of theirs."""
+        self.instructed.joined(key, vnis, vsids)
         self._soon()
 
-    def left(self, group: IPAddress) -> None:
-        """The box is in a group no more."""
-        self.instructed.left(group.packed)
+    def left(self, key: Key) -> None:
+        """The box, or its tenants, are in it no more."""
+        self.instructed.left(key)
         self._soon()
 
     def confirm(self) -> None:
@@ -184,8 +191,8 @@ class Instructing:
             self.client.send(message)
 
     def _tell(self, event: str, manager: str | None) -> None:
-        node = self.instructed.node
-        self._events.publish("sessions", session_event(event, node.name, node.role, manager))
+        name = self.instructed.node.name
+        self._events.publish("sessions", session_event(event, name, self.role, manager))
 
     def _tell_refused(self, ack: Ack) -> None:
         if ack is self._last_ack:  # said again, as the other side asked
@@ -196,7 +203,7 @@ class Instructing:
         still = {key: why for key, why in self._logged.items() if key in self.instructed.refused}
         self._logged = still | dict(ack.refused)
         for key, why in fresh[:REFUSED_LINES]:
-            LOG.warning("instruction refused group=%s why=%s", address_of(key), why)
+            LOG.warning("instruction refused %s why=%s", key_line(key), why)
         if len(fresh) > REFUSED_LINES:
             LOG.warning("instructions refused besides=%d", len(fresh) - REFUSED_LINES)
         for key, why in ack.refused:

@@ -9,14 +9,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ctrl.config import Config
 from ctrl.config.schema import PortTable
 from ctrl.netlink import NextHop, View
+from ctrl.planner import Receivers
 from ctrl.publisher import Basis
 from ctrl.roles.attachment import Attachment
-from ctrl.static import attachments, basis, plan_layout, plan_ports, port_place, uplink, ways
+from ctrl.static import attachments, basis, plan_layout, plan_ports, port_place
+from ctrl.ways import uplink, ways
 from fastpath.claims import Claims
 from fastpath.compiler import NextHops
 from fastpath.model import IPAddress, Layout, Peer, Port, Scope
@@ -27,13 +29,21 @@ class Told:
     """Peers that managers named to the roles of this box: copies go to them, and packets come from them.
 
     `vnis`: the ranges that a manager has the replication point serve alone; None: whatever its config says.
-    `vteps`: where the stations are that the NVE learned.
+    `vteps`: where the stations are that the NVE learned. `receivers`: those of the NVE's copies, by group;
+    they are among `nve`.
     """
 
     device: frozenset[IPAddress] = frozenset()
     point: frozenset[IPAddress] = frozenset()
     vnis: tuple[tuple[int, int], ...] | None = None
     vteps: frozenset[IPAddress] = frozenset()
+    nve: frozenset[IPAddress] = frozenset()
+    receivers: Mapping[IPAddress, Receivers] = field(default_factory=dict)
+
+    @property
+    def peers(self) -> frozenset[IPAddress]:
+        """All that managers named."""
+        return self.device | self.point | self.nve
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,8 @@ def _remotes(config: Config, told: Told) -> dict[IPAddress, None]:
     if config.nve:
         found |= dict.fromkeys(config.nve.send_to)
         found |= dict.fromkeys(one.vtep for one in config.nve.stations if one.vtep is not None)
-    return found | dict.fromkeys(sorted(told.device | told.point | told.vteps, key=_order))
+        found |= dict.fromkeys(address for network in config.networks for address in network.igmp_to)
+    return found | dict.fromkeys(sorted(told.peers | told.vteps, key=_order))
 
 
 def _order(address: IPAddress) -> tuple[int, int]:
@@ -147,12 +158,13 @@ def work_out(config: Config, kernel: View, told: Told = Told()) -> Reach:
         hop = kernel.hops.get(address, NextHop(None))
         hops[place, address] = hop.mac if hop.device == device else None
         states[address] = _state(hop, device, kernel)
-    return Reach(_layout(config, ports, told), basis(config, ports, found), hops, states)
+    made = basis(config, ports, found, told.receivers)
+    return Reach(_layout(config, ports, told), made, hops, states)
 
 
 def _layout(config: Config, ports: tuple[Port, ...], told: Told) -> Layout:
     layout = plan_layout(config, ports)
-    scopes = ((Scope.DEVICE, told.device), (Scope.REPLICATOR, told.point))
+    scopes = ((Scope.NVE, told.nve), (Scope.DEVICE, told.device), (Scope.REPLICATOR, told.point))
     named = (Peer(scope, one) for scope, several in scopes for one in sorted(several, key=_order))
     return replace(
         layout,

@@ -39,10 +39,11 @@ def refuse_what_takes_a_restart(old: Config, new: Config) -> None:
     keys += [key for key in ("control", "node") if getattr(old, key) != getattr(new, key)]
     keys += _table_keys("manager", old.manager, new.manager) + _table_keys("tls", old.tls, new.tls)
     keys += _nve_keys(old.nve, new.nve)
+    keys += _session_keys("nve", old.nve, new.nve)
     keys += _session_keys("device", old.device, new.device)
     keys += _session_keys("replicator", old.replicator, new.replicator)
     if keys:
-        raise StartError(f"{', '.join(keys)} changed, which takes a restart")
+        raise StartError(f"{', '.join(dict.fromkeys(keys))} changed, which takes a restart")
 
 
 def _table_keys(name: str, old: Table | None, new: Table | None) -> list[str]:

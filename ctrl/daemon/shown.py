@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ctrl.config import Config
 from ctrl.daemon.ports import Opened
 from ctrl.daemon.reach import device_of
 from ctrl.netlink import View as Kernel
 from ctrl.roles.device import Device
+from ctrl.roles.sides import Family
 from ctrl.view import PortView, SnoopingView
 from fastpath.model import Port
 from fastpath.statistics import PortCount
@@ -35,15 +36,22 @@ def port_view(opened: Opened, kernel: Kernel, port: Port, count: PortCount, *, h
     )
 
 
-def snooping(config: Config, device: Device) -> Iterator[SnoopingView]:
-    """What a device hears and asks, port by port and family by family."""
-    for side in device.sides():
-        router = side.router
-        yield SnoopingView(
-            port=config.ports[side.port].name,
-            family=side.family.origin.value,
-            is_querier=router.is_querier,
-            n_groups=router.n_groups,
-            n_members=router.n_members,
-            queries_sent=side.queries_sent,
-        )
+def snooping(
+    config: Config, devices: Iterable[tuple[Device, Callable[[int], int] | None]]
+) -> Iterator[SnoopingView]:
+    """What is heard and asked at each port in each family, of NVEs and of tenants in any network together,
+    and whether it is we who ask the NVEs. With each device: the port of its places, if these are others."""
+    found: dict[tuple[int, Family], SnoopingView] = {}
+    for device, port_of in devices:
+        for side in device.sides():
+            router, place = side.router, side.port if port_of is None else port_of(side.port)
+            before = found.get((place, side.family))
+            found[place, side.family] = SnoopingView(
+                port=config.ports[place].name,
+                family=side.family.origin.value,
+                is_querier=router.is_querier if before is None else before.is_querier,
+                n_groups=router.n_groups + (before.n_groups if before else 0),
+                n_members=router.n_members + (before.n_members if before else 0),
+                queries_sent=side.queries_sent + (before.queries_sent if before else 0),
+            )
+    yield from found.values()

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from ctrl.daemon.instructing import Instructing, address_of
 from ctrl.refusals import fabric_counts
-from ctrl.topology.entry import Entry, Key
+from ctrl.topology.entry import Entry, Key, is_tenant, outer_of
+from ctrl.topology.words import is_shown, key_words
 from ctrl.view import DeviceView, GroupView, ManagerView, PointStateView, SessionView
 from fastpath.model import Scope
 
 if TYPE_CHECKING:
     from ctrl.daemon.managing import Managing
+    from ctrl.roles.instructed import Instructed
 
 
 def own_sessions(sides: Iterable[Instructing]) -> Iterator[SessionView]:
@@ -24,7 +26,7 @@ def own_sessions(sides: Iterable[Instructing]) -> Iterator[SessionView]:
         instructed = side.instructed
         yield SessionView(
             node=instructed.node.name,
-            role=instructed.node.role,
+            role=side.role,
             manager=(side.client.manager if side.client else "") or None,
             is_up=instructed.is_connected,
             since_s=now_s - side.changed_s,
@@ -32,6 +34,7 @@ def own_sessions(sides: Iterable[Instructing]) -> Iterator[SessionView]:
             revision=instructed.revision,
             n_pending=len(instructed.refused) + len(instructed.held_down),
             n_refused=len(instructed.refused) + len(instructed.groups_refused),
+            n_tenants=instructed.n_tenants,
             told_s=None if side.told_s is None else now_s - side.told_s,
             why=_why(side),
         )
@@ -46,8 +49,14 @@ def _why(side: Instructing) -> str | None:
 
 
 def told(sides: Iterable[Instructing]) -> Mapping[Scope, Mapping[Key, Entry]]:
-    """What is in force of what managers said."""
-    return {side.scope: dict(side.instructed.entries) for side in sides}
+    """What is in force of what managers said, but what tenants want."""
+    return {side.scope: _tunnels(side.instructed) for side in sides}
+
+
+def _tunnels(instructed: Instructed) -> dict[Key, Entry]:
+    if not instructed.n_tenants:
+        return dict(instructed.entries)
+    return {key: entry for key, entry in instructed.entries.items() if not is_tenant(key)}
 
 
 def points(sides: Iterable[Instructing]) -> Iterator[PointStateView]:
@@ -101,10 +110,13 @@ def devices(managing: Managing) -> Iterator[DeviceView]:
 
 
 def groups(managing: Managing) -> Iterator[GroupView]:
-    """Every group that the manager knows."""
+    """Every group that the manager knows, and what tenants want."""
     for row in managing.topology.served():
-        devices = tuple(map(address_of, row.devices))
-        yield GroupView(address_of(row.key), devices, row.points, row.vnis, row.revision)
+        if not is_shown(row.key):
+            continue
+        devices, (_, vni, tenants) = tuple(map(address_of, row.devices)), key_words(row.key)
+        vnis = row.vnis if vni is None else (vni,)
+        yield GroupView(address_of(outer_of(row.key)), devices, row.points, vnis, row.revision, tenants)
 
 
 def served(managing: Managing, name: str) -> Iterator[SessionView]:

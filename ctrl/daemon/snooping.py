@@ -1,5 +1,5 @@
-"""Drives what speaks IGMP and MLD on a running box, the device role, the joins of the NVE and what hears its
-tenants: punted frames and timers in; lists, queries, reports, events and log out.
+"""Drives what speaks IGMP and MLD on a running box, the device role, the joins of the NVE and what hears
+tenants, at NVE, device and point: punted frames and timers in; lists, queries, reports, events and log out.
 
 1. Ports take turns (`turns`): nobody's message waits for all that another port sends.
 2. What changed in a turn is one FIB. A turn is short, so that nobody waits; but twice as long as it took to
@@ -11,17 +11,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ctrl.daemon.nve import Nve
 from ctrl.daemon.turns import Turns
 from ctrl.membership import Event
-from ctrl.publisher import Publisher
+from ctrl.publisher import Publisher, Step
 from ctrl.refusals import Refused
 from ctrl.roles.device import Device
+from ctrl.tenant_relay import TenantRelay
 from ctrl.tenant_side import TenantSide
-from fastpath import Forwarder
+from fastpath import Forwarder, Punted
+from fastpath.model import Scope
 
 TURN_S, LONG_TURN_S = 0.01, 0.05
 TURN_FRAMES = 64
@@ -33,13 +35,13 @@ LOOK_S, LOOK_FRAMES = 0.0005, 64
 
 
 class Speaker(Protocol):
-    """A role that hears IGMP and MLD on its ports, and speaks it there."""
+    """A role that hears IGMP and MLD at its places, and speaks it there."""
 
     @property
     def deadline_s(self) -> float | None: ...
     @property
     def n_frames(self) -> int: ...
-    def hear(self, port: int, frame: bytes, now_s: float) -> None: ...
+    def hear(self, place: int, frame: bytes, now_s: float, /) -> None: ...
     def poll(self, now_s: float) -> None: ...
     def take_frames(self, most: int | None = None) -> list[tuple[int, bytes]]: ...
 
@@ -57,7 +59,9 @@ class Snooping:
         tell: Callable[[Event], None],
         nve: Nve | None = None,
         tenants: TenantSide | None = None,
-        tell_tenant: Callable[[str, Event], None] = lambda network, event: None,
+        relays: Sequence[TenantRelay] = (),
+        tell_tenant: Callable[[Scope, str, Event], None] = lambda scope, network, event: None,
+        settled: Callable[[], None] = lambda: None,
     ) -> None:
         self._forwarder = forwarder
         self._device = device
@@ -66,11 +70,20 @@ class Snooping:
         self._send = send
         self._tell = tell
         self._nve = nve
-        self._tenants = tenants
         self._tell_tenant = tell_tenant
-        all_speakers: tuple[Speaker | None, ...] = (device, None if nve is None else nve.joins, tenants)
+        self._relays = relays
+        self._settled = settled
+        self._sides: dict[Scope, TenantSide | TenantRelay] = {one.scope: one for one in relays}
+        """What hears tenants."""
+        if tenants is not None:
+            self._sides[Scope.NVE] = tenants
+        all_speakers: tuple[Speaker | None, ...] = (
+            device,
+            None if nve is None else nve.joins,
+            *self._sides.values(),
+        )
         self._speakers = tuple(one for one in all_speakers if one is not None)
-        self._waiting = Turns()
+        self._waiting: Turns[tuple[Speaker, int]] = Turns()
         self._turn_s = TURN_S
         self._loop = asyncio.get_running_loop()
         self._alarm: asyncio.TimerHandle | None = None
@@ -116,8 +129,8 @@ class Snooping:
                 look_s = now_s + LOOK_S
                 if not self._waiting:
                     break
-            port, frame = self._waiting.take()
-            self._speaker_at(port).hear(port, frame, now_s)
+            (speaker, place), frame = self._waiting.take()
+            speaker.hear(place, frame, now_s)
             now_s = time.monotonic()
         self.settle()
         self._turn_s = min(max(TURN_S, 2 * (time.monotonic() - now_s)), LONG_TURN_S)
@@ -126,23 +139,25 @@ class Snooping:
     def _is_full(self) -> bool:
         """A query of a tenant is a frame for each VM of its network: while many wait to be sent, nobody is
         heard, and what comes waits for its turn, within the bounds of those."""
-        return self._tenants is not None and self._tenants.n_frames >= WAITING_FRAMES
-
-    def _speaker_at(self, port: int) -> Speaker:
-        if self._tenants is not None and self._tenants.is_place(port):
-            return self._tenants
-        return self._nve.joins if self._nve is not None and self._nve.is_uplink(port) else self._device
+        return sum(side.n_frames for side in self._sides.values()) >= WAITING_FRAMES
 
     def _look(self) -> int:
         """Have what came in wait for its turn; how many messages that were."""
         found = self._forwarder.read_punted(LOOK_FRAMES)
         for punted in found:
-            port, frame = punted.in_port, punted.frame
-            if self._tenants is not None and punted.inner is not None:
-                port, frame = self._tenants.whose(punted)
-            if not self._waiting.put(port, frame):
+            speaker, place, frame = self._addressed(punted)
+            if not self._waiting.put((speaker, place), frame):
                 self._refused.count("control_busy")
         return len(found)
+
+    def _addressed(self, punted: Punted) -> tuple[Speaker, int, bytes]:
+        """Whom a punted frame is for, whose turn it is there, and what is heard."""
+        side = None if punted.inner is None else self._sides.get(punted.inner.scope)
+        if side is not None:
+            return side, *side.whose(punted)
+        is_joins = self._nve is not None and self._nve.is_uplink(punted.in_port)
+        speaker: Speaker = self._nve.joins if self._nve is not None and is_joins else self._device
+        return speaker, punted.in_port, punted.frame
 
     def _due(self) -> None:
         self._alarm = None
@@ -151,15 +166,25 @@ class Snooping:
             speaker.poll(now_s)
         self.settle()
 
-    def settle(self) -> None:
-        """Carry out what the roles came to, and wait for what is due next."""
+    def _publish(self) -> Step:
         step = self._publisher.update()
         if step.lists or step.removed:
             self._forwarder.publish(step.lists, step.removed)
+        return step
+
+    def settle(self) -> None:
+        """Carry out what the roles came to, and wait for what is due next."""
+        step, now_s = self._publish(), time.monotonic()
+        touched = [*(one.key for one in step.lists), *step.removed] if self._relays else []
+        are_others = [relay.touched(touched, now_s) for relay in self._relays]
+        if any(are_others):
+            self._publish()
         for event in self._device.take_events():
             self._tell(event)
-        for network, event in self._tenants.take_events() if self._tenants is not None else ():
-            self._tell_tenant(network, event)
+        for scope, side in self._sides.items():
+            for network, event in side.take_events():
+                self._tell_tenant(scope, network, event)
+        self._settled()
         for speaker in self._speakers:
             for port, frame in speaker.take_frames(max(TURN_FRAMES, speaker.n_frames // 16)):
                 self._send(port, frame)

@@ -1,4 +1,4 @@
-"""Messages of many ports that wait for one reader.
+"""Messages of many ports that wait for one reader. A port stands here for whatever has turns of its own.
 
 1. Ports take turns: whatever one port sends, a message of another waits for one of its messages, not for all.
 2. Together they are bounded. What is too much is taken from the port that has most: nobody else loses any.
@@ -7,29 +7,34 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable
+from typing import Generic, TypeVar
 
 MOST_BYTES = 1 << 23
 """Of all ports, with what Python needs beside each message."""
 BESIDE_BYTES = 64
 
 
+P = TypeVar("P", bound=Hashable)
+
+
 class _Queue(deque[bytes]):
     n_bytes = 0
 
 
-class Turns:
+class Turns(Generic[P]):
     """The messages that wait. `most_bytes`: more are not kept."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
         self._n_bytes = 0
-        self._queues: dict[int, _Queue] = {}
+        self._queues: dict[P, _Queue] = {}
         """In the order in which it is the ports' turn."""
 
     def __bool__(self) -> bool:
         return bool(self._queues)
 
-    def put(self, port: int, message: bytes) -> bool:
+    def put(self, port: P, message: bytes) -> bool:
         """Have a message wait. False: there were too many, and the last one of the port with most is gone."""
         queue = self._queues.setdefault(port, _Queue())
         queue.append(message)
@@ -43,7 +48,7 @@ class Turns:
             del self._queues[port]
         return False
 
-    def take(self) -> tuple[int, bytes]:
+    def take(self) -> tuple[P, bytes]:
         """Take the oldest message of the port whose turn it is."""
         port = next(iter(self._queues))
         queue = self._queues.pop(port)

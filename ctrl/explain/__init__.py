@@ -42,7 +42,7 @@ EXPLAINED = Shown(
             "step",
             "text",
             "port, checksum, ethernet, outer, nested, overlay, inner, role, class, sender, station, key, "
-            "group, network, exclusion, lesson, settled, message, record, copy or verdict.",
+            "group, network, refined, exclusion, lesson, settled, message, record, copy or verdict.",
         ),
         Column("rule", "text", "The rule of src_cython/fastpath/README.md; null: none.", nullable=True),
         Column("what", "text", "What was found; of a copy: made or dropped; replicate, punt or drop."),

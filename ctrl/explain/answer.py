@@ -28,6 +28,7 @@ from fastpath.reference import MacTable, Outcome, Reference, Trail
 from fastpath.reference.inner import InnerPacket
 from fastpath.reference.lookup import Lookup, networks_with, receivers
 from fastpath.reference.parse import ip_header
+from fastpath.reference.snooping import ANY_GROUP
 from fastpath.reference.trail import Lesson, Parsed, SourceClass
 from fastpath.reference.wire import u16
 
@@ -40,8 +41,7 @@ _TAKES = {
     SourceClass.REMOTE: "gets the local segment of a list alone",
     SourceClass.ALL: "sent to be replicated: gets both segments of a list",
 }
-_UP_ALONE = "none of our VMs asked for the tenants' group (8.3): nothing of the local segment of a list"
-
+_UP_ALONE = "nobody here asked for the tenants' group (8.3): gets the remote segment of a list alone"
 
 _QUESTION = '{"frame": "02fa57...", "port": "p1" or null}'
 
@@ -167,7 +167,8 @@ def _looked_up(lookup: Lookup, in_port: int, trail: Trail) -> Iterator[Step]:
     if endpoint is not None:
         addressed = f"to our address {endpoint.address}"
     yield Step("role", "2", scope.name.lower(), addressed)
-    takes = _UP_ALONE if trail.unregistered else _TAKES[trail.source_class]
+    up_alone = trail.unregistered and trail.refined is None and trail.source_class is SourceClass.LOCAL
+    takes = _UP_ALONE if up_alone else _TAKES[trail.source_class]
     yield Step("class", "2.2", trail.source_class.name.lower(), takes)
     if frame.outer is not None:
         yield Step("sender", "2.3", str(frame.outer.source), _known(lookup, in_port, frame, scope))
@@ -184,8 +185,9 @@ def _looked_up(lookup: Lookup, in_port: int, trail: Trail) -> Iterator[Step]:
         groups = ", ".join(sorted({str(group) for network in numbered for group in network.groups()}))
         names = ", ".join(network.name for network in numbered) or "none has this number"
         yield Step("network", "2.6", names, f"group {groups}" if groups else None)
+    yield from _refinements(lookup, trail)
     if trail.found is not None and trail.owners:
-        had = receivers(trail.found, trail.source_class, trail.unregistered)
+        had = receivers(trail.found, trail)
         out = [words.owner(egress.owner, layout) for egress in had if egress.owner in trail.owners]
         why = "where the frame comes from: no copy" if out else "nobody of the list sent it"
         yield Step("exclusion", "2.9", ", ".join(out) or "-", why)
@@ -219,11 +221,19 @@ def _keys(lookup: Lookup, trail: Trail, frame: Parsed) -> Iterator[Step]:
             yield _recovered(frame, str(recovered))
             recovered = None
         found = lookup.lists.get(key)
-        if found is None:
-            told = "no list"
-        else:
-            told = f"the list: {len(found.local):,} local, {len(found.remote):,} remote"
+        told = "no list" if found is None else f"the list: {words.segments(found)}"
         yield Step("key", "2.5", key_name(key), f"{words.KEYS[key.kind]}: {told}")
+
+
+def _refinements(lookup: Lookup, trail: Trail) -> Iterator[Step]:
+    """What was looked up to take the place of the list."""
+    for key in trail.refining:
+        found = lookup.lists.get(key)
+        told = "no list" if found is None else f"takes the place of the list: {words.segments(found)}"
+        if key.group == ANY_GROUP:
+            yield Step("refined", "8.3", key_name(key), f"any group, for nobody asked for it: {told}")
+        else:
+            yield Step("refined", "8.2", key_name(key), f"{words.KEYS[key.kind]}: {told}")
 
 
 def _recovered(frame: Parsed, group: str) -> Step:

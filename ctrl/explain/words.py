@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastpath.model import Egress, Encap, Faces, Form, KeyKind, Layout, Owner
+from fastpath.model import Egress, Encap, Faces, Form, KeyKind, Layout, Owner, ReplicationList
 from fastpath.reference.trail import Packet
 from fastpath.reference.wire import (
     ETHERTYPE_IPV4,
@@ -102,6 +102,11 @@ def station(of: Egress, layout: Layout) -> str:
     if of.form is Form.DECAPSULATED:
         return f"it is at port {layout.ports[of.out_port].name}"
     return f"it is behind {of.address}"
+
+
+def segments(of: ReplicationList) -> str:
+    """How many a list has."""
+    return f"{len(of.local):,} local, {len(of.remote):,} remote"
 
 
 def receiver(of: Egress) -> str:

@@ -58,7 +58,7 @@ def _furnish(box: Namespace, table: BoxTable) -> None:
             )
     for bridge, ports in table.bridges.items():
         with _needing("bridges (CONFIG_BRIDGE, modprobe bridge)"):
-            box.add_link(bridge, "bridge")
+            box.add_link(bridge, "bridge", br_mcast_snooping=int(table.snoops))
         index = box.index(bridge)
         for port in ports:
             box.set_link(port, master=index)

@@ -20,12 +20,13 @@ from ipaddress import ip_network
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainValidator, ValidationError
+from pydantic import BeforeValidator, ValidationError
 
 from ctrl.config import parse
 from ctrl.config.finding import ConfigError, Finding, Path, Severity, any_of, given, key_name, nearest
 from ctrl.config.positions import line_of, scan
 from ctrl.config.schema import Address, Group, Interface, Items, Number, Table, Tables, key
+from ctrl.config.table import Read
 from ctrl.config.values import as_items_or_one, wrong
 from fastpath.model import IPAddress
 
@@ -55,7 +56,7 @@ def _end(value: object) -> End:
 
 
 class WireTable(Table):
-    ends: Annotated[tuple[Annotated[End, PlainValidator(_end)], ...], Items] = key(
+    ends: Annotated[tuple[Annotated[End, Read(_end)], ...], Items] = key(
         "Where its two ends are.", 'two ends, each BOX/DEVICE: ["tor1/p1", "host1/up"]',
         min_length=2, max_length=2,
     )  # fmt: skip
@@ -81,6 +82,9 @@ class BoxTable(Table):
     bridges: dict[str, Annotated[tuple[str, ...], Items]] = key(
         "Its bridges, with their ports.", "a list of devices", make=dict
     )
+    snoops: bool = key(
+        "Whether its bridges read IGMP and MLD, as Linux's do by default.", "true or false", True
+    )
     fastpath: str | None = key(
         "The config of the `fastpath run` in it, without node and [control]; $LAB is the lab's own folder.",
         "the text of a config", None,
@@ -90,6 +94,10 @@ class BoxTable(Table):
 class LabTable(Table):
     about: str = key("What it is, in a sentence.", "a text")
     picture: str = key("How it looks.", "a text", "")
+    hints: Annotated[tuple[str, ...], Items] = key(
+        "What to try there: a box and a command each, as behind `fastpath lab exec NAME`.",
+        'a list of commands like "vm1 ip addr"', (),
+    )  # fmt: skip
     wires: Annotated[tuple[WireTable, ...], Tables] = key(
         "Pairs of devices.", "[[wire]] tables", (), alias="wire"
     )
@@ -237,6 +245,8 @@ class _Check:
 
     def all(self, lab: LabTable) -> None:
         wired = self._wires(lab)
+        for i, hint in enumerate(lab.hints):
+            self._box_named(("hints", i), hint.partition(" ")[0], lab)
         for name, box in lab.boxes.items():
             place: Path = ("box", name)
             if not _NAME.fullmatch(name):
@@ -257,8 +267,7 @@ class _Check:
         for i, wire in enumerate(lab.wires):
             for j, end in enumerate(wire.ends):
                 place: Path = ("wire", i, "ends", j)
-                if end.box not in lab.boxes:
-                    self._not_there(place, end.box, "box of this lab", list(lab.boxes))
+                self._box_named(place, end.box, lab)
                 if end.device in wired.setdefault(end.box, {"lo"}):
                     self.error(place, f"{given(str(end))} is wired already")
                 wired[end.box].add(end.device)
@@ -286,6 +295,10 @@ class _Check:
                 self.error(where, f"no prefix ({why}); expected one like 10.0.0.0/8")
             if gateway_device(box, gateway) is None:
                 self.error(where, f"{given(str(gateway))} is on no network of this box")
+
+    def _box_named(self, place: Path, name: str, lab: LabTable) -> None:
+        if name not in lab.boxes:
+            self._not_there(place, name, "box of this lab", list(lab.boxes))
 
     def _not_there(self, place: Path, word: str, what: str, legal: list[str]) -> None:
         close = nearest(word, legal)

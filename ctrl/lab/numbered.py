@@ -1,4 +1,4 @@
-"""Numbered frames to everybody, at a steady pace, while something happens; who heard which of them, and when.
+"""Numbered frames to many, at a steady pace, while something happens; who heard which of them, and when.
 
 A thread sends and hears, by sockets of the boxes. Times are the kernel's, and sockets hold what comes in
 seconds: a thread that is late makes no gap and loses nothing.
@@ -19,11 +19,12 @@ from threading import Event, Thread
 from typing import Self
 
 DISCARD = 9  # RFC 863
-_NUMBER = struct.Struct(">QI")
-"""Whose it is, and the number."""
+NUMBER = struct.Struct(">QI")
+"""What is sent: whose it is, and the number."""
 _SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>; socket has no name for it
 _TIMESPEC = struct.Struct("@qq")
 _SO_RCVBUFFORCE, _SO_MEMINFO = 33, 55
+_IP_MULTICAST_ALL = 49  # <linux/in.h>
 _MEMINFO = struct.Struct("@9I")
 """<linux/sock_diag.h>; the last is what the socket had no room for."""
 _ROOM_BYTES = 8 << 20
@@ -88,7 +89,7 @@ class Numbered:
         while not self._stopped.is_set():
             is_due = self.sent < (time.monotonic() - begin) * self._rate
             if is_due:
-                self._sender.sendto(_NUMBER.pack(self._who, self.sent), (self._to, DISCARD))
+                self._sender.sendto(NUMBER.pack(self._who, self.sent), (self._to, DISCARD))
                 self.sent += 1
             self._hear(0.0 if is_due else 1 / self._rate)  # who is late with many does not stop hearing
         end = time.monotonic() + _WAY_S
@@ -101,21 +102,24 @@ class Numbered:
         for listener in ready:
             data, extras, _, _ = listener.recvmsg(64, 64)
             seconds, ns = _TIMESPEC.unpack(extras[0][2])
-            who, number = _NUMBER.unpack(data)
+            who, number = NUMBER.unpack(data)
             if who == self._who:
                 self.heard[self._names[listener]].take(number, seconds + ns / 1e9)
         return bool(ready)
 
 
-def sending() -> socket.socket:
-    """Open a socket that sends to everybody, in the namespace of the caller."""
+def sending(device: str = "") -> socket.socket:
+    """Open a socket that sends to everybody, or by a device to groups, in the namespace of the caller."""
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    if device:
+        made.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, _by(device))
     return made
 
 
-def hearing(device: str) -> socket.socket:
-    """Open a socket that hears what comes to everybody by a device, in the namespace of the caller."""
+def hearing(device: str, *groups: str) -> socket.socket:
+    """Open a socket that hears what comes by a device to everybody, and to groups, which it joins there; in
+    the namespace of the caller."""
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM_BYTES)  # as much of it as anyone may have
@@ -124,4 +128,12 @@ def hearing(device: str) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
     made.bind(("", DISCARD))
+    made.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)  # its own groups, not those of its neighbours
+    for group in groups:
+        made.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, _by(device, group))
     return made
+
+
+def _by(device: str, group: str = "0.0.0.0") -> bytes:
+    """A struct ip_mreqn."""
+    return socket.inet_aton(group) + struct.pack("=4xi", socket.if_nametoindex(device))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ctrl.race import ours, traffic
 from ctrl.race.track import Track
 from ctrl.race.traffic import Load
+from fastpath import bpf
 
 INTERVAL_S = 0.001
 SETTLE_S = 0.05
@@ -49,15 +50,16 @@ def compare(track: Track, loads: list[Load], seconds: float) -> list[Latency]:
     usual = Load(8, 64)
     load = usual if usual in loads else loads[0]
     n_frames = max(N_FRAMES_MIN, min(N_FRAMES, round(4 * seconds / INTERVAL_S)))
-    return [measure(track, path, load, n_frames) for path in ("forward", "kernel")]
+    paths = ("forward", "kernel") if bpf.available() else ("forward_clones", "forward", "kernel")
+    return [measure(track, path, load, n_frames) for path in paths]
 
 
 def measure(track: Track, path: str, load: Load, n_frames: int) -> Latency:
-    """Send `n_frames` by a path, "forward" or "kernel", and see when their last copies arrive."""
+    """Send `n_frames` by a path, one of `compare`'s, and see when their last copies arrive."""
     note = ""
     with ExitStack() as opened:
-        if path == "forward":
-            opened.enter_context(ours.receiving(track, load))
+        if path != "kernel":
+            opened.enter_context(ours.receiving(track, load, clones=path == "forward_clones"))
             frame = traffic.arriving(load)[0]
         else:
             note = opened.enter_context(_bridged(track, load))

@@ -18,6 +18,7 @@ from ctrl.race.rivals import Step, patiently
 from ctrl.race.track import Track
 from ctrl.race.traffic import BATCH, GROUP, NVE_MAC, OUR_MAC, OURS, SINK_MAC, Load
 from fastpath.claims import Claims
+from fastpath.clones import ClonePort, Clones
 from fastpath.forwarder import Forwarder
 from fastpath.limit import XdpSender
 from fastpath.model import (
@@ -57,6 +58,13 @@ def receivers(load: Load) -> ReplicationList:
 
 
 @contextmanager
+def clones(track: Track, load: Load) -> Iterator[Step]:
+    """One message a frame or train, which the kernel clones."""
+    with _cloning(track) as port:
+        yield _from_memory(load, port, trains=True)
+
+
+@contextmanager
 def trains(track: Track, load: Load) -> Iterator[Step]:
     """Trains by AF_PACKET."""
     port = track.box.run(lambda: PacketPort("out"))
@@ -89,12 +97,19 @@ def forward(track: Track, load: Load) -> Iterator[Step]:
 
 
 @contextmanager
-def receiving(track: Track, load: Load) -> Iterator[Forwarder]:
+def forward_clones(track: Track, load: Load) -> Iterator[Step]:
+    """The same, cloned out."""
+    with receiving(track, load, clones=True), generator(track, load):
+        yield time.sleep
+
+
+@contextmanager
+def receiving(track: Track, load: Load, *, clones: bool = False) -> Iterator[Forwarder]:
     """Forward from the NVE's port to the core, on the CPU of the race."""
     claims = Claims((traffic.VXLAN_PORT,), (OURS,))
     with ExitStack() as opened:
         nve = opened.enter_context(closing(track.box.run(lambda: PacketPort("nve"))))
-        core = opened.enter_context(closing(track.box.run(lambda: PacketPort("out"))))
+        core = opened.enter_context(_cloning(track) if clones else closing(track.box.run(PacketPort, "out")))
         try:
             consumer = track.box.run(Consumer, "nve", claims)
             opened.callback(consumer.close)
@@ -128,7 +143,15 @@ def generator(track: Track, load: Load) -> Iterator[None]:
         xdp.close()
 
 
-def _from_memory(load: Load, port: PacketPort | XdpPort, *, trains: bool) -> Step:
+@contextmanager
+def _cloning(track: Track) -> Iterator[ClonePort]:
+    with ExitStack() as opened:
+        made = opened.enter_context(closing(track.box.run(Clones)))
+        below = opened.enter_context(closing(track.box.run(PacketPort, "out")))
+        yield opened.enter_context(closing(ClonePort(below, made, "out")))
+
+
+def _from_memory(load: Load, port: ClonePort | PacketPort | XdpPort, *, trains: bool) -> Step:
     source = MemoryPort(1 << 12)
     batch: Sequence[bytes] = traffic.arriving(load)
     for _ in range(max(1, COPIES_A_ROUND // (BATCH * load.egresses))):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TypeVar
 
 from ctrl.race import traffic
 from ctrl.race.track import Track
 from ctrl.race.traffic import Load, Messages
+from fastpath.clones import TURNS, Clones
 from fastpath.limit import Sender, XdpSender
 
 Step = Callable[[float], object]
@@ -69,6 +70,17 @@ def limit(track: Track, load: Load) -> Iterator[Step]:
     messages = traffic.trains(load) if together else traffic.copies(load)
     with track.packet_socket("out", vnet_hdr=together) as fd:
         yield sender(fd, messages).send
+
+
+@contextmanager
+def limit_clones(track: Track, load: Load) -> Iterator[Step]:
+    """Prebuilt frames and trains, each sent once and cloned under prebuilt heads, no parsing."""
+    records = -(-load.egresses // TURNS) * TURNS
+    with closing(track.box.run(Clones, records)) as clones:
+        index = track.box.index("out")
+        for place, head in enumerate(traffic.clone_heads(load)):
+            clones.put(place, index, head)
+        yield sender(clones.fileno(), traffic.clone_orders(load)).send
 
 
 @contextmanager

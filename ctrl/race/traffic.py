@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
 
+from fastpath.clones import TURNS, order
 from fastpath.model import Encap
 
 BATCH = 220
@@ -158,7 +159,7 @@ def trains(load: Load) -> Messages:
     """Make the copies of a batch as super-frames, all receivers sharing a flow's payload (LIMITS trap 1)."""
     heads, payloads = [], []
     for flow, n_frames in sorted(Counter(load.flows).items()):
-        one = tunnel_head(load, flow, OURS, OURS, SINK_MAC + OUR_MAC)[OUTER_HEAD:] + inner(load, flow)
+        one = _carried(load, flow)
         payload = one * n_frames
         for receiver in load.receivers:
             heads.append(_train_head(SINK_MAC + OUR_MAC, OURS, receiver, flow, payload, len(one)))
@@ -177,6 +178,44 @@ def inner_trains(load: Load) -> Messages:
         head = _train_head(macs, source, destination, flow, payload, len(one), whole=False)
         heads.append(head + payload)
     return Messages(heads, [], BATCH)
+
+
+def clone_heads(load: Load) -> list[bytes]:
+    """Make the heads of one flow's copies: without a virtio header, and one for all of a train."""
+    flow = next(load.flows)
+    macs = SINK_MAC + OUR_MAC
+    payload = _carried(load, flow)
+    if load.train == 1:
+        return [tunnel_head(load, flow, OURS, one, macs)[:OUTER_HEAD] for one in load.receivers]
+    trains = payload * load.train
+    heads = [_train_head(macs, OURS, one, flow, trains, len(payload), whole=False) for one in load.receivers]
+    return [head[VNET.size :] for head in heads]
+
+
+def clone_orders(load: Load) -> Messages:
+    """Make a batch as it is sent to be cloned: an order for each flow, or several where receivers are many.
+
+    All flows use the heads of one: what is counted are copies.
+    """
+    first = clone_heads(load)[0]
+    heads, payloads = [], []
+    for flow, n_frames in sorted(Counter(load.flows).items()):
+        payload = _carried(load, flow)
+        whole = (
+            _train_head(SINK_MAC + OUR_MAC, OURS, OURS, flow, payload * n_frames, len(payload), whole=False)
+            if load.train > 1
+            else NO_OFFLOAD + first
+        )
+        for place in range(0, load.egresses, TURNS):
+            said = order(place, min(TURNS, load.egresses - place), len(first))
+            heads.append(whole[: VNET.size] + said + whole[VNET.size + len(said) :])
+            payloads.append(payload * n_frames)
+    return Messages(heads, payloads, BATCH * load.egresses)
+
+
+def _carried(load: Load, flow: int) -> bytes:
+    """Make what follows the outer headers of a copy up to UDP, or GRE."""
+    return tunnel_head(load, flow, OURS, OURS, SINK_MAC + OUR_MAC)[OUTER_HEAD:] + inner(load, flow)
 
 
 def _train_head(

@@ -25,24 +25,31 @@ from ctrl.race.traffic import Load, longest_train
 from fastpath.model import Encap
 
 PATHS: dict[str, Callable[[Track, Load], AbstractContextManager[Step]]] = {
+    "clones": ours.clones,
     "trains": ours.trains,
     "xdp": ours.xdp,
     "packet": ours.packet,
+    "forward_clones": ours.forward_clones,
     "forward": ours.forward,
     "kernel": rivals.kernel,
     "kernel_trains": rivals.kernel_trains,
     "sendmmsg": rivals.sendmmsg,
+    "limit_clones": rivals.limit_clones,
     "limit": rivals.limit,
     "limit_xdp": rivals.limit_xdp,
 }
 """In the order of the table."""
-ORDER = ("trains", "limit", "forward", "xdp", "packet", "kernel", "limit_xdp", "sendmmsg", "kernel_trains")
+ORDER = (
+    *("clones", "limit_clones", "forward_clones", "trains", "limit", "forward", "xdp", "packet", "kernel"),
+    *("limit_xdp", "sendmmsg", "kernel_trains"),
+)
 """Who runs after whom: those that are compared soon after each other, for the same weather; between two who
 use AF_XDP some others, for the kernel takes its time to give a queue back (LIMITS trap 9)."""
-NVGRE_PATHS = ("xdp", "packet", "sendmmsg", "limit_xdp")
+NVGRE_PATHS = ("clones", "xdp", "packet", "sendmmsg", "limit_clones", "limit_xdp")
 """Protocol 47 cannot ride (LIMITS), and the kernel has no device that replicates it."""
-LIMIT_OF = {"xdp": "limit_xdp", "limit_xdp": "limit_xdp"}
-"""What a path is held against; the others against `limit`, or, for NVGRE, all against `limit_xdp`."""
+LIMIT_OF = {"clones": "limit_clones", "forward_clones": "limit_clones", "xdp": "limit_xdp"}
+LIMIT_OF |= {limit: limit for limit in LIMIT_OF.values()}
+"""What a path is held against; the others against `limit`, or, for NVGRE, against `limit_xdp`."""
 
 SIZES, EGRESSES = (64, 1400), (8, 50)
 FULL_SIZES, FULL_EGRESSES = (64, 512, 1400), (1, 8, 50, 256)
@@ -134,7 +141,7 @@ def objects(rows: list[Row], latencies: list[Latency]) -> list[dict[str, Any]]:
     found = []
     for row in rows:
         load, rate = row.load, row.copies_per_s
-        held_against = "limit_xdp" if load.encap is Encap.NVGRE else LIMIT_OF.get(row.path, "limit")
+        held_against = LIMIT_OF.get(row.path, "limit_xdp" if load.encap is Encap.NVGRE else "limit")
         latency = waited.get((load, row.path))
         found.append(
             {

@@ -2,7 +2,8 @@
 
 1. A batch of instructions is judged as a whole: where more than half of the keys that have peers, and not
    just a few, would have none, those stay as they are for a while. All else of the batch counts at once.
-2. Only keys that the node is still in count: who leaves its groups loses their tunnels without delay.
+2. Only keys that the node is still in count: who leaves its groups loses their tunnels without delay. What
+   tenants want never counts: it is no tunnel.
 3. A newer word about a key replaces the held one; a key's time begins once, so a manager that says it again
    and again does not put it off.
 """
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 from ctrl.roles.batch import Words
 from ctrl.roles.tunnels import Tunnels
-from ctrl.topology.entry import Entry, Key
+from ctrl.topology.entry import Entry, Key, is_tenant
 
 FEW = 10
 """Fewer than these at once are believed."""
@@ -36,6 +37,7 @@ class Holding:
             and (old := tunnels.entries.get(key)) is not None
             and old.peers
             and is_ours(key)
+            and not is_tenant(key)
         }
         is_shrink = self._hold_s > 0 and len(losing) >= FEW and 2 * len(losing) > tunnels.n_with_peers
         n_before = len(self.held)

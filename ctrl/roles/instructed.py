@@ -39,7 +39,7 @@ from ctrl.rpc.messages import (
     Welcome,
 )
 from ctrl.store.held import Held, Update
-from ctrl.topology.entry import Address, Entry, Key, Node
+from ctrl.topology.entry import Address, Entry, Key, Node, outer_of
 
 WELCOME_S = 30.0
 """How long a manager may take to answer; it may have thousands to answer at once."""
@@ -144,7 +144,8 @@ class Instructed:
         if self._is_device and welcome.store and welcome.store == self._claimed:
             # the manager tells what changed since; of a group that we left it may know nothing any more
             for key in self._tunnels.entries.keys() - self._joined.groups.keys():
-                self._tunnels.drop(key)
+                if not self._is_ours(key):
+                    self._tunnels.drop(key)
 
     # --- instructions ---------------------------------------------------------------------------------------
 
@@ -174,12 +175,14 @@ class Instructed:
         elif batch.is_full:
             words |= dict.fromkeys(self._tunnels.entries.keys() - words.keys())
             self.refused.clear()
+            self._tunnels.trust()
             self._foreign.clear()
             self._is_whole = True
         elif store != self.store:
             self._is_whole = False
         if batch.n_over:
             self._refuse("tunnels_full", batch.n_over)
+            self._tunnels.distrust("tunnels_full")
             self._is_whole = False
         n_had = self._tunnels.n_with_peers
         n_held = self._holding.sift(words, self._tunnels, self._is_ours, now_s)
@@ -215,7 +218,7 @@ class Instructed:
         return why
 
     def _is_ours(self, key: Key) -> bool:
-        return not self._is_device or key in self._joined.groups
+        return not self._is_device or outer_of(key) in self._joined.groups
 
     def _refuse(self, name: str, n: int = 1) -> None:
         if name not in self.refusals:
@@ -224,17 +227,18 @@ class Instructed:
 
     def _standing(self) -> tuple[str, int]:
         """The store and revision that what we hold is the whole of, or none."""
-        is_whole = self._is_whole and not self.refused and not self._holding.held
+        is_whole = self._is_whole and self._tunnels.is_trusted
+        is_whole = is_whole and not self.refused and not self._holding.held
         return (self.store, self.revision) if is_whole else ("", 0)
 
     # --- second information ---------------------------------------------------------------------------------
 
     def joined(self, key: Key, vnis: tuple[int, ...] = (), vsids: tuple[int, ...] = ()) -> None:
-        """Be in the group, with these networks: all of them, sorted (CONFORMANCE M13)."""
+        """Be in the group, or want this of the tenants', with these networks: all of them, sorted (M13)."""
         self._joined.join(Group(key, vnis, vsids))
 
     def left(self, key: Key) -> None:
-        """Be in it no longer. Its tunnels stay until the manager says so."""
+        """Be in it, or want it, no longer. Its tunnels stay until the manager says so."""
         self._joined.leave(key)
         self._gone([key])
 
@@ -284,8 +288,13 @@ class Instructed:
         """What was told of the key and is in force."""
         return self._tunnels.entries.get(key)
 
+    @property
+    def n_tenants(self) -> int:
+        """How many of `entries` are about tenants."""
+        return self._tunnels.n_tenants
+
     def peers(self, key: Key) -> tuple[Address, ...]:
-        """Where copies go now: to `backup` while a point of `peers` is down."""
+        """Where copies go now: to `backup` while a point of `peers` is down; or who else wants it."""
         return self._tunnels.peers(key)
 
     def senders(self) -> AbstractSet[Address]:

@@ -3,7 +3,10 @@
 1. Equal tuples of addresses are one object, counted: a thousand groups with the same peers cost one tuple and
    one check, and who is a sender is known without looking at every entry.
 2. What is out of bounds is refused by its name, and what stood there before stays.
-3. The tunnels of a point are its own; of a device those by a point turn to `backup` while its probes do not
+3. What tenants want goes along with the tunnels, and is none: nobody is taken packets from for it, it ends
+   with its outer group, and what is refused of it is as if it had not been told, so it costs copies and no
+   receiver. Of who wants all groups, too: then nobody counts as aware, until all is told again.
+4. The tunnels of a point are its own; of a device those by a point turn to `backup` while its probes do not
    reach that point, without a word of the manager.
 
 After US 9,838,462: TI(g), the unicast tunnel interface (CONFORMANCE D8, D11, D12, R1).
@@ -14,7 +17,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
-from ctrl.topology.entry import MESH, POINT, Address, Entry, Key, Node
+from ctrl.topology.entry import (
+    ANY,
+    AWARE,
+    MESH,
+    POINT,
+    Address,
+    Entry,
+    Key,
+    Node,
+    is_tenant,
+    outer_of,
+    split_tenant,
+)
 
 REFUSALS = {
     "own_address_as_peer": "A tunnel that would lead to the node itself.",
@@ -23,7 +38,7 @@ REFUSALS = {
     "peer_twice": "A tunnel interface that names a peer twice: it would get two copies.",
     "peers_full": "max_peers_per_group: the group would have more tunnels than it may.",
     "tunnels_full": "max_groups: the node has tunnels of as many groups as it may.",
-    "unknown_via": "A tunnel of a kind that this version does not know.",
+    "unknown_via": "A tunnel of a kind that this version does not know, or one for what tenants want.",
     "older_instructions": "Instructions that are older than what the node holds.",
 }
 """Why an entry of instructions (the last: instructions as a whole) is not in force, by name."""
@@ -106,10 +121,17 @@ class Tunnels:
         ]
         self.entries: dict[Key, Entry] = {}
         self.n_with_peers = 0
+        """Groups that have any; what tenants want is none."""
         self.down: set[Address] = set()
         """Points that the probes do not reach."""
         self.senders = Pool()
         self.points = Pool()
+        self._wanting = Pool()
+        """Who wants something of the tenants'."""
+        self._tenants: dict[Key, dict[Key, None]] = {}
+        """Tenants' keys by their outer group."""
+        self._unaware = ""
+        """Why nobody counts as aware; "": as it was told."""
         self.changed: set[Key] = set()
         """Keys whose copies may differ."""
         self.unstored: set[Key] = set()
@@ -122,18 +144,46 @@ class Tunnels:
         if old == entry:
             return ""
         if old is None and len(self.entries) >= self._bounds.max_groups:
-            return "tunnels_full"
-        refusal = self._refusal(entry)
-        if refusal:
-            return refusal
-        self._set(key, old, entry)
-        return ""
+            refusal = "tunnels_full"
+        else:
+            refusal = self._refusal(entry)
+        if not refusal:
+            self._set(key, old, entry)
+        elif is_tenant(key):
+            self.drop(key)
+            if split_tenant(key).inner == ANY:
+                self.distrust(refusal)
+        return refusal
 
     def drop(self, key: Key) -> None:
-        """Remove it, if it is there."""
+        """Remove it, if it is there, and of a group what its tenants want."""
         old = self.entries.get(key)
         if old is not None:
             self._set(key, old, None)
+        for tenants in list(self._tenants.get(key, ())):
+            self.drop(tenants)
+
+    def distrust(self, why: str) -> None:
+        """Take nobody for aware of its tenants: somebody may want all groups of whom it is not known."""
+        self._unaware = why
+        keys = [key for tenants in self._tenants.values() for key in tenants]
+        for key in keys:
+            if split_tenant(key).inner == AWARE:
+                self.drop(key)
+
+    def trust(self) -> None:
+        """Believe what is told from now on, as it is all there is."""
+        self._unaware = ""
+
+    @property
+    def is_trusted(self) -> bool:
+        """True while who was told to be aware counts as such."""
+        return not self._unaware
+
+    @property
+    def n_tenants(self) -> int:
+        """How many keys are about tenants."""
+        return sum(map(len, self._tenants.values()))
 
     def peers(self, key: Key) -> tuple[Address, ...]:
         """Where its copies go as of now."""
@@ -161,7 +211,9 @@ class Tunnels:
         return self._is_device and entry.via == POINT
 
     def _set(self, key: Key, old: Entry | None, entry: Entry | None) -> None:
-        hold, release = self.senders.hold, self.senders.release
+        is_of_tenants = is_tenant(key)
+        pool = self._wanting if is_of_tenants else self.senders
+        hold, release = pool.hold, pool.release
         if entry is not None:
             entry = Entry(
                 old.key if old is not None else key,
@@ -174,7 +226,7 @@ class Tunnels:
                 entry.vsids,
             )
             self.entries[entry.key] = entry
-            self.n_with_peers += bool(entry.peers)
+            self.n_with_peers += bool(entry.peers) and not is_of_tenants
             if self._is_by_point(entry):
                 self.points.hold(entry.peers)
         else:
@@ -182,24 +234,42 @@ class Tunnels:
         if old is not None:
             for addresses in (old.peers, old.backup, old.accept, old.onward):
                 release(addresses)
-            self.n_with_peers -= bool(old.peers)
+            self.n_with_peers -= bool(old.peers) and not is_of_tenants
             if self._is_by_point(old):
                 self.points.release(old.peers)
                 if self.down:
                     self.down &= self.points.addresses.keys()
+        if is_of_tenants and (old is None or entry is None):
+            self._note_tenants(key, is_there=entry is not None)
         self.unstored.add(key)
         if old is None or entry is None or _copies(old) != _copies(entry):
             self.changed.add(key)
+
+    def _note_tenants(self, key: Key, *, is_there: bool) -> None:
+        outer = outer_of(key)
+        if is_there:
+            self._tenants.setdefault(outer, {})[key] = None
+            return
+        del self._tenants[outer][key]
+        if not self._tenants[outer]:
+            del self._tenants[outer]
 
     def _refusal(self, entry: Entry) -> str:
         most = self._bounds.max_peers_per_group
         if entry.via not in (MESH, POINT):
             return "unknown_via"
+        pool = self.senders
+        if is_tenant(entry.key):
+            pool = self._wanting
+            if entry.via != MESH or entry.backup or entry.accept or entry.onward:
+                return "unknown_via"
+            if self._unaware and split_tenant(entry.key).inner == AWARE:
+                return self._unaware
         # while a group moves between mesh and point, packets are taken from both
         if max(len(entry.peers), len(entry.backup), len(entry.onward), len(entry.accept) - most) > most:
             return "peers_full"
         for addresses in (entry.peers, entry.backup, entry.accept, entry.onward):
-            if addresses and addresses not in self.senders:
+            if addresses and addresses not in pool:
                 refusal = self._refusal_of(addresses)
                 if refusal:
                     return refusal

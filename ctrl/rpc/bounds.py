@@ -21,7 +21,7 @@ MAX_NUMBER = (1 << 63) - 1
 MAX_NETWORK = 0xFFFFFF
 MAX_KEEPALIVE_S = 3600
 SIZES = frozenset((4, 16))
-"""Bytes of a key, and of an address."""
+"""Bytes of an address, and of a group."""
 TUNNELS = ("nested", "rewrite")
 NAME = re.compile(r"[!-.0-~]{1,64}")
 STORE = re.compile(r"[!-~]{0,128}")

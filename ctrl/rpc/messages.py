@@ -5,7 +5,8 @@
 2. A session is one stream: the node's `Hello` first, then a full `Groups`, then differences; the manager's
    `Welcome` first, then `Instructions`. Each side numbers what the other must not miss, and says the last
    number it has in its `Keepalive`, so that a gap shows.
-3. Keys and addresses are packed: 4 or 16 bytes. `fabric.proto` says the same on the wire.
+3. Groups and addresses are packed: 4 or 16 bytes; `topology.entry.tenant_key` says what is wanted behind a
+   group. `fabric.proto` says the same on the wire.
 
 After US 9,838,462 steps 703 and 704: `Groups` is the second information, `Instructions` fill the unicast
 tunnel interface.

@@ -40,10 +40,11 @@ from ctrl.rpc.messages import (
     Resend,
     Welcome,
 )
-from ctrl.topology.entry import MESH, POINT, Address, Entry, Key, Node
+from ctrl.topology.entry import MESH, POINT, Address, Entry, Key, Node, is_key
 
 T = TypeVar("T")
 ROLES = {pb.ROLE_DEVICE: "device", pb.ROLE_REPLICATOR: "replicator"}
+_KEYS = "expected 4 or 16, or of tenants: 4 or 16, as many bytes of a group, 3 of a VNI, and 0, 4 or 16 more"
 VIAS = {pb.VIA_MESH: MESH, pb.VIA_POINT: POINT}
 
 
@@ -126,6 +127,20 @@ def _all_sized(values: Any, field: str) -> tuple[bytes, ...]:
     return tuple(values)
 
 
+def _key(value: bytes, field: str) -> Key:
+    if len(value) not in SIZES and not is_key(value):
+        raise _WrongError(f"{field}: {len(value)} bytes given; {_KEYS}")
+    return value
+
+
+def _keys(values: Any, field: str) -> tuple[Key, ...]:
+    if not SIZES.issuperset(map(len, values)):
+        wrong = next((value for value in values if not is_key(value)), None)
+        if wrong is not None:
+            raise _WrongError(f"{field}: one of {len(wrong)} bytes given; {_KEYS}")
+    return tuple(values)
+
+
 def _networks(values: Any, field: str) -> tuple[int, ...]:
     if not values:
         return ()
@@ -159,7 +174,7 @@ def _refusals(values: Any, field: str) -> tuple[tuple[Key, str], ...]:
             raise _WrongError(
                 f"{field}.why: {_given(each.why)}; expected up to {MAX_WHY} printable characters"
             )
-    return tuple((_sized(each.key, f"{field}.key"), each.why) for each in values)
+    return tuple((_key(each.key, f"{field}.key"), each.why) for each in values)
 
 
 # --- messages -----------------------------------------------------------------------------------------------
@@ -188,13 +203,13 @@ def _groups(said: Any) -> Groups:
     _few(len(said.added) + len(said.gone), "added")
     added = tuple(
         Group(
-            _sized(each.key, "added.key"),
+            _key(each.key, "added.key"),
             _networks(each.vnis, "added.vnis"),
             _networks(each.vsids, "added.vsids"),
         )
         for each in said.added
     )
-    gone = _all_sized(said.gone, "gone")
+    gone = _keys(said.gone, "gone")
     revision, base = _number(said.revision, "revision"), _number(said.base, "base")
     return Groups(revision, added, gone, base, said.is_full, said.more)
 
@@ -204,7 +219,7 @@ def _entry(said: Any) -> Entry:
     if via is None:
         raise _WrongError(f"entries.via: {said.via} given; expected one of {', '.join(pb.Via.keys()[1:])}")
     return Entry(
-        _sized(said.key, "entries.key"),
+        _key(said.key, "entries.key"),
         via,
         _all_sized(said.peers, "entries.peers"),
         _all_sized(said.backup, "entries.backup"),
@@ -221,7 +236,7 @@ def _instructions(said: Any) -> Instructions:
         _number(said.number, "number"),
         _number(said.revision, "revision"),
         tuple(map(_entry, said.entries)),
-        _all_sized(said.removed, "removed"),
+        _keys(said.removed, "removed"),
         said.is_full,
         said.merge,
         said.more,

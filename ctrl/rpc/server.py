@@ -270,7 +270,8 @@ class Server:
         session.node = hello.node.name
         identity = None
         if identities is not None:
-            box = session.node.removesuffix(".point")  # a point beside a device shows the certificate of both
+            # the roles of a box are nodes of their own, and show its one certificate
+            box = session.node.removesuffix(".point").removesuffix(".nve")
             identity = session.node if box in identities else ", ".join(identities)
         session.is_open = True  # it may be spoken to, and end, from within
         refusal = self._handlers.opened(number, hello, identity)

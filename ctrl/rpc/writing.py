@@ -148,15 +148,15 @@ def _cut(values: Sequence[T], size_of: Callable[[T], int]) -> list[tuple[T, ...]
 def _size_of_entry(entry: Entry) -> int:
     """Not less than it takes."""
     addresses = len(entry.peers) + len(entry.backup) + len(entry.accept) + len(entry.onward)
-    return 32 + 18 * addresses + 4 * (len(entry.vnis) + len(entry.vsids))
+    return 16 + len(entry.key) + 18 * addresses + 4 * (len(entry.vnis) + len(entry.vsids))
 
 
 def _size_of_group(group: Group) -> int:
-    return 32 + 4 * (len(group.vnis) + len(group.vsids))
+    return 16 + len(group.key) + 4 * (len(group.vnis) + len(group.vsids))
 
 
 def _size_of_refusal(refusal: tuple[Key, str]) -> int:
-    return 32 + 4 * min(len(refusal[1]), MAX_WHY)
+    return 16 + len(refusal[0]) + 4 * min(len(refusal[1]), MAX_WHY)
 
 
 # --- messages -----------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 1. 100,000 groups of ten devices are a million memberships: each is one slot of one dict;
    the rest is shared.
 2. An entry is a function of the group alone, made anew each time: nothing made can be stale.
+3. What tenants want is a group with an outer one. Its members are those who want it; told of it is everybody
+   who sends to the outer one.
 """
 
 from __future__ import annotations
@@ -122,6 +124,7 @@ class Group:
         "shard",
         "staged",
         "state",
+        "tenants",
         "touched",
         "waits",
         "was_alone",
@@ -148,6 +151,7 @@ class Group:
         self.touched = 0
         self.was_alone = True
         self.waits: dict[Known, int] = {}
+        self.tenants: Tenants | None = None
         self._addresses: tuple[Address, ...] | None = None
 
     def forget_addresses(self) -> None:
@@ -168,6 +172,12 @@ class Group:
         return {networks for known, networks in self.members.items() if known.is_device}
 
     @property
+    def is_nested(self) -> bool:
+        """True if no device rewrites the packets that it sends."""
+        nodes = [known.node for known in self.members if known.is_device]
+        return all(node.tunnel == "nested" for node in nodes if node is not None)
+
+    @property
     def is_raced(self) -> bool:
         """True if a device came that who wrote the mode had not seen, as far as the records say."""
         if self.mode is None or self.mode.seen < 0:
@@ -178,6 +188,61 @@ class Group:
             for known in self.members
             if known.is_device
         )
+
+
+class Tenants:
+    """What the tenants of a group want, by anybody's word."""
+
+    __slots__ = ("groups", "is_nested")
+
+    def __init__(self) -> None:
+        self.groups: dict[TenantsGroup, None] = {}
+        self.is_nested = False
+        """No device of the outer group rewrites packets: what a point gets says of which group it is."""
+
+    @property
+    def keys(self) -> list[Key]:
+        """Name all of them."""
+        return [group.key for group in self.groups]
+
+
+class TenantsGroup(Group):
+    """Those who want what a tenants' key says. It is told, and served by the ways of its outer group."""
+
+    __slots__ = ("_networks", "outer")
+
+    def __init__(self, key: Key, outer: Group) -> None:
+        super().__init__(key)
+        self.outer = outer
+        self._networks: Networks | None = None
+
+    def forget_networks(self) -> None:
+        """Say that members or their networks changed."""
+        self._networks = None
+
+    @property
+    def networks(self) -> Networks:
+        """All numbers of the network, by any of those who want it."""
+        if self._networks is None:
+            carries = self.carries
+            vnis = {number for networks in carries for number in networks.vnis}
+            vsids = {number for networks in carries for number in networks.vsids}
+            self._networks = Networks(tuple(sorted(vnis)), tuple(sorted(vsids)))
+        return self._networks
+
+
+def tenants_entry(group: TenantsGroup, known: Known) -> Entry | None:
+    """Say who else wants a tenants' key; None: nobody does, or this node does not send to them."""
+    node, outer = known.node, group.outer
+    if node is None or not group.addresses:
+        return None
+    if known.is_point:
+        if known.name not in outer.listed or outer.tenants is None or not outer.tenants.is_nested:
+            return None
+    elif not known.is_device or known not in outer.members:
+        return None
+    others = _without(_without(group.addresses, node.address), node.replicate)
+    return Entry(group.key, MESH, others, vnis=group.networks.vnis, vsids=group.networks.vsids)
 
 
 def device_entry(group: Group, known: Known, n_mesh: int) -> Entry | None:

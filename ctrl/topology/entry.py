@@ -17,6 +17,8 @@ AWARE: Address = b""
 """The same: a node reads the IGMP and MLD of the tenants. Who does not wants all of their groups."""
 
 MESH, POINT = "mesh", "point"
+_GROUP_SIZES = (4, 16)
+_INNER_SIZES = (len(AWARE), *_GROUP_SIZES)
 
 
 class TenantKey(NamedTuple):
@@ -41,6 +43,22 @@ def split_tenant(key: Key) -> TenantKey:
     """Take such a key apart."""
     end = 1 + key[0]
     return TenantKey(key[1:end], int.from_bytes(key[end : end + 3], "big"), key[end + 3 :])
+
+
+def is_key(key: bytes) -> bool:
+    """Say whether it is as long as a key must be, with the length of the outer group that it says."""
+    size = len(key)
+    return size in _GROUP_SIZES or (size > 0 and key[0] in _GROUP_SIZES and size - key[0] - 4 in _INNER_SIZES)
+
+
+def outer_of(key: Key) -> Key:
+    """Name the group that carries it: of one that is not about tenants, itself."""
+    return key[1 : 1 + key[0]] if is_tenant(key) else key
+
+
+def aware_of(key: Key) -> Key:
+    """Name the key by which nodes say that they read what tenants say, in the network of a tenants' key."""
+    return key[: key[0] + 4]
 
 
 class Entry(NamedTuple):

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from ctrl.store.model import Changes, Item
 from ctrl.topology import records
-from ctrl.topology.entries import Group, Known, Shard
-from ctrl.topology.entry import Address, Key, Node
+from ctrl.topology.entries import Group, Known, Shard, Tenants, TenantsGroup
+from ctrl.topology.entry import Address, Key, Node, is_tenant, outer_of
 from ctrl.topology.records import Damaged
 
 LOOK, NETWORKS, MEMBERS = 0, 1, 2
@@ -96,6 +96,15 @@ class Picture:
             records.DEAD: known.dead_revision,
         }.get(kind, 0)
 
+    def drop_tenants(self, group: TenantsGroup) -> None:
+        """Forget what nobody of the tenants wants any more."""
+        del self.groups[group.key]
+        tenants = group.outer.tenants
+        if tenants is not None:
+            del tenants.groups[group]
+            if not tenants.groups:
+                group.outer.tenants = None
+
     def drop_if_empty(self, name: str) -> None:
         """Forget a node of whom nothing is known."""
         known = self.known.get(name)
@@ -128,10 +137,19 @@ class Picture:
             known = self.known[name] = Known(name)
         return known
 
-    def _in(self, key: Key) -> Group:
+    def _in(self, key: Key, revision: int) -> Group:
         group = self.groups.get(key)
         if group is None:
-            group = self.groups[key] = Group(key)
+            group = self.groups[key] = self._tenants_group(key, revision) if is_tenant(key) else Group(key)
+        return group
+
+    def _tenants_group(self, key: Key, revision: int) -> TenantsGroup:
+        outer = self._in(outer_of(key), revision)
+        group = TenantsGroup(key, outer)
+        if outer.tenants is None:
+            outer.tenants = Tenants()
+            self._touch(outer, LOOK, revision)
+        outer.tenants.groups[group] = None
         return group
 
     def _touch(self, group: Group, what: int, revision: int) -> None:
@@ -160,7 +178,9 @@ class Picture:
             for group in shard.groups:
                 group.n_devices += known.is_device - was_device
                 if was_device != known.is_device:
-                    self.told.setdefault(name, set()).add(group.key)
+                    told = self.told.setdefault(name, set())
+                    told.add(group.key)
+                    told.update(group.tenants.keys if group.tenants is not None else ())
                 if was_device != known.is_device or is_elsewhere:
                     self._touch(group, MEMBERS, revision)
                 elif group.mode is not None:
@@ -179,7 +199,7 @@ class Picture:
             return
         known = self._at(name)
         before = held.groups if held is not None else ()
-        groups = tuple([self._in(key) for key in found])
+        groups = tuple([self._in(key, revision) for key in found])
         if found:
             known.shards[number] = Shard(revision, groups)
         else:
@@ -195,11 +215,15 @@ class Picture:
             if was is None:
                 group.n_devices += known.is_device
                 told.append(group.key)
+                if group.tenants is not None:
+                    told += group.tenants.keys
             self._touch(group, MEMBERS if was is None else NETWORKS, revision)
         for group in set(before).difference(groups) if before else ():
             del group.members[known]
             group.n_devices -= known.is_device
             told.append(group.key)
+            if group.tenants is not None:
+                told += group.tenants.keys
             self._touch(group, MEMBERS, revision)
         if told:
             self.told.setdefault(name, set()).update(told)
@@ -212,7 +236,7 @@ class Picture:
         mode = records.decode_mode(value) if value is not None else None
         if held is None and mode is None:
             return
-        group = self._in(key)
+        group = self._in(key, revision)
         group.mode, group.mode_revision = mode, revision if mode else 0
         self._touch(group, LOOK, revision)
 

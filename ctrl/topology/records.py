@@ -14,12 +14,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from ctrl.topology.entry import Address, Key, Node
+from ctrl.topology.entry import Address, Key, Node, is_key
 
 N_SHARDS = 16
 MAX_NETWORK = (1 << 24) - 1
 _SHARDS = {f"{number:02x}": number for number in range(N_SHARDS)}
-_KEY_SIZES = range(4, 65)
 _ADDRESS_SIZES = (4, 16)
 _ROLES = ("device", "replicator")
 
@@ -271,7 +270,7 @@ def decode_address(text: str) -> Address:
 
 def decode_group(text: str) -> Key:
     """Read the group of a `mode/` key. Raises Damaged."""
-    key = _unhex(text, _KEY_SIZES)
+    key = _unhex(text, _ADDRESS_SIZES)
     if key.hex() != text:
         raise Damaged(f"group {text!r}: expected {key.hex()}")
     return key
@@ -294,8 +293,8 @@ NO_NETWORKS = Networks()
 
 def _group(text: str) -> Key:
     key = bytes.fromhex(text)
-    if len(key) not in _KEY_SIZES:
-        raise Damaged(f"group {text!r}: expected {_KEY_SIZES[0]} to {_KEY_SIZES[-1]} bytes in hex")
+    if len(key) not in _ADDRESS_SIZES and not is_key(key):
+        raise Damaged(f"group {text!r}: expected 4 or 16 bytes in hex, or a key of tenants")
     return key
 
 

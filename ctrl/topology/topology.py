@@ -6,6 +6,8 @@ S703 to S708).
 2. `apply` says which entries may differ; `entry` makes one when it is asked for.
 3. A group that changes the way it is served does so step by step, each a record in the store that any manager
    may write (`steps`); it is written only if the one before it is still there, so two do no harm.
+4. What tenants want is told to all who send to their outer group: its devices, and points that have its list.
+   No step waits for it, as what is not known yet costs copies and no receiver.
 """
 
 from __future__ import annotations
@@ -13,11 +15,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from types import MappingProxyType
 from typing import NamedTuple
 
 from ctrl.store.model import Changes, Write
-from ctrl.topology.entries import MESH_WAY, Group, Known, Way, device_entry, point_entry
+from ctrl.topology import telling
+from ctrl.topology.ended import Ended
+from ctrl.topology.entries import (
+    MESH_WAY,
+    Group,
+    Known,
+    TenantsGroup,
+    Way,
+    device_entry,
+    point_entry,
+    tenants_entry,
+)
 from ctrl.topology.entry import Address, Entry, Key, Node
 from ctrl.topology.picture import LOOK, MEMBERS, Picture
 from ctrl.topology.points import Allocation, Candidates, Ranges, Settings, ranking
@@ -35,7 +49,8 @@ class LiveAt(NamedTuple):
 
 
 class Served(NamedTuple):
-    """A group as a whole: the addresses of its devices, and the points that serve it, none in a mesh."""
+    """A group as a whole: the addresses of its devices, and the points that serve it, none in a mesh. What
+    tenants want: the addresses of those who want it."""
 
     key: Key
     devices: tuple[Address, ...]
@@ -76,6 +91,7 @@ class Topology:
         self._served: set[Group] = set()
         """Groups that are not simply meshed."""
         self._awaited: dict[str, int] = {}
+        self._ended = Ended()
 
     @property
     def faults(self) -> Counter[str]:
@@ -89,8 +105,10 @@ class Topology:
         gone."""
         picture = self._picture
         picture.take(changes)
-        if changes.is_all and changes.revision < self.revision:
-            picture.turn_back(changes.revision)
+        if changes.is_all:
+            self._ended.forget(changes.revision)
+            if changes.revision < self.revision:
+                picture.turn_back(changes.revision)
         self.revision = changes.revision if changes.is_all else max(self.revision, changes.revision)
         dirty = Dirty(picture.told, set(), picture.changed, picture.moved)
         picture.told, picture.changed, picture.moved = {}, set(), []
@@ -99,7 +117,11 @@ class Topology:
             self._update_points(dirty)
         touched, picture.touched = picture.touched, {}
         for group, what in touched.items():
-            self._settle(group, what, dirty.keys)
+            if type(group) is TenantsGroup:
+                telling.settle(picture, group, what, self._ended, self.revision, dirty.keys)
+                self._drop_if_empty(group.outer)
+            else:
+                self._settle(group, what, dirty.keys)
         for known in picture.acked:
             self._hear_acked(known)
         picture.acked.clear()
@@ -137,15 +159,22 @@ class Topology:
         if is_other or (what & MEMBERS and any(way.has_mesh for way in group.ways)):
             for known in group.members:
                 dirty.setdefault(known.name, set()).add(group.key)
+        if group.tenants is not None:
+            telling.tell_points(group, group.tenants, was_listed, dirty)
         if what or is_other:
             group.changed = max(group.changed, group.touched)
         if group.state.stage != STABLE or group.waits:
             self._await_all(group)
-        if group.mode is None and not group.members:
-            self._pending.discard(group)
-            del self._picture.groups[group.key]
-        elif self._may_want(group):
+        if not self._drop_if_empty(group) and self._may_want(group):
             self._pending.add(group)
+
+    def _drop_if_empty(self, group: Group) -> bool:
+        """Forget a group that nobody is in, nor wants anything of; True if it is gone."""
+        if group.members or group.mode is not None or group.tenants is not None:
+            return False
+        self._pending.discard(group)
+        self._picture.groups.pop(group.key, None)
+        return True
 
     def _serve(self, group: Group) -> bool:
         """Follow the group's mode; True if devices are told otherwise."""
@@ -216,6 +245,8 @@ class Topology:
         known, group = self._picture.known.get(node), self._picture.groups.get(key)
         if known is None or group is None:
             return None
+        if isinstance(group, TenantsGroup):
+            return tenants_entry(group, known)
         if known.is_point:
             return point_entry(group, node)
         return device_entry(group, known, self.settings.max_devices_per_group)
@@ -226,14 +257,34 @@ class Topology:
         if known is None or known.node is None:
             return iter(())
         if known.is_point:
-            return iter([group.key for group in known.lists])
-        return iter([group.key for shard in known.shards.values() for group in shard.groups])
+            keys = [group.key for group in known.lists]
+            tenants = [group.tenants for group in known.lists if group.tenants is not None]
+            return chain(keys, *[each.keys for each in tenants if each.is_nested])
+        groups = [group for shard in known.shards.values() for group in shard.groups]
+        carried = [group.tenants.keys for group in groups if group.tenants is not None]
+        return chain([group.key for group in groups if not isinstance(group, TenantsGroup)], *carried)
+
+    def n_told(self, node: str) -> int:
+        """Count the groups of which the node is told something, without what their tenants want."""
+        known = self._picture.known.get(node)
+        if known is None or known.node is None:
+            return 0
+        if known.is_point:
+            return len(known.lists)
+        groups = (group for shard in known.shards.values() for group in shard.groups)
+        return sum(type(group) is Group for group in groups)
 
     def changed_at(self, node: str, key: Key) -> int:
         """Say since which store revision the node's entry is what it is, or a later one; 0: there is no such
         group."""
         group = self._picture.groups.get(key)
+        if isinstance(group, TenantsGroup):  # or since the node is in the outer one
+            return max(group.changed, group.outer.changed)
         return group.changed if group is not None else 0
+
+    def ended(self, revision: int) -> Iterator[Key] | None:
+        """List what tenants wanted at a revision and nobody wants now; None: that is not known any more."""
+        return self._ended.since(revision)
 
     def groups_of(self, node: str) -> dict[Key, Networks]:
         """Gather a node's second information as it is stored."""
@@ -247,8 +298,10 @@ class Topology:
         return self._vnis.get(point, ())
 
     def served(self) -> Iterator[Served]:
-        """List all groups, with who is in them and who serves them."""
+        """List all groups, with who is in them and who serves them, and what tenants want."""
         for group in list(self._picture.groups.values()):
+            if not group.members and group.mode is None:
+                continue  # it is there for what its tenants want
             vnis = {vni for networks in group.carries for vni in networks.vnis}
             points = tuple(sorted(group.state.now))
             yield Served(group.key, tuple(group.addresses), points, tuple(sorted(vnis)), group.changed)
@@ -257,7 +310,7 @@ class Topology:
 
     @property
     def n_groups(self) -> int:
-        """Count the groups that somebody is in."""
+        """Count the groups that somebody is in, and what tenants want, each a group by itself."""
         return len(self._picture.groups)
 
     def n_devices(self, key: Key) -> int:
@@ -359,5 +412,7 @@ class Topology:
         """Say, at once, whether a step of this group may be due."""
         if group.mode is not None:
             return True
+        if isinstance(group, TenantsGroup):
+            return False
         mode, settings = self.settings.mode, self.settings
         return mode == "point" or (mode == "auto" and group.n_devices >= settings.threshold)

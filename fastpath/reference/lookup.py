@@ -25,7 +25,7 @@ from fastpath.model import (
     vni_key,
 )
 from fastpath.reference.parse import network_behind
-from fastpath.reference.snooping import Snooping
+from fastpath.reference.snooping import Snooping, any_group_key, inner_keys
 from fastpath.reference.stations import MacTable, Stations
 from fastpath.reference.trail import Packet, Parsed, SourceClass, Trail
 from fastpath.reference.wire import CE, Drop
@@ -102,14 +102,13 @@ class Lookup:
         self.refuse_strangers(in_port, frame, scope)
         self.refuse_other_points(frame, scope)
         domain = self.stations.domain(in_port, frame) if scope is Scope.NVE else None
-        if self.snooping.is_for_control(in_port, frame, scope):
+        if self.snooping.is_for_control(in_port, frame):
             self.check_networks(frame, scope)
             trail.snooped = True
             self.learn(in_port, frame, domain, trail, now_ns)
             return None
-        is_unicast = not frame.data[frame.inner] & 1
-        by_mac = domain is not None and is_unicast
-        if domain is not None and is_unicast:
+        by_mac = domain is not None and not frame.data[frame.inner] & 1
+        if domain is not None and by_mac:
             found = trail.found = self.list_of_station(frame, domain, trail)
         else:
             found = trail.found = self.list_of(in_port, frame, scope, trail)
@@ -118,17 +117,27 @@ class Lookup:
         check_ecn(frame, scope)
         owners = trail.owners = self.owners(in_port, frame, scope, source_class)
         self.learn(in_port, frame, domain, trail, now_ns)
-        trail.unregistered = not by_mac and self.snooping.is_unregistered(in_port, frame, scope, found)
-        if trail.unregistered and frame.encap is not Encap.RAW:
-            raise Drop("unregistered_group")
-        egresses = tuple(
-            e for e in receivers(found, source_class, trail.unregistered) if e.owner not in owners
-        )
+        self.narrow(in_port, frame, scope, by_mac, found, trail)
+        egresses = tuple(e for e in receivers(found, trail) if e.owner not in owners)
         if not egresses:
-            raise Drop("no_receiver")
+            by_any_group = trail.unregistered and trail.refined is not None
+            raise Drop("unregistered_group" if by_any_group else "no_receiver")
         trail.unknown_unicast = by_mac and trail.station is None
-        key = found.key if trail.station is None else None
+        key = (trail.refined or found).key if trail.station is None else None
         return Found(scope, key, egresses, trail.recovered)
+
+    def narrow(
+        self, in_port: int, frame: Parsed, scope: Scope, by_mac: bool, found: ReplicationList, trail: Trail
+    ) -> None:
+        """Rules 8.2 and 8.3: the trail gets what takes the place of the list that was found."""
+        if scope is not Scope.NVE:
+            trail.refined = self.first(inner_keys(frame, scope), trail.refining)
+        if trail.refined is not None or by_mac or not self.snooping.is_unregistered(in_port, frame, found):
+            return
+        trail.unregistered = True
+        trail.refined = self.first((any_group_key(frame, scope),), trail.refining)
+        if trail.refined is None and trail.source_class is not SourceClass.LOCAL:
+            raise Drop("unregistered_group")
 
     def learn(self, in_port: int, frame: Parsed, domain: int | None, trail: Trail, now_ns: int) -> None:
         """Rules 6.2 to 6.4, for a frame that teaches."""
@@ -210,18 +219,18 @@ class Lookup:
     def list_of(self, in_port: int, frame: Parsed, scope: Scope, trail: Trail) -> ReplicationList:
         """Rule 2.5: the most specific list; the trail has the group where it had to be recovered."""
         tunnel = frame.tunnel
-        inner_keys = tuple(self.inner_keys(frame, scope))
-        by_number = (*inner_keys, *self.map_key(in_port, frame), self.number_key(frame, scope))
+        number = self.number_key(frame, scope)
         if scope is Scope.NVE or tunnel is None:
-            found, reason = self.first(by_number, trail), "unknown_vni"
+            keys = (*inner_keys(frame, scope), *self.map_key(in_port, frame), number)
+            found, reason = self.first(keys, trail.tried), "unknown_vni"
         elif tunnel.destination.is_multicast:
-            keys = (*inner_keys, *outer_keys(scope, tunnel, tunnel.destination))
-            found, reason = self.first(keys, trail), "unknown_group"
+            keys = outer_keys(scope, tunnel, tunnel.destination)
+            found, reason = self.first(keys, trail.tried), "unknown_group"
         else:
-            found, reason = self.first(by_number, trail), "unknown_group"
+            found, reason = self.first((number,), trail.tried), "unknown_group"
             if found is None:
                 group = trail.recovered = self.recover_group(frame, tunnel)
-                found = self.first(outer_keys(scope, tunnel, group), trail)
+                found = self.first(outer_keys(scope, tunnel, group), trail.tried)
         if found is None:
             raise Drop(reason)
         return found
@@ -233,25 +242,18 @@ class Lookup:
         if station is not None:
             is_local = station.form is Form.DECAPSULATED
             return ReplicationList(key, (station,), ()) if is_local else ReplicationList(key, (), (station,))
-        found = self.first((key,), trail)
+        found = self.first((key,), trail.tried)
         if found is None:
             raise Drop("unknown_vni")
         return found
 
-    def first(self, keys: Iterable[GroupKey], trail: Trail) -> ReplicationList | None:
+    def first(self, keys: Iterable[GroupKey], tried: list[GroupKey]) -> ReplicationList | None:
         """The list of the first key that has one."""
         for key in keys:
-            trail.tried.append(key)
+            tried.append(key)
             if key in self.lists:
                 return self.lists[key]
         return None
-
-    def inner_keys(self, frame: Parsed, scope: Scope) -> Iterator[GroupKey]:
-        """Rule 2.5: (encap, number, inner S, inner G), (encap, number, inner G); none if G is no group."""
-        packet = frame.inner_packet
-        if packet is not None and packet.destination.is_multicast:
-            yield vni_key(scope, frame.number_encap, frame.number, packet.destination, packet.source)
-            yield vni_key(scope, frame.number_encap, frame.number, packet.destination)
 
     def map_key(self, in_port: int, frame: Parsed) -> Iterator[GroupKey]:
         """Rule 2.5, of RAW frames: (group of the longest map, encap, number) (CONFORMANCE N9)."""
@@ -323,11 +325,13 @@ class Lookup:
         return frozenset(owners)
 
 
-def receivers(found: ReplicationList, source_class: SourceClass, unregistered: bool = False) -> list[Egress]:
-    """Rule 2.2: the segments of a list that the class has, in list order; rule 8.3 spares the local one."""
-    egresses = [] if unregistered else sorted(found.local, key=egress_order)
-    if source_class is not SourceClass.REMOTE:
-        egresses += sorted(found.remote, key=egress_order)
+def receivers(found: ReplicationList, trail: Trail) -> list[Egress]:
+    """Rule 2.2: what the class has of a list, or of that in its place, in order; 8.3 may spare the local."""
+    one = trail.refined or found
+    up_alone = trail.unregistered and trail.refined is None
+    egresses = [] if up_alone else sorted(one.local, key=egress_order)
+    if trail.source_class is not SourceClass.REMOTE:
+        egresses += sorted(one.remote, key=egress_order)
     return egresses
 
 

@@ -1,8 +1,11 @@
-"""Section 8 of `src_cython/fastpath/README.md`: tenants' groups in the networks of our own NVE."""
+"""Section 8 of `src_cython/fastpath/README.md`: tenants' groups."""
 
 from __future__ import annotations
 
-from fastpath.model import IPAddress, KeyKind, Layout, ReplicationList, Scope
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+from fastpath.model import GroupKey, IPAddress, KeyKind, Layout, ReplicationList, Scope, vni_key
 from fastpath.reference.parse import ip_header, is_membership, network_of, sound_ip
 from fastpath.reference.trail import Parsed
 from fastpath.reference.wire import ETHERTYPE_IPV4, ETHERTYPE_IPV6, Drop
@@ -11,27 +14,44 @@ LINK_SCOPE = 2
 """Of IPv6 groups (RFC 4291 section 2.7): what is not above it ends at the link."""
 
 
+ANY_GROUP = IPv4Address(0)
+"""In the key of an any-group list (rule 8.3), whatever the IP version of the group."""
+
+
 class Snooping:
     """The networks that snoop."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
 
-    def is_for_control(self, in_port: int, frame: Parsed, scope: Scope) -> bool:
+    def is_for_control(self, in_port: int, frame: Parsed) -> bool:
         """Rule 8.1, but for its group."""
-        if scope is not Scope.NVE or not is_tenants_membership(frame, self.layout):
+        if not is_tenants_membership(frame, self.layout):
             return False
         network = network_of(in_port, frame, self.layout)
         return network is not None and network.snoop
 
-    def is_unregistered(self, in_port: int, frame: Parsed, scope: Scope, found: ReplicationList) -> bool:
-        """Rule 8.3, for a frame that no station was asked for."""
-        if scope is not Scope.NVE or found.key.kind < KeyKind.VNI:
+    def is_unregistered(self, in_port: int, frame: Parsed, found: ReplicationList) -> bool:
+        """Rule 8.3, for a frame that no station was asked for; `found` is its list behind rule 8.2."""
+        if found.key.kind < KeyKind.VNI:
             return False
         if frame.inner_packet is None or not is_beyond_link(frame.inner_packet.destination):
             return False
         network = network_of(in_port, frame, self.layout)
         return network is not None and network.snoop and network.drop_unregistered
+
+
+def inner_keys(frame: Parsed, scope: Scope) -> Iterator[GroupKey]:
+    """Rules 2.5, 8.2: (encap, number, inner S, inner G), (encap, number, inner G); none if G is no group."""
+    packet = frame.inner_packet
+    if packet is not None and packet.destination.is_multicast:
+        yield vni_key(scope, frame.number_encap, frame.number, packet.destination, packet.source)
+        yield vni_key(scope, frame.number_encap, frame.number, packet.destination)
+
+
+def any_group_key(frame: Parsed, scope: Scope) -> GroupKey:
+    """Rule 8.3: the key of what goes to whoever wants any group."""
+    return vni_key(scope, frame.number_encap, frame.number, ANY_GROUP)
 
 
 def is_tenants_membership(frame: Parsed, layout: Layout) -> bool:

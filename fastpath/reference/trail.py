@@ -114,6 +114,11 @@ class Trail:
     unregistered: bool = False
     """Rule 8.3: for a tenants' group that nobody said he wants."""
     found: ReplicationList | None = None
+    """Rules 2.5, 6.1."""
+    refining: list[GroupKey] = field(default_factory=list)
+    """Rules 8.2, 8.3: every key that was looked up to take its place, in order."""
+    refined: ReplicationList | None = None
+    """What took its place."""
     owners: frozenset[Owner] = frozenset()
     """Rule 2.9: whose copies are left out."""
     lesson: Lesson | None = None

@@ -122,6 +122,7 @@ cdef struct entry_t:
 cdef struct frame_t:
     uint8_t *data
     const entry_t *entry      # set by lookup
+    const entry_t *refined    # what takes its place, for frames of a FIB or layout that knows of tenants (8.2, 8.3)
     uint64_t time_ns
     uint32_t size             # bytes at data
     uint16_t in_port
@@ -142,7 +143,7 @@ cdef struct frame_t:
     uint8_t verified          # the outer UDP sum was unfinished, and is now right by our own hand
     uint8_t inner_version     # 0: no complete IP header inside
     uint8_t inner_tagged
-    uint8_t of_tenant         # with PUNT: IGMP or MLD inside a network of our own NVE
+    uint8_t of_tenant         # with PUNT: IGMP or MLD inside a network that snoops
     uint8_t tos               # of MT, or of the inner packet of a RAW frame
     uint16_t ut               # the outermost IP header
     uint16_t mt               # the IP header of the tunnel packet itself

@@ -18,8 +18,9 @@ cdef struct punt_record_t:
     uint32_t size             # of the frame that follows, less the padding
     uint32_t inner_end        # of a tenant's frame within it; 0: it is about no tenant
     uint32_t tagged_number    # of the tenant's network: encap << 24 | number
-    uint16_t in_port
     uint16_t inner            # where the tenant's frame begins
+    uint8_t in_port
+    uint8_t scope             # of the tenant's frame
 
 cdef enum:
     BUCKETS = 2               # what is said to us, and what tenants say

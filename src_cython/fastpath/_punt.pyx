@@ -27,7 +27,7 @@ cdef enum:
     TAG = 4
     NUMBER = 0xffffff
 
-assert sizeof(punt_record_t) == 24
+assert sizeof(punt_record_t) == 24 and PORTS_MAX <= 256
 
 
 cdef class PuntRing:
@@ -81,8 +81,8 @@ cdef class PuntRing:
                 bucket.credit = min(bucket.credit, self.ring.limit.credit_max)
 
     def read(self, uint64_t max_frames):
-        """The frames that wait, oldest first, at most so many: [(in_port, time_ns, frame, (encap, number, start, end) of a tenant's
-        frame in it or None)]. For one thread at a time."""
+        """The frames that wait, oldest first, at most so many: [(in_port, time_ns, frame, (encap, number, start, end, scope) of a
+        tenant's frame in it or None)]. For one thread at a time."""
         cdef punt_ring_t *r = &self.ring
         cdef uint64_t at = r.tail, end, word
         cdef punt_record_t record
@@ -97,7 +97,7 @@ cdef class PuntRing:
             copy_out(r, at + sizeof(record), <uint8_t *>PyBytes_AS_STRING(data), record.size)
             inner = None
             if record.inner_end:
-                inner = record.tagged_number >> 24, record.tagged_number & NUMBER, record.inner, record.inner_end
+                inner = record.tagged_number >> 24, record.tagged_number & NUMBER, record.inner, record.inner_end, record.scope
             out.append((record.in_port, record.time_ns, data, inner))
             port = &r.ports[record.in_port]
             punt_store(&port.taken, port.taken + record_size(record.size))
@@ -155,9 +155,10 @@ cdef inline bint push(punt_ring_t *r, punt_port_t *port, const frame_t *f) noexc
     memset(&record, 0, sizeof(record))
     record.time_ns = f.time_ns
     record.size = f.size + TAG if tagged else f.size
-    record.in_port = f.in_port
+    record.in_port = <uint8_t>f.in_port
     if f.of_tenant:
         record.tagged_number = <uint32_t>f.encap << 24 | f.number
+        record.scope = f.scope
         record.inner = f.inner + TAG if tagged else f.inner
         record.inner_end = f.inner_end + TAG if tagged else f.inner_end
     size = record_size(record.size)
@@ -218,7 +219,7 @@ cdef uint8_t punt_offer(
         return REASON_PUNT_FULL
     record.time_ns = time_ns
     record.size = size
-    record.in_port = in_port
+    record.in_port = <uint8_t>in_port
     copy_in(ring, ring.head, <const uint8_t *>&record, sizeof(record))
     copy_in(ring, ring.head + sizeof(record), data, size)
     port.pushed += whole

@@ -8,7 +8,19 @@ lines of CONFORMANCE.md.
 
 from __future__ import annotations
 
-from tests.cases import ecn, edge, groups, guards, headers, overlays, point, senders, translations, tunnels
+from tests.cases import (
+    ecn,
+    edge,
+    groups,
+    guards,
+    headers,
+    overlays,
+    point,
+    refined,
+    senders,
+    translations,
+    tunnels,
+)
 from tests.cases.entry import CASES, Case
 
 __all__ = ["CASES", "Case"]
@@ -27,6 +39,10 @@ for _part in (
     groups.key_cases,
     groups.recover_cases,
     groups.network_cases,
+    refined.key_cases,
+    refined.base_cases,
+    refined.recovered_cases,
+    refined.point_cases,
     point.point_cases,
     edge.edge_cases,
     guards.guard_cases,

@@ -22,7 +22,9 @@ from functools import partial
 import pytest
 
 from ctrl.lab.namespaces import Lab, Namespace, connect, missing
+from fastpath import bpf
 from fastpath.claims import Claims, socket_filter
+from fastpath.clones import ClonePort, Clones
 from fastpath.forwarder import Forwarder
 from fastpath.model import Faces, Frame, Layout
 from fastpath.ports import InternalPort, MemoryPort, PacketPort, TapPort, XdpPort
@@ -30,7 +32,7 @@ from tests import frames as f
 from tests.cases import box as b
 
 MTU = 1600
-PATIENCE_S = 5.0
+PATIENCE_S = 60.0
 SOL_PACKET, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING, SO_RCVBUFFORCE = 263, 15, 23, 33
 ETH_P_ALL = 0x0003
 NEEDS_CSUM = 1
@@ -38,7 +40,7 @@ UDP_L4, TCP4 = 5, 1
 """Kinds of super-frames (virtio_net_hdr)."""
 
 
-Carrier = InternalPort | MemoryPort | PacketPort | TapPort | XdpPort
+Carrier = ClonePort | InternalPort | MemoryPort | PacketPort | TapPort | XdpPort
 
 
 class Bench(ABC):
@@ -90,7 +92,9 @@ class InternalBench(Bench):
 class LinuxBench(Bench):
     """A neighbour on `device` of a namespace."""
 
-    def __init__(self, port: PacketPort | TapPort | XdpPort, namespace: Namespace, device: str) -> None:
+    def __init__(
+        self, port: ClonePort | PacketPort | TapPort | XdpPort, namespace: Namespace, device: str
+    ) -> None:
         self.port = port
         self.socket = namespace.run(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)
         self.socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
@@ -180,8 +184,8 @@ def tap_bench() -> Iterator[Bench]:
 
 
 @contextmanager
-def packet_bench(xdp: bool = False) -> Iterator[Bench]:
-    """A port on the veth's near end: AF_PACKET, or AF_XDP with AF_PACKET beside it."""
+def packet_bench(xdp: bool = False, clones: bool = False) -> Iterator[Bench]:
+    """A port on the veth's near end: AF_PACKET, or AF_XDP with AF_PACKET beside it; or clones on top."""
     packet, kind = pytest.importorskip("fastpath.io._packet"), "_xdp" if xdp else "_packet"
     above = pytest.importorskip(f"fastpath.io.{kind}")
     with Lab(f"contract-{kind}") as lab, wire(lab) as namespace, ExitStack() as stack:
@@ -191,19 +195,27 @@ def packet_bench(xdp: bool = False) -> Iterator[Bench]:
         if xdp:
             port = namespace.run(above.XdpIo, port, "near")
             stack.callback(port.close)
+        if clones:
+            made = namespace.run(Clones)
+            stack.callback(made.close)
+            port = ClonePort(port, made, "near")
+            stack.callback(port.close)
         bench = LinuxBench(port, namespace, "far")
         stack.callback(bench.socket.close)
         yield bench
 
 
 KINDS: Mapping[str, Callable[[], AbstractContextManager[Bench]]] = {
+    "clones": partial(packet_bench, clones=True),
+    "clones on xdp": partial(packet_bench, xdp=True, clones=True),
     "internal": internal_bench,
     "memory": memory_bench,
     "packet": packet_bench,
     "tap": tap_bench,
     "xdp": partial(packet_bench, xdp=True),
 }
-LINUX = ("packet", "tap", "xdp")
+CLONES = ("clones", "clones on xdp")
+LINUX = (*CLONES, "packet", "tap", "xdp")
 """Those whose neighbour is a kernel that hands over super-frames."""
 TRAINS = ("memory", *LINUX)
 """Those that take trains."""
@@ -213,4 +225,6 @@ LIVE = (*LINUX, "internal")
 
 def why_not(kind: str) -> str | None:
     """What is missing here for a kind of ports; None if nothing is."""
+    if kind in CLONES and missing() is None:
+        return bpf.available()
     return missing() if kind in LINUX else None

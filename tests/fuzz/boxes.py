@@ -208,6 +208,7 @@ def nve_boxes() -> Iterator[Box]:
         for encap, number in ((Encap.VXLAN, network.vni), (Encap.NVGRE, network.vsid or 0))
     ]
     lists.append(b.of_number(Scope.NVE, b.VNI, b.at_vm(b.P0), group=b.INNER_GROUP))
+    lists.append(b.of_number(Scope.NVE, b.VSID, b.at_vm(b.P0), encap=Encap.NVGRE, group="0.0.0.0"))
     mapped = GroupKey(Scope.NVE, KeyKind.GROUP, ip_address(b.GROUP6), None, blue.encap, b.VNI)
     lists.append(ReplicationList(mapped, vms[0], ups[0][1:]))
     stations = (
@@ -234,6 +235,51 @@ def nve_boxes() -> Iterator[Box]:
         yield Box(name, layout, tuple(lists), seeds, in_ports, macs)
 
 
+def to_devices(tenants: Iterable[bytes]) -> Iterator[bytes]:
+    """The same as NVEs and devices send it: to the group, rewritten or nested to a device or a point."""
+    right: f.Knobs = {"datagram": {"checksum": f.RIGHT}}
+    for i, tenant in enumerate(tenants):
+        sender, to = ("10.1.1.77", b.GROUP) if i % 5 else ("2001:db8:1::77", b.GROUP6)
+        peer, own = (b.PEER, ("10.0.0.1", "10.0.0.110", "10.0.0.111")[i % 3])
+        packets = (
+            f.vxlan_packet(tenant, sender, to, b.VNI, **right),
+            f.nvgre_packet(tenant, sender, to, b.VSID),
+            f.vxlan_packet(tenant, peer, own, b.VNI, **right),
+            f.nvgre_packet(tenant, peer, own, b.VSID),
+        )
+        yield f.wire(packets[i % 4])
+        if i % 4 < 2:
+            yield f.wire(f.nested_packet(packets[i % 4], peer, own, **right))
+
+
+def tenant_box() -> Box:
+    """A device and a point whose tenants say what they want: refined lists, and who wants any group."""
+    networks = tuple(replace(one, snoop=True, drop_unregistered=True) for one in (b.BLUE, b.GREEN))
+    six = replace(networks[0], name="six", group=ip_address(b.GROUP6))
+    own = (Endpoint(ip_address(b.OWN), Scope.DEVICE), Endpoint(ip_address(b.OWN6), Scope.DEVICE))
+    layout = replace(
+        b.BOX,
+        endpoints=(*own, *b.POINT.endpoints),
+        networks=(*networks, six),
+        peers=(*b.BOX.peers, *b.POINT.peers),
+    )
+    lists: list[ReplicationList] = []
+    for scope in (Scope.DEVICE, Scope.REPLICATOR):
+        remote = tuple(b.at_peer(b.CORE, one) for one in (b.PEER, b.FAR_PEER))
+        lists += [
+            ReplicationList(group_key(scope, ip_address(group)), (b.at_port(b.P0), b.at_port(b.P7)), remote)
+            for group in (b.GROUP, b.GROUP6)
+        ]
+        narrow = b.at_port(b.P0), b.at_nve(b.P1, b.UNICAST_NVE)
+        lists += [
+            b.of_number(scope, b.VNI, *narrow, group=b.INNER_GROUP, source=b.INNER_SOURCE),
+            b.of_number(scope, b.VNI, b.at_port(b.P7), remote=remote[1:], group=b.INNER_GROUP6),
+            b.of_number(scope, b.VSID, *narrow, encap=Encap.NVGRE, group=b.INNER_GROUP),
+            b.of_number(scope, b.VSID, *narrow[:1], remote=remote[:1], encap=Encap.NVGRE, group="0.0.0.0"),
+        ]
+    return Box("tenants", layout, tuple(lists), tuple(to_devices(from_vms())), (b.P0, b.P1, b.CORE, b.MIX))
+
+
 def case_boxes() -> Iterator[Box]:
     """The boxes of the cases, with their own frames."""
     found: dict[str, list[int]] = {}
@@ -258,7 +304,7 @@ def all_boxes(seed: int) -> list[Box]:
     """Every box; those for the captures and of our own NVE come as often as all others together."""
     seeds = captured()
     others = [*case_boxes(), *random_boxes(seed)]
-    wide = [*wide_boxes(seeds), *nve_boxes()]
+    wide = [*wide_boxes(seeds), *nve_boxes(), tenant_box()]
     mixed: list[Box] = []
     for i, box in enumerate(others):
         mixed += [box, wide[i % len(wide)]]

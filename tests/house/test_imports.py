@@ -103,3 +103,30 @@ def test_the_command_starts_without_what_takes_long_to_import():
     heavy = "{'numpy', 'pydantic', 'dpkt', 'rich', 'fastpath', 'grpc', 'aiohttp', 'pyroute2'}"
     told = run(sys.executable, "-c", f"import sys, ctrl.cli; print({heavy} & set(sys.modules))", cwd=ROOT)
     assert told == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "heavy"),
+    [
+        ("ctrl.cli.check", "numpy dpkt pyroute2 aiohttp prometheus_client grpc google rich asyncio ssl"),
+        (
+            "ctrl.cli.run, ctrl.control.listen, ctrl.daemon, ctrl.rpc.tls",
+            "numpy aiohttp prometheus_client grpc google rich",
+        ),
+        ("ctrl.control.server", "numpy prometheus_client grpc google rich"),
+    ],
+    ids=["a config is checked", "a box forwards", "a box is asked"],
+)
+def test_what_takes_long_to_import_comes_only_after(wanted, heavy):
+    """A box that was killed forwards a second after it was started again: what nobody needs until then is
+    not imported until then."""
+    names = set(heavy.split())
+    told = run(sys.executable, "-c", f"import sys, {wanted}; print({names} & set(sys.modules))", cwd=ROOT)
+    assert told == "set()\n"
+
+
+def test_no_table_of_the_config_is_built_by_itself():
+    """To build what reads a table takes a millisecond or two; what reads a config has all of them in it."""
+    built = "[table for table in schema.TABLES.values() if table.__pydantic_complete__]"
+    told = run(sys.executable, "-c", f"from ctrl.config import schema; print({built})", cwd=ROOT)
+    assert told == "[]\n"

@@ -23,9 +23,13 @@ def sdist(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheel(sdist, tmp_path_factory):
+    """Build it as a user does, but for the last -O, which counts: what is compiled is only imported here."""
     out = tmp_path_factory.mktemp("wheel")
+    compiler = tmp_path_factory.mktemp("bin") / "gcc"
+    compiler.write_text('#!/bin/sh\nexec gcc "$@" -O0\n')
+    compiler.chmod(0o755)
     pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation")
-    run(*pip, "-w", str(out), str(sdist), cwd=out)
+    run(*pip, "-w", str(out), str(sdist), cwd=out, CC=str(compiler))
     (path,) = out.iterdir()
     return path
 

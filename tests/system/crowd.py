@@ -29,7 +29,7 @@ GROUP = IPv4Address("239.77.0.1")
 """That of the data whose copies are counted."""
 FIRST_OWN, FIRST_OTHER = 0xEF400000, 0xEF800000
 """From here on: the groups that quiet hosts join; those that a crowd joins."""
-ETH_P_IP, SO_ATTACH_FILTER, SOL_PACKET, PACKET_STATISTICS = 0x0800, 26, 263, 6
+ETH_P_ALL, SO_ATTACH_FILTER, SOL_PACKET, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING = 3, 26, 263, 6, 23
 _SIZE = struct.Struct(">I")
 
 
@@ -131,25 +131,30 @@ def flood(
 
 class Ear:
     """What passes a filter of the kernel at a host's end of the wire: counted there, whoever is too slow to
-    read."""
+    read. `at`: where in a packet the Ethernet frame begins that is meant, if it is not the packet itself."""
 
-    def __init__(self, packet: socket.socket, prefix: int, bits: int) -> None:
+    def __init__(self, packet: socket.socket, prefix: int, bits: int, at: int = 0) -> None:
         mask = (1 << 32) - (1 << 32 - bits)
-        words = [  # UDP, and the destination: see <linux/bpf_common.h>
-            (0x30, 0, 0, 23), (0x15, 0, 4, 17),
-            (0x20, 0, 0, 30), (0x54, 0, 0, mask), (0x15, 0, 1, prefix & mask),
+        words = [  # IPv4, UDP, and the destination: see <linux/bpf_common.h>
+            (0x28, 0, 0, at + 12), (0x15, 0, 6, 0x0800), (0x30, 0, 0, at + 23), (0x15, 0, 4, 17),
+            (0x20, 0, 0, at + 30), (0x54, 0, 0, mask), (0x15, 0, 1, prefix & mask),
             (0x06, 0, 0, 0xFFFF), (0x06, 0, 0, 0),
         ]  # fmt: skip
         code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *word) for word in words))
         filtered = struct.pack("@HP", len(words), ctypes.addressof(code))
         packet.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filtered)
+        packet.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         device = packet.getsockname()[0]
-        packet.bind((device, ETH_P_IP))
+        packet.bind((device, ETH_P_ALL))  # what a filter of nftables takes away is counted, too
         self._packet, self._n = packet, 0
+
+    def news(self) -> int:
+        """How many came since the last call."""
+        return int(struct.unpack("II", self._packet.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[0])
 
     def count(self) -> int:
         """How many came so far."""
-        self._n += struct.unpack("II", self._packet.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[0]
+        self._n += self.news()
         return self._n
 
     def wait(self, seconds: float) -> bool:

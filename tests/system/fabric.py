@@ -184,7 +184,7 @@ class Fabric:
         for name, one in self.managers.items():
             where = store or f"sqlite://{one.state}"
             if not store:
-                asyncio.run(_make_aged(one.state))
+                asyncio.run(make_aged(one.state))
             role = f'[manager]\nlisten = "{one.address}:{PORT}"\nstore = "{where}"\n{plain}{manager}\n'
             one.fastpath = OneOfMany(self.lab, one.box, f"{role}{tls(name)}", name=name, waits=False)
         core = '[[port]]\nname = "core"\nfaces = "core"\n'
@@ -273,7 +273,7 @@ def _node(managers: list[str], state: Path) -> str:
     return f'manager = [{", ".join(managers)}]\nstate = "{state}"\n'
 
 
-async def _make_aged(file: Path) -> None:
+async def make_aged(file: Path) -> None:
     """Make a store of long ago."""
     await (await SqliteStore.open(file)).close()
     with closing(sqlite3.connect(file)) as base, base:

@@ -189,6 +189,11 @@ class Ear:
             self._frames.append((address[2] == OUTGOING, frame))
         return [frame for left, frame in self._frames if left == outgoing]
 
+    def forget(self) -> None:
+        """Let go of what passed so far."""
+        self.frames(outgoing=False)
+        self._frames.clear()
+
     def messages(self, *, outgoing: bool) -> list[Query | Report]:
         """IGMP and MLD, each with TTL 1, Router Alert and right sums."""
         return messages_in(self.frames(outgoing=outgoing))

@@ -20,16 +20,18 @@ _NUMBERED = re.compile(rb"tenant(\d{8})")
 
 
 class Tenant:
-    """What a VM does inside the overlay, in both families: its addresses end in its number."""
+    """What a VM does inside the overlay, in both families: its addresses end in its number. With an `address`
+    it has that one already, and no other."""
 
-    def __init__(self, lab: Lab, box: Namespace, device: str, number: int) -> None:
+    def __init__(self, lab: Lab, box: Namespace, device: str, number: int, address: str = "") -> None:
         self._lab, self.box, self.device = lab, box, device
         self._index = box.index(device)
-        self.address, self.address6 = f"192.168.7.{number}", f"fd00:7::{number}"
-        box.sysctl(f"net/ipv6/conf/{device}/accept_dad", 0)
-        box.sysctl(f"net/ipv6/conf/{device}/disable_ipv6", 0)
-        box.address(device, f"{self.address}/24")
-        box.address(device, f"{self.address6}/64")
+        self.address, self.address6 = address or f"192.168.7.{number}", f"fd00:7::{number}"
+        if not address:
+            box.sysctl(f"net/ipv6/conf/{device}/accept_dad", 0)
+            box.sysctl(f"net/ipv6/conf/{device}/disable_ipv6", 0)
+            box.address(device, f"{self.address}/24")
+            box.address(device, f"{self.address6}/64")
         self.ear = Ear(lab, box, device)
 
     def _socket(self, six: bool, *options: tuple[int, int, bytes]) -> socket.socket:
@@ -70,6 +72,10 @@ class Tenant:
         frames = self.ear.frames(outgoing=False)
         found = (int(number) for frame in frames for number in _NUMBERED.findall(frame))
         return Counter(number for number in found if number in numbers)
+
+    def forget(self) -> None:
+        """Let go of what came and left so far."""
+        self.ear.forget()
 
     def control(self) -> list[bytes]:
         """The IGMP and MLD that came."""

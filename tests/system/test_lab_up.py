@@ -15,7 +15,7 @@ from ctrl.lab import build, labfile
 from ctrl.lab.namespaces import Lab, Namespace, missing
 from ctrl.lab.running import BUILT, Keeper
 from tests.system.lab import BEGUN, wait_for
-from tests.system.labs import USER, Labs, no_user_namespace, short_folder
+from tests.system.labs import LAB, USER, Labs, no_user_namespace, short_folder
 from tests.unit.test_lab_file import SMALL
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -39,6 +39,7 @@ def test_a_lab_goes_up_is_listed_and_entered_and_goes_down(labs: Labs):
     printed = labs.run("up", labs.small)
     assert "built as root: 3 boxes, 2 wires, 1 VXLAN device, 1 bridge\n" in printed
     assert "fastpath lab exec small tor fastpath show groups" in printed
+    assert "fastpath lab exec small left" not in printed
     row = labs.listed()["small"]
     assert (row["state"], sorted(row["boxes"])) == ("up", ["left", "right", "tor"])
 
@@ -54,6 +55,26 @@ def test_a_lab_goes_up_is_listed_and_entered_and_goes_down(labs: Labs):
     labs.expect_nothing_left()
     assert "small is not up; none is" in labs.run("exec", "small", "left", "true", code=1)
     assert not labs.folder.exists()
+
+
+def test_what_one_vm_sends_to_a_group_is_counted_by_those_that_hear_it(labs: Labs):
+    """Two boxes of the lab and their wire stand for VMs."""
+    labs.run("up", labs.small)
+    here = ("exec", "small", "left", *LAB)
+    ear = labs.start("exec", "small", "tor", *LAB, "hear", "239.5.5.5", "--device", "p1")
+    try:
+        assert ear.stdout is not None
+        assert ear.stdout.readline() == "joined 239.5.5.5 on p1\n"
+        sent = labs.run(*here, "send", "239.5.5.5", "--device", "up", "--rate", "100", "--count", "20")
+        assert sent == "20 sent to 239.5.5.5\n"
+        assert ear.stdout.readline().startswith("10.1.1.2: first heard after ")
+        while (said := ear.stdout.readline()) != "10.1.1.2: 20 sent, 0 lost, 0 doubled\n":
+            assert " 0 lost, 0 doubled" in said
+    finally:
+        ear.kill()
+        ear.communicate()
+    assert '"10.1.1.1" is no IPv4 group' in labs.run(*here, "send", "10.1.1.1", code=2)
+    assert "eth9: no interface" in labs.run(*here, "send", "239.5.5.5", "--device", "eth9", code=1)
 
 
 def test_without_root_it_is_the_same_in_a_user_namespace(folder: Path):
@@ -166,7 +187,7 @@ def test_a_fastpath_that_does_not_start_is_told_in_its_own_words(labs: Labs):
 def test_a_wrong_name_and_a_wrong_file_are_misuse(labs: Labs):
     assert 'did you mean "demo"?' in labs.run("up", "demoo", code=2)
     Path(labs.small).write_text(SMALL.replace("vni = 7", "vni = -7"))
-    assert f"{labs.small}:31: error: box.left.vxlan.vx7.vni: -7 given" in labs.run("up", labs.small, code=2)
+    assert f"{labs.small}:32: error: box.left.vxlan.vx7.vni: -7 given" in labs.run("up", labs.small, code=2)
     assert not labs.folder.exists()
 
 

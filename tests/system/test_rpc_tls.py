@@ -54,8 +54,14 @@ class Strict(Manager):
 
 @pytest.mark.parametrize(
     ("files", "name"),
-    [("tor1", "tor1"), ("tor1", "tor1.example"), ("plain", "tor1"), ("tor1", "tor1.point")],
-    ids=["name", "another of its names", "common name", "the point beside it"],
+    [
+        ("tor1", "tor1"),
+        ("tor1", "tor1.example"),
+        ("plain", "tor1"),
+        ("tor1", "tor1.point"),
+        ("tor1", "tor1.nve"),
+    ],
+    ids=["name", "another of its names", "common name", "the point beside it", "the NVE beside it"],
 )
 async def test_a_node_is_who_its_certificate_says(made, files, name):
     async with (

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 from ctrl.lab.namespaces import Lab, Namespace, connect
 from fastpath.claims import Claims, socket_filter
+from fastpath.clones import ClonePort, Clones
 from fastpath.forwarder import Forwarder
 from fastpath.io._packet import PacketIo
 from fastpath.model import (
@@ -137,9 +138,12 @@ def tunnelled(number: int = 0, size: int = 60, dst: str = GROUP) -> bytes:
 class Box:
     """A device between the NVE and its peers, all behind one next hop."""
 
-    def __init__(self, wire: Wire, peers: Sequence[str] = FAR, **options: object) -> None:
+    def __init__(
+        self, wire: Wire, peers: Sequence[str] = FAR, clones: Clones | None = None, **options: object
+    ) -> None:
         self.peers = peers
-        self.nve, self.core = wire.port("nve"), wire.port("core", **options)
+        self.nve, below = wire.port("nve"), wire.port("core", **options)
+        self.core = below if clones is None else wire.closing(ClonePort(below, clones, "core"))
         layout = Layout(
             (
                 Port("nve", Faces.NVE, b"\2\xfa\x57\0\0\1", b"\2\xfa\x57\0\0\2"),

@@ -14,7 +14,7 @@ from ctrl.rpc.messages import FromNode
 from ctrl.store.held import Update
 from ctrl.topology.entry import Address
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 T = TypeVar("T")
 
 

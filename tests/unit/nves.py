@@ -17,7 +17,7 @@ from ctrl.netlink import Link, NextHop, View
 from ctrl.publisher import Publisher
 from ctrl.refusals import Refused
 from ctrl.roles.device import Device
-from ctrl.roles.nve.tenants import Tenants
+from ctrl.roles.tenants import Tenants
 from ctrl.static import tenant_mac
 from ctrl.tenant_lists import TenantLists
 from ctrl.tenant_side import TenantSide
@@ -83,6 +83,8 @@ class Host:
         )
         self.nve = Nve(config, self.reach, self.forwarder, self.refused, self.bus)
         teller = Teller(self.bus, membership, lambda place: self.config.ports[place].name)
+        self.told = r.Told()
+        """What managers said."""
         self.sent: list[tuple[int, bytes]] = []
         self.addresses: Collection[IPAddress] = {OWN}
         self.snooping = Snooping(
@@ -94,7 +96,7 @@ class Host:
             teller.member,
             self.nve,
             self.side,
-            teller.tenant,
+            tell_tenant=lambda scope, network, event: teller.tenant(network, event),
         )
         self.see()
 
@@ -103,11 +105,12 @@ class Host:
     ) -> None:
         """News of the kernel: other links, and by which of them addresses are reached."""
         self.view = View(links or self.view.links, {**self.view.hops, **(hops or {})})
-        self.reach = now = r.work_out(self.config, self.view, r.Told(vteps=self.nve.vteps))
+        told = replace(self.told, vteps=self.nve.vteps)
+        self.reach = now = r.work_out(self.config, self.view, told)
         step = self.publisher.reroute(now.basis)
         self.forwarder.relayout(now.layout, step.lists, step.removed, now.hops)
         self.nve.apply(now, r.uplinks(self.config, now.layout, self.view), self.addresses)
-        self.side.attach(now.basis.snooped, now.layout, now.hops, 0.0)
+        self.side.attach(now.basis.snooped, now.basis.agnostic, now.layout, now.hops, 0.0)
         self.snooping.settle()
 
     def hear(self, place: int, *frames: bytes) -> dict[str, list[bytes]]:

@@ -65,7 +65,7 @@ def served(path, *events, ends_then=False):
     thread = threading.Thread(target=lambda: asyncio.run(box.live(path, ready)))
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         yield box
     finally:
         if thread.is_alive():

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from ctrl.store.model import Write
 from ctrl.topology import records
-from ctrl.topology.entry import Address, Entry
+from ctrl.topology.entry import Address, Entry, Key, tenant_key
 from ctrl.topology.points import Settings
 from ctrl.topology.topology import Topology
 from tests.unit.stored import Log
@@ -58,6 +58,8 @@ class Fabric:
         self.boxes = {name: Box(name, place % 2) for place, name in enumerate(DEVICES + self.points)}
         self.killed: set[str] = set()
         self.joined: dict[str, int] = {}
+        self.wanted: dict[Key, set[str]] = {}
+        """What tenants want, and behind which devices."""
         self.flows: set[tuple[str, str]] = set()
         for name in self.boxes:
             if name in DEVICES:
@@ -122,6 +124,13 @@ class Fabric:
         if self.joined.pop(name, None):
             self.store.leave(name, KEY)
             self.flows = {flow for flow in self.flows if name not in flow}
+
+    def want(self, name: str, inner: Address) -> None:
+        """Its tenants want it, or do not any more."""
+        key = tenant_key(KEY, 5001, inner)
+        names = self.wanted.setdefault(key, set())
+        (self.store.leave if name in names else self.store.join)(name, key)
+        names ^= {name}
 
     def set_dead(self, point: str, is_dead: bool) -> None:
         self.store.put(**{records.dead_key(point): b"1" if is_dead else None})

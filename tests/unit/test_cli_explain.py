@@ -57,11 +57,11 @@ inner      1.9   02:d0:02:00:00:c8 > 01:00:5e:40:02:01  10.200.0.2 > 239.192.2.1
 role       2     device                                 to a group
 class      2.2   local                                  gets the local and the remote segment of a list
 sender     2.3   10.1.2.2                               an NVE that this port serves by unicast
-key        2.5   vxlan 200 (10.200.0.2, 239.192.2.1)    inner source and group: no list
-key        2.5   vxlan 200 239.192.2.1                  inner group: no list
 key        2.5   (10.1.2.2, 239.1.1.200)                outer source and group: no list
 key        2.5   239.1.1.200                            outer group: the list: 2 local, 3 remote
 network    2.6   green                                  group 239.1.1.200
+refined    8.2   vxlan 200 (10.200.0.2, 239.192.2.1)    inner source and group: no list
+refined    8.2   vxlan 200 239.192.2.1                  inner group: no list
 exclusion  2.9   p2                                     where the frame comes from: no copy
 
 PORT  RECEIVER  FORM    SIZE  DROPPED  DETAIL

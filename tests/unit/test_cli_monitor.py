@@ -103,7 +103,7 @@ def test_each_line_is_there_at_once_and_ctrl_c_ends_it_quietly(path):
         assert it.stdout
         assert it.stdout.readline().endswith(b"tunnels up peer=10.0.0.2\n")
         it.send_signal(signal.SIGINT)
-        assert (it.communicate(timeout=10), it.returncode) == ((b"", b""), 0)
+        assert (it.communicate(timeout=60), it.returncode) == ((b"", b""), 0)
 
 
 def test_where_nobody_is_there_is_no_daemon(path):

@@ -299,7 +299,10 @@ def test_the_examples_have_nothing_to_complain_about(name):
     assert check(ROOT / "examples" / f"{name}.toml") == []
 
 
-@pytest.mark.parametrize(("name", "node"), [("manager", "manager1"), ("device", "tor1"), ("point", "point1")])
+FABRIC = (("manager", "manager1"), ("device", "tor1"), ("point", "point1"), ("nve", "host1"))
+
+
+@pytest.mark.parametrize(("name", "node"), FABRIC)
 def test_nor_do_those_of_a_fabric_once_the_certificates_are_there(tmp_path, name, node):
     file = tmp_path / f"{name}.toml"
     file.write_text((ROOT / "examples" / "fabric" / file.name).read_text())
@@ -310,9 +313,9 @@ def test_nor_do_those_of_a_fabric_once_the_certificates_are_there(tmp_path, name
 
 @needs_openssl
 def test_the_script_beside_them_makes_the_certificates_that_they_name(tmp_path):
-    made = ["sh", ROOT / "examples/fabric/certificates.sh", tmp_path, "tor1", "point1", "manager1=10.0.0.100"]
-    subprocess.run(made, check=True)
-    for name, node in (("manager", "manager1"), ("device", "tor1"), ("point", "point1")):
+    nodes = ("tor1", "point1", "host1", "manager1=10.0.0.100")
+    subprocess.run(("sh", ROOT / "examples/fabric/certificates.sh", tmp_path, *nodes), check=True)
+    for name, node in FABRIC:
         file = tmp_path / f"{name}.toml"
         file.write_text((ROOT / "examples" / "fabric" / file.name).read_text())
         assert check(file) == []

@@ -290,6 +290,25 @@ manager = ["127.0.0.1:9470"]
         both % (one, f"{one}  # error: replicator.state: /srv/x is also device.state; expected a file")
     )
     check_marked(both % (one, 'state = "/srv/y"'))
+    check_marked(f"""
+[[port]]
+name = "vm1"
+faces = "vm"
+network = "blue"
+[[network]]
+name = "blue"
+vni = 100
+group = "239.1.1.1"
+[nve]
+address = "10.0.0.3"
+manager = ["127.0.0.1:9470"]
+{one}
+{PORTS}
+[replicator]
+address = "10.0.0.2"
+manager = ["127.0.0.1:9470"]
+{one}  # error: replicator.state: /srv/x is also nve.state; expected a file of its own
+""")
     check_marked(both % ('state = ""', 'state = ""'))
 
 

@@ -27,7 +27,7 @@ def path(tmp_path):
 @asynccontextmanager
 async def box_at(path):
     box = Box()
-    async with asyncio.timeout(20), serving(box, str(path), None):
+    async with asyncio.timeout(60), serving(box, str(path), None):
         yield box
 
 
@@ -46,7 +46,7 @@ async def watching(path, query=""):
 
 async def until(holds):
     """Wait for what the other end brings about."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
@@ -116,7 +116,7 @@ async def test_a_reader_that_goes_is_forgotten_at_once(path):
 async def test_a_reader_that_takes_nothing_is_cut(path, monkeypatch):
     monkeypatch.setattr(streams, "STUCK_S", 0.1)
     async with box_at(path) as box, watching(path):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while box.events.wanted("tunnels"):  # what it does not read fills every buffer on the way
                 box.events.publish("tunnels", UP | {"peer": "x" * 100_000})
                 await asyncio.sleep(0.001)

@@ -12,11 +12,13 @@ from ctrl.config import parse
 from ctrl.daemon import fabric as f
 from ctrl.daemon import sessions
 from ctrl.daemon.reach import Told
+from ctrl.daemon.tenancy import Tenancy
 from ctrl.events import Bus
 from ctrl.membership import ALL, Event, Membership, Origin, Who
-from ctrl.planner import Tunnel, Ways
+from ctrl.planner import Receivers, Tunnel, Ways
 from ctrl.point_lists import Point
 from ctrl.publisher import Basis, Publisher
+from ctrl.refusals import Refused
 from ctrl.roles.device import Device
 from ctrl.rpc.client import Client as RpcClient
 from ctrl.rpc.messages import Ack, Group, Groups, Hello, Instructions, Moved, Welcome
@@ -79,11 +81,13 @@ class Box:
         self.waited_for = []
         self.told: list[Event] = []
         self.client = Client()
+        config = config_of(text, node)
         self.fabric = f.Fabric(
-            config_of(text, node),
+            config,
             self.membership,
             self.publisher,
             cast("Device", self.asked),
+            Tenancy(config, Refused()),
             self.events,
             tell=self.told.append,
             apply=lambda: self.done.append("apply"),
@@ -288,6 +292,82 @@ async def test_m13_after_a_reload_groups_are_told_with_the_networks_that_they_ca
     box.fabric.configure(config_of(ALONE + GREEN))
     await rounds()
     assert [one.added for one in box.client.said(Groups)[n_said:]] == [(Group(G.packed, (5000,), (4999,)),)]
+
+
+# --- an NVE -------------------------------------------------------------------------------------------------
+
+NVE_TABLE = '[nve]\naddress = "10.0.0.3"\nmanager = ["127.0.0.1:9470"]\nstate = "{state}"\n'
+VM = '[[port]]\nname = "vm"\nfaces = "vm"\nnetwork = "blue"\n'
+HOST = PORTS + VM + BLUE + NVE_TABLE
+
+
+async def test_an_nve_is_told_whom_to_send_to_group_by_group():
+    """Framework 3.2: another layout each time, as receivers are of the NVE's own lists."""
+    box = Box(HOST.format(state=""))
+    box.begin(Scope.NVE)
+    how = {"scope": Scope.NVE}
+    assert box.tell(mesh(G, A, B, accept=(P,)), is_full=True, **how) == ["apply"]
+    assert box.fabric.told == Told(nve=frozenset({A, B, P}), receivers={G: Receivers((A, B))})
+    assert box.tell(mesh(H, B), **how) == ["apply"]
+    assert box.tell(mesh(G, A), **how) == ["apply"]
+    assert box.fabric.told.receivers == {G: Receivers((A,)), H: Receivers((B,))}
+    assert box.tell(removed=(G.packed,), **how) == ["apply"]
+    assert box.fabric.told == Told(nve=frozenset({B}), receivers={H: Receivers((B,))})
+    assert box.peers() == {}, "no device's"
+
+
+async def test_n3_n5_the_groups_of_an_nve_are_those_of_its_networks_with_vms():
+    box = Box(HOST.format(state="") + GREEN)
+    box.begin(Scope.NVE)
+    n_said = []
+    for groups in ((), (G, H), (G, H), (H,), ()):
+        box.fabric.tunnelled(groups)
+        await rounds()
+        n_said.append(len(box.client.said(Groups)))
+    assert n_said == [1, 2, 2, 3, 4]
+    _, joined, one_left, left = box.client.said(Groups)
+    assert joined.added == (Group(G.packed, (100, 5000), (4999,)), Group(H.packed))
+    assert (one_left.gone, left.gone) == ((G.packed,), (H.packed,))
+    box.fabric.tunnelled((G,))
+    box.fabric.configure(config_of(HOST.format(state="")))
+    box.fabric.tunnelled((G,))
+    await rounds()
+    assert box.client.said(Groups)[-1].added == (Group(G.packed, (100,), ()),), "M13: after a reload"
+
+
+async def test_what_an_nve_was_in_and_sent_to_counts_until_its_vms_had_the_time_to_come_back(
+    tmp_path, no_grace, serving
+):
+    """M9."""
+    path = tmp_path / "tor1.db"
+    keep(path, G, H, entries=[mesh(G, B)])
+    box = Box(HOST.format(state=path) + no_grace)
+    assert box.fabric.told == Told(nve=frozenset({B}), receivers={G: Receivers((B,))})
+    box.fabric.restore([0])
+    assert wanting(box) == set()
+    box.fabric.tunnelled([])
+    box.fabric.tunnelled([G])
+    assert set(map(ip_address, box.side(Scope.NVE).instructed.groups)) == {G, H}
+    async with serving(box, tmp_path):
+        await until(lambda: len(box.side(Scope.NVE).instructed.groups) == 1)
+
+
+async def test_an_nve_is_a_device_that_rewrites_and_each_role_of_a_box_a_node_of_its_own():
+    def nodes(text):
+        config = config_of(text.replace("{state}", ""))
+        return {scope: f.node_of(config, scope).name for scope, _ in f._instructed(config)}
+
+    alone = f.node_of(config_of(HOST.format(state="")), Scope.NVE)
+    assert alone == Node("tor1", "device", C.packed, alone.generation, "rewrite")
+    device, point = DEVICE_TABLE.format(state="/a"), POINT_TABLE.format(state="/b")
+    assert nodes(HOST + device + point) == {
+        Scope.DEVICE: "tor1",
+        Scope.REPLICATOR: "tor1.point",
+        Scope.NVE: "tor1.nve",
+    }
+    assert nodes(HOST + point) == {Scope.REPLICATOR: "tor1.point", Scope.NVE: "tor1"}
+    box = Box(HOST.format(state=""))
+    assert [side.role for side in box.fabric.sides] == ["nve"]
 
 
 # --- over a start -------------------------------------------------------------------------------------------

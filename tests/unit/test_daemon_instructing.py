@@ -16,6 +16,7 @@ from ctrl.roles.tunnels import Bounds
 from ctrl.rpc.client import Client as RpcClient
 from ctrl.rpc.messages import Ack, Group, Groups, Hello, Instructions, Keepalive, PointState, Refused, Welcome
 from ctrl.store.held import Held
+from ctrl.topology.entry import ANY, tenant_key
 from ctrl.view import PointStateView
 from fastpath.model import IPAddress, Scope
 from tests.unit.driven import Client, Disk, Probes, going, rounds, until
@@ -73,7 +74,7 @@ class Box:
 async def test_a_session_begins_with_who_we_are_and_all_our_groups():
     box = Box()
     async with box.run():
-        box.side.joined(GROUP, (7,), (7000,))
+        box.side.joined(GROUP.packed, (7,), (7000,))
         box.side.connected(MANAGER)
         groups = Group(key(1), (7,), (7000,))
         assert box.client.sent == [Hello(TOR), Groups(2, added=(groups,), is_full=True)]
@@ -85,8 +86,8 @@ async def test_groups_that_are_joined_in_one_round_are_one_message():
     async with box.run():
         box.begin()
         for n in range(1, 51):
-            box.side.joined(ip_address(key(n)), (), ())
-        box.side.left(GROUP)
+            box.side.joined(key(n), (), ())
+        box.side.left(GROUP.packed)
         assert len(box.client.said(Groups)) == 1, "nothing is said before the round is over"
         await rounds()
         _, difference = box.client.said(Groups)
@@ -100,7 +101,7 @@ async def test_an_ack_waits_for_the_next_hops_of_new_peers_and_no_other_message_
         box.begin()
         box.tell(1, mesh(1, 2), fresh=[FAR], is_full=True)
         assert box.obeyed[-1] == (device(2),), "it is in force at once"
-        box.side.joined(GROUP, (), ())
+        box.side.joined(GROUP.packed, (), ())
         await rounds()
         assert box.asked == [{FAR}]
         assert [type(one) for one in box.client.sent] == [Hello, Groups, Groups]
@@ -280,7 +281,7 @@ async def test_a_session_is_shown_with_what_is_in_force_and_what_is_not():
     async with box.run():
         box.begin()
         box.tell(4, mesh(1, 1), mesh(2, 2), is_full=True)
-        box.side.joined(GROUP, (), ())
+        box.side.joined(GROUP.packed, (), ())
         box.side.heard(Refused(((key(1), "groups_full"),)))
         (row,) = shown_fabric.own_sessions([box.side])
     assert (row.manager, row.is_up, row.revision) == (MANAGER, True, 4)
@@ -344,6 +345,15 @@ async def test_what_is_in_force_is_shown_by_role_and_as_of_now():
     box.tell(4, removed=(key(1),), is_full=True)
     assert shown == {Scope.DEVICE: {key(1): mesh(1, 2)}}, "a view does not change"
     assert shown_fabric.told([box.side]) == {Scope.DEVICE: {}}
+
+
+async def test_what_tenants_want_is_no_tunnel_that_is_shown_but_counts_by_itself():
+    wanted = tenant_key(key(1), 5001, ANY)
+    held = {key(1): mesh(1, 2), wanted: mesh(1, 2)._replace(key=wanted)}
+    box = Box(held=Held("s", 3, held))
+    assert shown_fabric.told([box.side]) == {Scope.DEVICE: {key(1): mesh(1, 2)}}
+    (row,) = shown_fabric.own_sessions([box.side])
+    assert row.n_tenants == 1
 
 
 async def test_points_are_shown_where_they_are_probed():

@@ -15,7 +15,7 @@ from ctrl.roles.manager import Manager
 from ctrl.rpc.messages import Hello, Instructions, Moved, Welcome
 from ctrl.store.model import StoreError
 from ctrl.store.opening import open_store
-from ctrl.topology.entry import MESH, Entry, Node
+from ctrl.topology.entry import AWARE, MESH, Entry, Node, tenant_key
 from ctrl.topology.topology import Topology
 from tests.unit.driven import rounds, until
 from tests.unit.managed import POINT, TOR1, TOR2, A, B, G, P, config_of, managed
@@ -39,6 +39,22 @@ async def test_m3_what_one_device_says_the_other_is_told_and_the_store_has_it():
         assert far.keys("live") == {"live/tor1", "live/tor2"}
         assert far.keys("node") == {"node/tor1", "node/tor2"}
         assert sorted(far.server.started) == [1, 2]
+
+
+async def test_what_tenants_want_is_shown_behind_the_group_of_their_network():
+    """Who reads what they say is not."""
+    one, aware = (tenant_key(G, 5001, inner) for inner in (ip_address("239.5.5.5").packed, AWARE))
+    async with managed() as far:
+        far.come(1, TOR1, G, one, aware)
+        await far.begun(1)
+        shown = list(shown_fabric.groups(far.managing))
+        group, device = ip_address(G), ip_address(A)
+        assert [(row.group, row.devices, row.vnis, row.tenants) for row in shown] == [
+            (group, (device,), (), None),
+            (group, (device,), (5001,), "239.5.5.5"),
+        ]
+        (row,) = shown_fabric.devices(far.managing)
+        assert row.n_groups == 1
 
 
 async def test_a_session_that_ended_is_no_longer_served():

@@ -16,6 +16,7 @@ from ctrl.daemon import reach as r
 from ctrl.daemon.refusing import StartError, refuse_what_is_not_live, refuse_what_takes_a_restart
 from ctrl.explain.answer import answer
 from ctrl.netlink import Link, NextHop
+from ctrl.planner import Receivers
 from ctrl.protocols.messages import Kind, Report
 from ctrl.roles.nve.macs import TICKS
 from fastpath import Forwarder
@@ -314,6 +315,43 @@ async def test_a_reload_that_moves_the_uplink_moves_what_goes_to_static_vteps():
 
 async def test_a_box_claims_what_is_sent_to_its_nve():
     assert r.claims(read(TEXT)).addresses == (OWN,)
+
+
+MANAGED = TEXT.replace('"10.0.0.1"', '"10.0.0.1"\nmanager = ["127.0.0.1:9470"]')
+
+
+async def test_whom_a_manager_names_gets_a_copy_at_once_and_no_group_is_joined():
+    """N1, N2 (framework 3.2): by groups, so not what another network's VMs say; nobody left, no copy."""
+    on = Host(MANAGED)
+    assert on.to(VM1, vm(1)) == {"vm2"}
+    group, hops = ip_address("239.1.1.100"), {FAR: NextHop("up", NEXT), FARTHER: NextHop("up", OTHER)}
+    on.told = r.Told(nve=frozenset([FAR, FARTHER]), receivers={group: Receivers((FAR, FARTHER))})
+    on.see(hops=hops)
+    assert [(copy[:6], copy[30:34]) for copy in on.hear(VM1, vm(1))["up"]] == [
+        (NEXT, FAR.packed),
+        (OTHER, FARTHER.packed),
+    ]
+    assert on.to(RED, vm(3)) == set()
+    assert on.to(UP, far(5)) == {"vm1", "vm2"}
+    on.told = r.Told(nve=frozenset([FAR]), receivers={group: Receivers((FAR,))})
+    on.see()
+    assert [copy[30:34] for copy in on.hear(VM1, vm(1))["up"]] == [FAR.packed]
+    assert on.reports() == []
+    on.told = r.Told()
+    on.see()
+    assert on.to(VM1, vm(1)) == {"vm2"}
+
+
+async def test_who_may_send_are_those_that_a_manager_named_where_not_all_may():
+    on = Host(MANAGED.replace("max_vteps = 2", 'allow_from = ["10.9.0.0/16"]'))
+    ours = tunnelled(vm(5), FAR, to=str(OWN))
+    assert on.to(UP, ours) == set()
+    on.told = r.Told(nve=frozenset([FAR]))
+    on.see()
+    assert on.to(UP, ours) == {"vm1", "vm2"}
+    assert {row.reason.name: row.count for row in on.forwarder.statistics().drops if row.count} == {
+        "unknown_peer": 1
+    }
 
 
 @pytest.mark.parametrize(

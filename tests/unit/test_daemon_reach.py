@@ -13,6 +13,7 @@ from ctrl.daemon.losses import Losses
 from ctrl.daemon.refusing import StartError, refuse_what_is_not_live, refuse_what_takes_a_restart
 from ctrl.membership import Membership
 from ctrl.netlink import Link, NextHop, View
+from ctrl.planner import Receivers
 from ctrl.publisher import Publisher, Step
 from ctrl.roles.attachment import Attachment
 from ctrl.static import enroll
@@ -315,6 +316,49 @@ def test_peers_that_a_manager_named_are_reached_and_allowed_like_those_of_the_co
     assert reach.layout.point_vnis == ((7, 9),)
     assert r.peers(config, r.Told(frozenset(told))).keys() >= set(told)
     assert r.work_out(config, kernel).layout.peers == reach.layout.peers[:-2]
+
+
+NVE_BOX = """
+[[port]]
+name = "vm"
+faces = "vm"
+network = "blue"
+[[network]]
+name = "blue"
+vni = 100
+group = "239.1.1.100"
+igmp_to = ["10.0.0.79"]
+[nve]
+address = "10.0.0.1"
+manager = ["127.0.0.1:9470"]
+"""
+
+
+def test_whom_managers_told_an_nve_of_are_reached_and_its_receivers_by_group():
+    """Framework 3.2; N12: so are service nodes."""
+    config = config_of(PORTS + NVE_BOX)
+    near, far, service = (ip_address(f"10.0.0.{n}") for n in (77, 78, 79))
+    links = {**LINKS, "vm": replace(LINKS["core"], name="vm")}
+    kernel = View(links, HOPS | {near: NextHop("core", MAC), service: NextHop("core", MAC)})
+    told = r.Told(nve=frozenset([near, far]), receivers={ip_address("239.1.1.100"): Receivers((near,))})
+    reach = r.work_out(config, kernel, told)
+    assert set(reach.layout.peers) == {Peer(Scope.NVE, one) for one in (near, far, service)}
+    assert [reach.states[one] for one in (near, far, service)] == ["up", "no_route", "up"]
+    assert [[e.address for e in one.remote] for one in reach.basis.overlay] == [[near]]
+    assert r.peers(config, told).keys() >= {near, far, service}
+    assert [one.remote for one in r.work_out(config, kernel).basis.overlay] == [()]
+
+
+def test_who_managers_tell_an_nve_of_takes_a_restart():
+    before = config_of(PORTS + NVE_BOX)
+    other = config_of(PORTS + NVE_BOX.replace(":9470", ":9471") + "probe_multiplier = 9\n")
+    with pytest.raises(
+        StartError, match=r"^nve\.manager, nve\.probe_multiplier changed, which takes a restart"
+    ):
+        refuse_what_takes_a_restart(before, other)
+    with pytest.raises(StartError, match=r"^nve\.address changed, which"):
+        refuse_what_takes_a_restart(before, config_of(PORTS + NVE_BOX.replace('10.0.0.1"', '10.0.0.4"')))
+    refuse_what_takes_a_restart(before, config_of(PORTS + NVE_BOX + "ageing_s = 9\n"))
 
 
 def test_a_peer_that_a_manager_names_is_left_out_where_no_port_faces_the_core():

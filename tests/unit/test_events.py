@@ -22,7 +22,8 @@ from ctrl.roles.nve.macs import Change
 from ctrl.roles.nve.places import Vtep
 from ctrl.rpc.messages import Instructions
 from ctrl.topics import EVENTS, MISSED, event_schema
-from ctrl.topology.entry import MESH, Entry
+from ctrl.topology.entry import ANY, AWARE, MESH, Entry, tenant_key
+from ctrl.topology.words import key_line
 from fastpath.model import Encap
 
 GROUP = ip_address("239.1.1.100")
@@ -181,6 +182,8 @@ def test_what_a_manager_tells_a_node_is_an_event_a_group():
         "event": "told",
         "node": "tor3",
         "group": "239.1.1.9",
+        "vni": None,
+        "tenants": None,
         "via": "mesh",
         "peers": ["10.0.0.2", "10.0.0.3"],
         "revision": 70,
@@ -190,6 +193,23 @@ def test_what_a_manager_tells_a_node_is_an_event_a_group():
         ("told", "ff05::9", "mesh", []),
         ("withdrawn", "239.1.1.100", None, []),
     ]
+
+
+def test_what_tenants_want_is_an_event_of_their_network_but_not_that_somebody_listens():
+    outer, one, six = GROUP.packed, ip_address("239.5.5.5").packed, ip_address("ff35::1").packed
+    keys = [tenant_key(outer, 5001, inner) for inner in (one, six, ANY, AWARE)]
+    told = Instructions(4, 70, tuple(ENTRY._replace(key=key) for key in keys), (keys[0], keys[3]))
+    rows = [(row["event"], row["group"], row["vni"], row["tenants"]) for row in told_events("tor3", told)]
+    assert rows == [
+        ("told", "239.1.1.100", 5001, "239.5.5.5"),
+        ("told", "239.1.1.100", 5001, "ff35::1"),
+        ("told", "239.1.1.100", 5001, "any"),
+        ("withdrawn", "239.1.1.100", 5001, "239.5.5.5"),
+    ]
+    refused = applied_event("tor3", keys[3], None, 70, "peers_full")
+    assert (refused["event"], refused["tenants"]) == ("refused", "aware")
+    assert key_line(keys[2]) == "group=239.1.1.100 vni=5001 tenants=any"
+    assert key_line(outer) == "group=239.1.1.100"
 
 
 def test_what_became_of_it_is_one_at_the_node():

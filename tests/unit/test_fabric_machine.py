@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 
 from ctrl.roles.manager import ManagerSettings
 from ctrl.store.model import Changes
+from ctrl.topology.entry import ANY, AWARE, Key, outer_of, tenant_key
 from ctrl.topology.points import Settings
 from ctrl.topology.topology import Topology
 from tests.unit.fabric import SETTLE_S, World
@@ -34,10 +35,13 @@ THRESHOLD, HYSTERESIS = 3, 1
 DEVICES = [f"d{n}" for n in range(1, 6)]
 POINTS = ["p1", "p2"]
 KEYS = [group(n) for n in range(1, 3)]
+INNER = (bytes([239, 5, 5, 5]), bytes([239, 5, 5, 6]), ANY, AWARE)
+TENANTS = [tenant_key(KEYS[0], 5001, inner) for inner in INNER] + [tenant_key(KEYS[1], 5002, ANY)]
 MANAGERS = ["m1", "m2"]
 some_device = st.sampled_from(DEVICES)
 some_node = st.sampled_from(DEVICES + POINTS)
 some_key = st.sampled_from(KEYS)
+some_tenants = st.sampled_from(TENANTS)
 some_manager = st.sampled_from(MANAGERS)
 some_link = st.integers(0, 30)
 few = st.integers(1, 4)
@@ -124,6 +128,21 @@ class Fabric(RuleBasedStateMachine):
     @rule(name=some_device, key=some_key)
     def join(self, name: str, key: bytes) -> None:
         self.world.join(name, key)
+
+    @rule(names=st.sets(some_device, min_size=1), keys=st.sets(some_tenants, min_size=1))
+    def want(self, names: set[str], keys: set[Key]) -> None:
+        """Have tenants behind these want something else, whether or not their devices are in the group."""
+        for name in names:
+            for key in keys:
+                if name in self.world.members(key):
+                    self.world.leave(name, key)
+                else:
+                    self.world.join(name, key, (5001,))
+
+    @rule(choices=many_choices, stalled=some_node | some_manager, name=some_device, key=some_tenants)
+    def want_and_go(self, choices: list[int], stalled: str, name: str, key: Key) -> None:
+        self.want({name}, {key})
+        self.go(choices, stalled)
 
     @rule(key=some_key)
     def join_all(self, key: bytes) -> None:
@@ -285,11 +304,25 @@ class Fabric(RuleBasedStateMachine):
                 assert via <= {"mesh"}
         for name in up:
             instructed = world.boxes[name].instructed
+            audience = {key for key in KEYS if instructed.entry(key) is not None}
             if instructed.node.role == "device":
-                assert instructed.entries.keys() == world.boxes[name].groups.keys()
-            for key in KEYS:
+                assert audience == {key for key in KEYS if name in world.members(key)}
+            wanted = {key for key in TENANTS if outer_of(key) in audience and world.members(key)}
+            assert instructed.entries.keys() == audience | wanted
+            for key in wanted:
+                self._check_wanted(name, key)
+            for key in (*KEYS, *TENANTS):
                 assert instructed.entry(key) == topology.entry(name, key), name
                 assert world.peers(name, key) is not None
+
+    def _check_wanted(self, name: str, key: Key) -> None:
+        """A node holds exactly the other nodes that want it."""
+        world = self.world
+        entry = world.entry(name, key)
+        assert entry is not None
+        others = [other for other in world.members(key) if other != name]
+        assert entry.peers == tuple(world.boxes[other].instructed.node.address for other in others)
+        assert entry.vnis == (5001,)
 
 
 def test_the_fabric_ends_in_the_truth_whatever_is_late_lost_or_killed() -> None:

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastpath._fib import Fib, hash_keys
-from fastpath.compiler import Columns, Compiler, Words, egress_order, key_words
+from fastpath.columns import Columns
+from fastpath.compiler import Compiler, Words, egress_order, key_words
 from fastpath.model import (
     Egress,
     Encap,

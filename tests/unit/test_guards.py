@@ -58,7 +58,7 @@ def test_the_clock_of_a_box_that_lives_is_its_own() -> None:
     box = Box(stormy(Rate(1, 1)))
     assert [box.passed(1, at_ns=at * 10**9) for at in (1, 1000, 2000)] == [1, 0, 0]
     box = Box(stormy(Rate(100_000, 1)))
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     assert box.passed(1) == 1
     while not box.passed(1):
         assert time.monotonic() < end

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from ctrl.rpc.messages import Group
 from ctrl.store.held import Held, HeldStore, Update
-from ctrl.topology.entry import MESH, POINT, Entry
+from ctrl.topology.entry import MESH, POINT, Entry, aware_of, tenant_key
 from tests.house.tree import ROOT
 from tests.unit.instructed import P1, P2, address, device, key, mesh, put
 
+TENANTS = tenant_key(key(1), 5000, address("ff35::1"))
 ALL = Update(
     "s",
     900,
@@ -29,8 +30,14 @@ ALL = Update(
         key(2): Entry(key(2), POINT, (P1,), (P2,), (P1, device(9)), (device(4),), (5000, 5001), (6000,)),
         address("ff0e::1:2"): Entry(address("ff0e::1:2"), MESH, (address("2001:db8::5"),)),
         key(3): mesh(3),
+        TENANTS: mesh(1, 2, 3)._replace(key=TENANTS, vnis=(5000,)),
     },
-    {key(1): Group(key(1), (5000, 5001), (6000,)), key(2): Group(key(2))},
+    {
+        key(1): Group(key(1), (5000, 5001), (6000,)),
+        key(2): Group(key(2)),
+        TENANTS: Group(TENANTS, (5000,)),
+        aware_of(TENANTS): Group(aware_of(TENANTS)),
+    },
     is_all=True,
 )
 
@@ -74,9 +81,9 @@ def test_an_update_changes_what_it_names_and_removes_what_is_gone(tmp_path: Path
     update = Update("s", 901, (), {key(1): mesh(1, 8), key(2): None, key(7): mesh(7, 2)}, {key(1): None})
     written(tmp_path / "a.db", ALL, update)
     held = read(tmp_path / "a.db")
-    assert set(held.entries) == {key(1), key(3), key(7), address("ff0e::1:2")}
+    assert set(held.entries) == {key(1), key(3), key(7), address("ff0e::1:2"), TENANTS}
     assert held.entries[key(1)] == mesh(1, 8)
-    assert held.groups == {key(2): Group(key(2))}
+    assert held.groups == {one: group for one, group in ALL.groups.items() if one != key(1)}
     assert (held.store, held.revision, held.vnis) == ("s", 901, ())
 
 
@@ -264,7 +271,7 @@ print(len(node.entries), sorted(heavy & {name.split(".")[0] for name in sys.modu
         text=True,
         check=True,
     )
-    assert run.stdout == "3 []\n"  # an entry of IPv6 is refused by a node of IPv4
+    assert run.stdout == "4 []\n"  # an entry of IPv6 is refused by a node of IPv4
 
 
 def test_the_file_can_be_read_by_people(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from ctrl.lab import labfile
 
 SMALL = """\
 about = "A ToR between two hosts."
+hints = ["tor fastpath show groups"]
 
 wire = [
     { ends = ["tor/p1", "left/up"], mtu = 1550 },
@@ -94,25 +95,30 @@ def test_the_labs_that_come_with_fastpath_can_be_built(name: str):
         (
             "about =",
             "abuot =",
-            'abuot: unknown key; expected about, picture, wire or box; did you mean "about"?',
+            'abuot: unknown key; expected about, picture, hints, wire or box; did you mean "about"?',
         ),
         ('about = "A ToR between two hosts."', "", "1: error: about: missing; expected a text"),
         (
             "mtu = 1550 },\n    {",
             'mtu = "1550" },\n    {',
-            '4: error: wire[0].mtu: "1550" given; expected a number',
+            '5: error: wire[0].mtu: "1550" given; expected a number',
         ),
         (
             '"left/up"',
             '"left"',
-            '4: error: wire[0].ends[1]: "left" given; expected two ends, each BOX/DEVICE',
+            '5: error: wire[0].ends[1]: "left" given; expected two ends, each BOX/DEVICE',
         ),
         (
             '"left/up"',
             '"lefd/up"',
             '"lefd" is no box of this lab; expected tor, left or right; did you mean "left"?',
         ),
-        ('"right/up"', '"left/up"', '5: error: wire[1].ends[1]: "left/up" is wired already'),
+        ('"right/up"', '"left/up"', '6: error: wire[1].ends[1]: "left/up" is wired already'),
+        (
+            '"tor fast',
+            '"tro fast',
+            '2: error: hints[0]: "tro" is no box of this lab; expected tor, left or right',
+        ),
         ("[box.right]", "[box.RIGHT]", "box.RIGHT: no name for a box"),
         (
             "forwards = true",
@@ -120,6 +126,7 @@ def test_the_labs_that_come_with_fastpath_can_be_built(name: str):
             "box.tor.forward: unknown key; expected addresses, routes, forwards",
         ),
         ("forwards = true", 'forwards = "yes"', 'box.tor.forwards: "yes" given; expected true or false'),
+        ("forwards = true", "snoops = 0", "box.tor.snoops: 0 given; expected true or false"),
         ('p1 = "10.1.1.1/24"', 'p1 = "10.1.1.1/33"', 'box.tor.addresses.p1[0]: "10.1.1.1/33" is not'),
         ('p1 = "10.1.1.1/24"', 'p3 = "10.1.1.1/24"', '"p3" is no device of this box; expected lo, p1 or p2'),
         ('= "10.1.1.1" }', '= "10.9.9.9" }', '"10.9.9.9" is on no network of this box'),

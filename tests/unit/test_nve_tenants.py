@@ -13,7 +13,7 @@ from ctrl.membership import ALL, Wants
 from ctrl.protocols import igmp, mld
 from ctrl.protocols.messages import Kind, Query, Record, Report
 from ctrl.refusals import Refused
-from ctrl.roles.nve.tenants import NOBODY, OVERLAY, Sent, Tenants, union
+from ctrl.roles.tenants import NOBODY, OVERLAY, Sent, Tenants, union
 from tests.igmp_vectors import IGMP
 from tests.unit.test_router_vectors import IGMP_SEQUENCES
 
@@ -28,16 +28,19 @@ UNSURE = igmp.query_frame(Query(3), bytes(5) + b"\x42", ROUTER)
 
 
 class Nve:
-    """Two networks that snoop, red with VM ports 1 to 3 and blue with 4. Random numbers are one half."""
+    """Two networks that snoop, red with VM ports 1 to 3 and blue with 4. Random numbers are one half. Without
+    `has_host` it is no NVE but a device, and these are places of NVEs."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, has_host: bool = True, **settings: Any) -> None:
         self.at_s = 50.0
         self.refused = Refused()
-        self.tenants = Tenants(self.refused, MembershipTable(**settings), MAC, lambda: 0.5)
+        made = self.refused, MembershipTable(**settings), MAC, lambda: 0.5
+        self.tenants = Tenants(*made, has_host=has_host)
         self.attach("red", 1, 2, 3)
         self.attach("blue", 4)
         self.run(60.0)
         self.tenants.take_frames()
+        self.tenants.take_changed()
 
     def attach(self, network: str, *ports: int) -> None:
         self.tenants.attach(network, dict.fromkeys(ports, 1500), self.at_s)
@@ -49,9 +52,9 @@ class Nve:
         """Have the VM of a port report a group."""
         to = ip_address(str(group))
         record = Record(kind, int(to), tuple(int(ip_address(one)) for one in sources))
-        vm = int(ip_address("192.0.2.0" if to.version == 4 else "fe80::")) + port
+        vm = int(ip_address("192.0.2.0" if to.version == 4 else "fe80::")) + abs(port)
         codec: Any = igmp if to.version == 4 else mld
-        frame: bytes = codec.report_frame(Report(3, (record,)), bytes((2, 0, 0, 0, 0, port)), vm)
+        frame: bytes = codec.report_frame(Report(3, (record,)), bytes((2, 0, 0, 0, 0, abs(port))), vm)
         self.hear(port, frame, network)
         return frame
 
@@ -75,7 +78,7 @@ class Nve:
     def up(self, for_s: float = 0.0) -> list[tuple[Kind, int, set[int]]]:
         """What it says of itself in the overlay, meanwhile."""
         found = []
-        for _, port, frame in self.sent(for_s):
+        for _, port, frame, *_ in self.sent(for_s):
             heard = punt.read(frame, strict_headers=False)
             assert isinstance(heard, punt.Heard)
             if port == OVERLAY and isinstance(heard.message, Report) and heard.mac == MAC:
@@ -110,15 +113,15 @@ def test_equal_groups_of_two_networks_are_two(nve: Nve) -> None:
 def test_vms_are_asked_where_no_tenant_asks_as_nobody_and_each_on_its_own_port() -> None:
     nve = Nve()
     asked = nve.sent(126.0)
-    assert {(network, port) for network, port, _ in asked} == {
+    assert {(one.network, one.port) for one in asked} == {
         ("red", 1),
         ("red", 2),
         ("red", 3),
         ("blue", 4),
     }
     sources = set()
-    for _, _, frame in asked:
-        heard = punt.read(frame, strict_headers=True)
+    for one in asked:
+        heard = punt.read(one.frame, strict_headers=True)
         assert isinstance(heard, punt.Heard)
         assert isinstance(heard.message, Query)
         sources.add(heard.source)
@@ -230,7 +233,7 @@ def test_a_port_that_goes_takes_its_members_with_it_and_one_that_comes_is_asked(
     assert nve.tenants.take_changed() == [("red", G)]
     nve.sent()
     nve.attach("red", 1, 2, 3)
-    assert {port for _, port, _ in nve.sent()} == {1}
+    assert {one.port for one in nve.sent()} == {1}
 
 
 def test_a_network_that_is_forgotten_has_no_members_and_hears_nobody(nve: Nve) -> None:
@@ -302,11 +305,13 @@ def test_what_became_of_members_is_told_with_their_network(nve: Nve) -> None:
     assert nve.tenants.take_events() == []
 
 
+@pytest.mark.parametrize("has_host", [True, False], ids=["nve", "device"])
 @pytest.mark.parametrize(
     ("reports", "mode", "running", "blocked"), [row[:4] for row in IGMP_SEQUENCES], ids=str
 )
-def test_the_vectors_pass_inside_the_overlay_as_well(nve: Nve, reports, mode, running, blocked) -> None:
+def test_the_vectors_pass_inside_the_overlay_as_well(reports, mode, running, blocked, has_host) -> None:
     """What is forwarded of those who run a timer, and not of those without (VECTORS.md)."""
+    nve = Nve(has_host=has_host)
     for name in reports.split():
         message = igmp.read(IGMP[name])
         assert isinstance(message, Report)

@@ -174,7 +174,11 @@ def test_cut_at_every_byte_a_capture_gives_a_beginning_of_its_frames_and_says_so
 
 
 @pytest.mark.parametrize("kind", io.SMALL)
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=300,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    deadline=None,
+)
 @given(data=st.data())
 def test_changed_anywhere_a_capture_never_hurts(made, kind, data):
     changed = bytearray(io.SMALL[kind])

@@ -20,7 +20,8 @@ from ctrl.planner import (
     plan_point_number,
     plan_tunnels,
 )
-from ctrl.static import plan, ways
+from ctrl.static import plan
+from ctrl.ways import ways
 from fastpath.model import (
     AllowFrom,
     Egress,

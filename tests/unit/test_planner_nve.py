@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from ctrl.config import Config, check, load, parse
-from ctrl.planner import Overlay, Remote, plan_nve_network
-from ctrl.static import needs, plan, plan_ports, uplink, vm_ports
+from ctrl.planner import Overlay, Receivers, Remote, overlay_egresses, plan_nve_network
+from ctrl.static import basis, needs, plan, plan_ports, tunnelled
+from ctrl.ways import uplink, vm_ports, ways
 from fastpath.model import (
     AllowFrom,
     Egress,
@@ -75,6 +76,43 @@ def test_a_service_node_or_each_vtep_gets_a_copy_in_the_place_of_the_group():
     one, other = plan_nve_network(network, [1], Overlay(OURS, UP, remotes))
     assert one.remote == (sent("10.0.0.9", Encap.VXLAN, 2), sent("10.0.0.8", Encap.VXLAN))
     assert (other.local, other.remote) == (one.local, one.remote) == ((to_vm(1),), one.remote)
+
+
+def test_whom_a_manager_told_of_a_group_gets_a_copy_in_its_place_and_nobody_else():
+    """Framework 3.2; N9: each of a network's groups has receivers of its own, or none."""
+    network = replace(BLUE, maps=(GroupMap(ip_network("239.0.0.0/8"), OTHER),))
+    receivers = Receivers((IPv4Address("10.0.0.8"), IPv4Address("10.0.0.9")))
+    ports = dict.fromkeys(receivers.addresses, 2)
+    copies = receivers.egresses(network, TO_GROUP, ports.__getitem__)
+    assert copies == (sent("10.0.0.8", Encap.VXLAN, 2), sent("10.0.0.9", Encap.VXLAN, 2))
+    overlay = Overlay(OURS, UP, told={GROUP: copies, IPv4Address("239.9.9.9"): copies[1:]})
+    vxlan, nvgre, mapped = plan_nve_network(network, [1], overlay)
+    assert vxlan.remote is copies
+    assert (nvgre.remote, mapped.remote) == (vxlan.remote, ())
+    assert vxlan.local == mapped.local == (to_vm(1),)
+    (alone, *_) = plan_nve_network(BLUE, [1], Overlay(OURS, UP, told={}))
+    assert (alone.local, alone.remote) == ((to_vm(1),), ())
+
+
+def test_copies_to_told_receivers_are_planned_once_for_each_encapsulation_and_way():
+    receivers = Receivers((IPv4Address("10.0.0.8"),))
+    nvgre = replace(BLUE, encap=Encap.NVGRE)
+    by_two, by_four = (
+        [receivers.egresses(one, TO_GROUP, lambda _, port=port: port) for one in (BLUE, nvgre, BLUE)]
+        for port in (2, 4)
+    )
+    for made, port in ((by_two, 2), (by_four, 4)):
+        assert made[0] is made[2]
+        assert made[0] == (sent("10.0.0.8", Encap.VXLAN, port),)
+        assert made[1] == (sent("10.0.0.8", Encap.NVGRE, port),)
+
+
+def test_who_gets_a_copy_besides_gets_one_even_if_all_frames_go_there():
+    """N12."""
+    service, other = (Remote(IPv4Address(address), 2) for address in ("10.0.0.9", "10.0.0.8"))
+    both = overlay_egresses(BLUE, TO_GROUP, GROUP, [service])
+    assert both == (sent("239.1.1.1", Encap.VXLAN), sent("10.0.0.9", Encap.VXLAN, 2))
+    assert len(overlay_egresses(BLUE, Overlay(OURS, UP, (service, other)), GROUP, [service])) == 2
 
 
 def test_frames_that_a_network_maps_to_another_group_have_a_list_of_that_group():
@@ -255,6 +293,40 @@ def test_the_nve_needs_the_groups_of_networks_with_a_vm_port_that_is_up():
     assert needs(config, ports) == {"blue": frozenset({(4, GROUP)}), "red": frozenset({(4, OTHER)})}
     down = tuple(replace(port, is_up=place not in {0, 2}) for place, port in enumerate(ports))
     assert needs(config, down) == {"blue": frozenset({(4, GROUP)})}
+
+
+def test_an_nve_with_managers_is_in_groups_by_their_books_and_joins_none():
+    """CONFORMANCE N3-N5, framework 3.2."""
+    config = config_of(HOST.replace('"10.1.1.2"', '"10.1.1.2"\nmanager = ["127.0.0.1:9470"]', 1))
+    ports = plan_ports(config.ports)
+    assert needs(config, ports) == {}
+    assert tunnelled(config, ports) == {GROUP, OTHER}
+    down = tuple(replace(port, is_up=place not in {0, 2}) for place, port in enumerate(ports))
+    assert tunnelled(config, down) == {GROUP}
+    assert tunnelled(config_of(HOST), ports) == frozenset()
+
+
+def test_what_a_manager_says_of_one_network_is_no_news_of_another():
+    text = HOST.replace('"10.1.1.2"', '"10.1.1.2"\nmanager = ["127.0.0.1:9470"]', 1)
+    config = config_of(text.replace("vni = 5001", "vni = 5001\nsnoop = true"))
+    ports, found, peer = plan_ports(config.ports), ways(config), IPv4Address("10.1.0.7")
+    before = basis(config, ports, found, {GROUP: Receivers((peer,))})
+    of_other = basis(config, ports, found, {GROUP: Receivers((peer,)), OTHER: Receivers((peer,))})
+    assert before.snooped == of_other.snooped != basis(config, ports, found).snooped
+    by_number = {one.key: [e.address for e in one.remote] for one in of_other.overlay}
+    assert set(map(tuple, by_number.values())) == {(peer,)}
+
+
+def test_a_network_whose_igmp_goes_to_service_nodes_has_it_told_to_control_which_does_not_read_it():
+    """N12."""
+    config = config_of(HOST.replace("vni = 5001", 'vni = 5001\nigmp_to = ["10.1.0.9"]'))
+    found = basis(config, plan_ports(config.ports), ways(config))
+    assert [(one.name, one.snoop) for one in found.networks[:2]] == [("blue", True), ("red", False)]
+    (blue,) = found.agnostic
+    assert (blue.network.name, blue.vm_ports) == ("blue", {0, 3})
+    assert blue.services == (Remote(IPv4Address("10.1.0.9"), 4),)
+    assert found.snooped == ()
+    assert Peer(Scope.NVE, IPv4Address("10.1.0.9")) in plan(config).layout.peers
 
 
 def test_an_ipv6_nve_sends_to_ipv6_groups():

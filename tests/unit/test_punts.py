@@ -207,7 +207,7 @@ def test_a_live_port_is_counted_by_our_own_clock_not_by_the_frames():
 def test_a_live_port_may_punt_again_as_time_goes_by():
     port = MemoryPort()
     forwarder = Forwarder(b.BOX, [port] * len(b.PORTS), sources=[port], punts=Punts(1000, 1))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while forwarder.statistics().punted < 3:
         assert time.monotonic() < deadline
         port.receive(REPORT)
@@ -223,7 +223,7 @@ def test_new_limits_hold_from_the_next_burst_on():
     forwarder.run()
     assert forwarder.statistics().punted == 2
     forwarder.set_punt_limits(1_000_000_000, 3)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while forwarder.statistics().punted < 2 + 3:
         assert time.monotonic() < deadline
         port.receive(REPORT)
@@ -402,7 +402,7 @@ def test_a_reader_beside_a_running_worker_gets_every_frame_once_and_whole():
 
     reader = threading.Thread(target=read)
     reader.start()
-    rounds, deadline = 0, time.monotonic() + 10
+    rounds, deadline = 0, time.monotonic() + 60
     while forwarder.statistics().punted < 5000 and time.monotonic() < deadline:
         forwarder.run()
         port.rewind()

@@ -96,7 +96,11 @@ def test_the_cases_are_claimed_for_a_reason():
 
 
 @needs_bpf
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None,
+    max_examples=300,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(
     name=st.sampled_from([name for name, frame in KNOWN.items() if frame]),
     changes=st.lists(st.tuples(st.integers(12, 63), st.integers(0, 255)), max_size=3),

@@ -24,7 +24,7 @@ from scapy.packet import Packet
 import fastpath.reference
 from fastpath.model import Egress, Encap, Form, Frame, Owner, ReplicationList, Scope, Verdict
 from fastpath.reasons import REASONS, Unit
-from fastpath.reference import Outcome, Reference, egress_order
+from fastpath.reference import Outcome, Reference, Trail, egress_order
 from fastpath.reference.lookup import decapsulated_ecn
 from fastpath.reference.wire import updated_checksum
 from tests import frames as f
@@ -33,6 +33,7 @@ from tests.cases import box as b
 from tests.cases import made as m
 from tests.cases.ecn import DECAPSULATED_ECN, ECN_NAMES
 from tests.compiled import Compiled
+from tests.reached import OF_TENANTS, of_tenants
 from tests.strategies import Scene, scenes, seeded_scenes
 
 
@@ -359,10 +360,16 @@ def test_the_oracle_leans_on_nothing_compiled():
 def test_ten_thousand_random_frames_reach_every_reason(engine):
     """And more than two in five of them are replicated, or the property would say little."""
     fates: Counter[str] = Counter()
+    tenants: Counter[str] = Counter()
     for scene in seeded_scenes(7, 250, 40, rates=True):
         box = engine(scene.layout, scene.lists, macs=scene.macs)
         for in_port, frame in scene.batch:
-            outcome = box.forward(in_port, frame)
+            if isinstance(box, Reference):
+                trail = Trail()
+                outcome = box.forward(in_port, frame, trail)
+                tenants.update(of_tenants(scene.layout, trail, outcome))
+            else:
+                outcome = box.forward(in_port, frame)
             fates[outcome.reason or outcome.verdict.name] += 1
             fates.update(outcome.copy_drops)
             fates.update(copy.egress.form.name for copy in outcome.copies)
@@ -370,6 +377,7 @@ def test_ten_thousand_random_frames_reach_every_reason(engine):
     assert fates["REPLICATE"] > 4000
     assert all(fates[form.name] > 300 for form in Form)
     assert fates["PUNT"] > 50
+    assert not tenants or tenants.keys() >= OF_TENANTS
 
 
 @settings(

@@ -135,3 +135,21 @@ def test_unregistered_groups_are_dropped_by_config(run):
     done, left = run((0.0, "vm1", report(1)), (0.1, "up", stream(1, OTHER)), text=text)
     assert copies(left) == []
     assert [(row.reason.name, row.count) for row in done.statistics.drops] == [("unregistered_group", 1)]
+
+
+def test_n12_igmp_that_is_not_read_is_handed_on_and_copied_to_service_nodes(run):
+    """N12: in the capture's order among the copies; a stream still goes to the whole network."""
+    text = HOST.replace("snoop = true", 'igmp_to = ["10.1.1.9"]')
+    of_far = f.wire(f.vxlan_packet(report(9), FAR, OUTER, 5001))
+    done, left = run((0.0, "vm1", report(1)), (0.1, "up", of_far), (0.2, "up", stream(1)), text=text)
+    handed_on = [(name, at_s, data) for name, at_s, data in left if report(1) in data or report(9) in data]
+    assert [(name, at_s) for name, at_s, _ in handed_on] == [
+        *(("vm2", 0.0), ("up", 0.0), ("up", 0.0)),
+        *(("vm1", 0.1), ("vm2", 0.1)),
+    ]
+    assert [data for name, _, data in handed_on if name != "up"] == [report(1), report(9), report(9)]
+    to = [str(ip_address(data[30:34])) for name, _, data in handed_on if name == "up"]
+    assert to == [OUTER, "10.1.1.9"]
+    assert [data[50:] for name, _, data in handed_on if name == "up"] == [report(1)] * 2
+    assert copies(left) == [("vm1", 1), ("vm2", 1)]
+    assert (done.members, done.joined, done.of_tenants) == ([], 0, 5)

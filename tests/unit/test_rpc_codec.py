@@ -23,9 +23,13 @@ from ctrl.rpc.messages import (
 )
 from ctrl.rpc.reading import Malformed, decode_from_manager, decode_from_node
 from ctrl.rpc.writing import TooLarge, encode_from_manager, encode_from_node
-from ctrl.topology.entry import Entry, Node
+from ctrl.topology.entry import ANY, AWARE, Entry, Node, tenant_key
 
 addresses = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)
+keys = addresses | st.builds(
+    tenant_key, addresses, st.integers(0, 0xFFFFFF), st.sampled_from((ANY, AWARE)) | addresses
+)
+several_keys = st.lists(keys, max_size=4).map(tuple)
 several = st.lists(addresses, max_size=4).map(tuple)
 numbers = st.integers(0, (1 << 63) - 1)
 networks = st.lists(st.integers(0, 0xFFFFFF), max_size=4).map(tuple)
@@ -34,7 +38,7 @@ ranges = st.lists(
 ).map(tuple)
 names = st.text("!-.0Az~", min_size=1, max_size=64)
 stores = st.text("!/Az~", max_size=128)
-refusals = st.lists(st.tuples(addresses, st.text("aé. ", max_size=256)), max_size=3).map(tuple)
+refusals = st.lists(st.tuples(keys, st.text("aé. ", max_size=256)), max_size=3).map(tuple)
 nodes = st.builds(
     Node,
     names,
@@ -45,10 +49,10 @@ nodes = st.builds(
     st.just(b"") | addresses,
     ranges,
 )
-groups = st.builds(Group, addresses, networks, networks)
+groups = st.builds(Group, keys, networks, networks)
 entries = st.builds(
     Entry,
-    addresses,
+    keys,
     st.sampled_from(("mesh", "point")),
     several,
     several,
@@ -64,7 +68,7 @@ from_node = st.one_of(
         Groups,
         numbers,
         st.lists(groups, max_size=3).map(tuple),
-        several,
+        several_keys,
         numbers,
         st.booleans(),
         st.booleans(),
@@ -80,7 +84,7 @@ from_manager = st.one_of(
         numbers,
         numbers,
         st.lists(entries, max_size=3).map(tuple),
-        several,
+        several_keys,
         st.booleans(),
         st.booleans(),
         st.booleans(),
@@ -274,6 +278,38 @@ def test_a_full_state_goes_in_parts():
 def test_a_difference_that_does_not_fit_is_an_error_and_not_a_part():
     with pytest.raises(TooLarge, match="4097 keys that differ; 4096 fit"):
         list(encode_from_node(Groups(3, gone=tuple(_key(n) for n in range(4097)), base=2)))
+
+
+@pytest.mark.parametrize("size", [*range(4), *range(5, 8), 9, 13, 23, 25, 37])
+def test_a_key_that_is_none_is_named_wherever_it_stands(size):
+    key, outer = b"\4" * size, "expected 4 or 16, or of tenants: "
+    for said, where in (
+        (_of_node(groups=pb.Groups(added=[pb.Group(key=key)])), "groups.added.key: "),
+        (_of_node(groups=pb.Groups(gone=[b"\xef\1\1\1", key])), "groups.gone: one of "),
+        (_of_node(ack=pb.Ack(refused=[pb.Refusal(key=key)])), "ack.refused.key: "),
+        (_of_manager(refused=pb.Refused(groups=[pb.Refusal(key=key)])), "refused.groups.key: "),
+        (_of_manager(instructions=pb.Instructions(removed=[key])), "instructions.removed: one of "),
+    ):
+        assert isinstance(said, Malformed)
+        assert said.why.startswith(f"{where}{size} bytes given; {outer}")
+
+
+def test_an_address_is_no_tenants_key():
+    entry = pb.Entry(key=b"\xef\1\1\1", via=pb.VIA_MESH, peers=[tenant_key(b"\xef\1\1\1", 5, ANY)])
+    read = _of_manager(instructions=pb.Instructions(entries=[entry]))
+    assert isinstance(read, Malformed)
+    assert read.why == "instructions.entries.peers: one of 12 bytes given; expected 4 or 16"
+
+
+def test_the_longest_keys_go_in_parts_that_fit():
+    longest = [tenant_key(bytes([0xFF]) * 16, n, bytes([0xFF]) * 16) for n in range(10_000)]
+    told = Instructions(1, 1, tuple(Entry(key, "mesh") for key in longest), tuple(longest))
+    _, parts = _joined(encode_from_manager, decode_from_manager, told)
+    assert [entry.key for part in parts for entry in part.entries] == longest
+    assert [key for part in parts for key in part.removed] == longest
+    state = Groups(3, tuple(Group(key, (5,)) for key in longest), is_full=True)
+    _, parts = _joined(encode_from_node, decode_from_node, state)
+    assert [group.key for part in parts for group in part.added] == longest
 
 
 def test_one_entry_too_large_for_a_message_is_an_error():

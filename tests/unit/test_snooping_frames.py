@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
@@ -14,6 +15,7 @@ from fastpath.model import (
     Frame,
     Layout,
     Rate,
+    Scope,
     Storm,
     Verdict,
 )
@@ -221,7 +223,7 @@ def test_membership_outside_has_no_tenant():
 
 
 def test_control_gets_of_random_frames_what_the_reference_found_inside():
-    n = 0
+    n = Counter[Scope | None]()
     for scene in seeded_scenes(31, 50, 150):
         reference = Reference(scene.layout, scene.lists, macs=scene.macs)
         wanted = []
@@ -229,15 +231,20 @@ def test_control_gets_of_random_frames_what_the_reference_found_inside():
             trail = Trail()
             if reference.forward(in_port, frame, trail).verdict is Verdict.PUNT:
                 parsed = trail.parsed
-                wanted.append(None if parsed is None else (parsed.encap, parsed.number, parsed.inner_frame()))
+                inner = None
+                if parsed is not None:
+                    inner = trail.scope, parsed.encap, parsed.number, parsed.inner_frame()
+                wanted.append(inner)
         ports = memory_ports(scene.layout)
         arrived = source(*scene.batch)
         forwarder = Forwarder(scene.layout, ports, scene.lists, sources=[arrived], punts=Punts())
         forwarder.run()
         got = forwarder.read_punted()
-        assert [one.inner and (one.inner.encap, one.inner.number, one.inner_frame) for one in got] == wanted
-        n += sum(one is not None for one in wanted)
-    assert n > 30
+        assert [
+            one.inner and (one.inner.scope, one.inner.encap, one.inner.number, one.inner_frame) for one in got
+        ] == wanted
+        n.update(one[0] for one in wanted if one is not None)
+    assert all(n[scope] > 10 for scope in Scope)
 
 
 def test_a_step_ends_with_a_tenants_word_as_with_any_other():

@@ -11,7 +11,7 @@ from ctrl.membership import ALL, Membership, Wants
 from ctrl.planner import SOURCES_MAX, Member, Overlay, Remote, Snooped, plan_nve_group, plan_nve_network
 from ctrl.publisher import Basis, Publisher, Step
 from ctrl.refined_lists import ANY_GROUP
-from ctrl.roles.nve.tenants import OVERLAY
+from ctrl.roles.tenants import OVERLAY
 from ctrl.tenant_lists import TenantLists
 from ctrl.tenants_told import Audience, TenantsTold, Told
 from fastpath.model import Egress, Encap, Form, GroupMap, Network, Owner, Scope, vni_key

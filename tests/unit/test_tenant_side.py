@@ -16,10 +16,11 @@ from ctrl.membership import ALL
 from ctrl.protocols import igmp
 from ctrl.protocols.messages import Kind, Query, Record, Report
 from ctrl.refusals import Refused
-from ctrl.roles.nve.tenants import Tenants
+from ctrl.roles.tenants import Tenants
 from ctrl.rows import each_member
-from ctrl.static import basis, plan_layout, plan_ports, tenant_mac, ways
+from ctrl.static import basis, plan_layout, plan_ports, tenant_mac
 from ctrl.tenant_side import NOWHERE, TenantSide
+from ctrl.ways import ways
 from fastpath import Inner, Punted
 from fastpath.model import Encap
 
@@ -34,7 +35,6 @@ name = "blue"
 vni = 5001
 vsid = 6001
 group = "239.1.1.1"
-snoop = true
 {blue}
 [[network]]
 name = "red"
@@ -77,7 +77,7 @@ def report(port: int) -> bytes:
 
 class Box:
     def __init__(self, nve: str = "", blue: str = "", *, is_reached: bool = True) -> None:
-        reading = parse(TEXT.format(nve=nve, blue=blue))
+        reading = parse(TEXT.format(nve=nve, blue=blue if "snoop" in blue else f"snoop = true\n{blue}"))
         assert reading.config is not None, reading.findings
         self.config = reading.config
         self.at_s, self.refused = 10.0, Refused()
@@ -94,8 +94,8 @@ class Box:
 
     def attach(self, down: int | None = None) -> None:
         ports = tuple(replace(p, is_up=place != down) for place, p in enumerate(self.ports))
-        snooped = basis(self.config, ports, ways(self.config)).snooped
-        self.side.attach(snooped, plan_layout(self.config, ports), {}, self.at_s)
+        found = basis(self.config, ports, ways(self.config))
+        self.side.attach(found.snooped, found.agnostic, plan_layout(self.config, ports), {}, self.at_s)
 
     def hear(self, place: int, frame: bytes) -> None:
         self.side.hear(place, frame, self.at_s)
@@ -127,8 +127,6 @@ def test_a_frame_of_a_vm_is_its_ports_and_one_by_a_tunnel_its_networks_by_either
         for encap, number in ((Encap.VXLAN, 5001), (Encap.NVGRE, 6001), (Encap.VXLAN, 5002))
     ]
     assert places[0] == places[1] != places[2]
-    assert all(box.side.is_place(place) for place in (*places, VM1, VM2, RED))
-    assert not any(box.side.is_place(place) for place in (UP, GREEN))
     assert box.refused == {}
     assert box.tunnelled(report(1), Encap.VXLAN, 5003) == NOWHERE
     assert box.tunnelled(report(1), Encap.VXLAN, 6001) == NOWHERE
@@ -187,6 +185,47 @@ def test_what_cannot_leave_is_counted():
     assert box.refused == {"tenant_not_sent": 2}
 
 
+def sent_to(box: Box) -> list[tuple[int, str, bytes]]:
+    """(port, address, tenant's frame) of what left for the overlay."""
+    frames = [(port, dpkt.ip.IP(frame[14:])) for port, frame in box.out() if port == UP]
+    return [(port, str(ip_address(ip.dst)), bytes(ip.data.data)[8:]) for port, ip in frames]
+
+
+AGNOSTIC = 'snoop = false\nigmp_to = ["10.0.0.9"]'
+
+
+def test_n12_who_does_not_read_igmp_hands_it_on_as_any_frame_and_once_more_to_each_service_node():
+    """N12: a router anywhere in the network hears it still; who joined is written down nowhere."""
+    box = Box(blue=AGNOSTIC)
+    for frame in (report(VM1), QUERY):
+        box.hear(VM1, frame)
+        local = [one for one in box.side._sent if one.port == VM2]
+        assert [one.frame for one in local] == [frame]
+        assert sent_to(box) == [(UP, "239.1.1.1", frame), (UP, "10.0.0.9", frame)]
+    assert box.tunnelled(report(1)) < 0
+    assert box.out() == [(VM1, report(1)), (VM2, report(1))], "what came by a tunnel goes into none"
+    assert box.tenants.groups("blue") == []
+    box.hear(RED, report(RED))
+    assert box.tenants.groups("red") == [G]
+    assert box.refused == {}
+
+
+def test_n12_igmp_of_a_group_that_the_network_maps_goes_where_its_frames_go():
+    box = Box(blue=f'{AGNOSTIC}\n[[network.map]]\ninner = "224.0.0.0/8"\ngroup = "239.1.1.7"')
+    box.hear(VM1, report(VM1))
+    assert [to for _, to, _ in sent_to(box)] == ["239.1.1.7", "10.0.0.9"]
+
+
+def test_n12_a_vm_port_that_is_down_gets_nothing_and_is_not_heard():
+    box = Box(blue=AGNOSTIC)
+    box.attach(down=VM2)
+    box.hear(VM1, QUERY)
+    assert {port for port, _ in box.out()} == {UP}
+    box.hear(VM2, QUERY)
+    assert box.out() == []
+    assert box.refused == {"not_an_nve_port": 1}
+
+
 def test_frames_are_taken_in_turns():
     box = Box()
     for _ in range(5):
@@ -204,7 +243,6 @@ def test_a_vm_port_that_goes_down_has_no_members_and_what_is_said_there_is_nobod
     box.attach(down=VM1)
     assert box.tenants.listeners("blue", G) == {}
     assert box.tenants.listeners("red", G) == {RED: ALL}
-    assert not box.side.is_place(VM1)
     box.hear(VM1, report(VM1))
     assert box.refused == {"not_an_nve_port": 1}
 

@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from ctrl.topology.entry import ANY, AWARE
 from ctrl.topology.points import Settings
 from ctrl.topology.switching import MESHED
 from ctrl.topology.topology import Topology
@@ -15,6 +16,7 @@ from tests.unit.switched import DEVICES, KEY, NODES, Box, Fabric, address_of, re
 device = st.sampled_from(DEVICES)
 node = st.integers(0, len(NODES) - 1)
 manager = st.integers(0, 1)
+inner = st.sampled_from([ANY, AWARE, bytes([239, 5, 5, 5])])
 
 
 class Switching(RuleBasedStateMachine):
@@ -44,6 +46,11 @@ class Switching(RuleBasedStateMachine):
     @rule(name=device)
     def leave(self, name: str) -> None:
         self.fabric.leave(name)
+
+    @rule(name=device, inner=inner)
+    def want(self, name: str, inner: bytes) -> None:
+        """Its tenants want something: it is told along with the rest, and nothing waits for it."""
+        self.fabric.want(name, inner)
 
     @rule(number=manager, n=st.integers(1, 6))
     def follow(self, number: int, n: int) -> None:
@@ -118,6 +125,11 @@ class Switching(RuleBasedStateMachine):
         for name, box in fabric.boxes.items():
             assert box.entry == fresh.entry(name, KEY)
             assert {m.entry(name, KEY) for m in fabric.managers} == {box.entry}
+            for key, names in fabric.wanted.items():
+                told = fresh.entry(name, key)
+                assert {m.entry(name, key) for m in fabric.managers} == {told}
+                others = tuple(address_of(other) for other in sorted(names - {name}))
+                assert (told and told.peers) == (others if box.entry and names else None)
         for sender in fabric.joined:
             if not fabric.killed:
                 copies = fabric.copies(sender)

@@ -9,9 +9,9 @@ from ctrl.control.metrics import exposition
 from ctrl.objects import OBJECTS
 from ctrl.refusals import REFUSALS, fabric_counts
 from ctrl.topology.entry import MESH, POINT, Entry
-from ctrl.view import NOTHING_COUNTED, ManagerView, PointStateView, Recent, SessionView, View
+from ctrl.view import NOTHING_COUNTED, GroupView, ManagerView, PointStateView, Recent, SessionView, View
 from ctrl.view_rows import ROWS
-from fastpath.model import Encap, Layout, Scope, vni_key
+from fastpath.model import Encap, Layout, Network, ReplicationList, Scope, vni_key
 from tests.unit.viewed import DEVICES, GROUP, PEERS, SERVED, config, view
 
 FAR = ip_address("10.0.0.9")
@@ -121,12 +121,53 @@ def tunnels_of(**changes):
     return {(row["peer"], row["tunnel"]): row for row in rows("tunnels", **changes)}
 
 
+def test_a_list_of_tenants_goes_to_some_of_those_of_their_network():
+    """As whoever planned the list that it narrows; with the group in a column of its own."""
+    told = {Scope.DEVICE: {BY_MESH.key: BY_MESH}}
+    keys = [vni_key(Scope.DEVICE, Encap.VXLAN, 100, ip_address(a)) for a in ("225.5.5.5", "0.0.0.0")]
+    lists = {key: ReplicationList(key) for key in keys}
+    found = rows("groups", told=told, lists=lists)
+    assert [(row["group"], row["tenants"], row["via"]) for row in found] == [
+        ("vxlan 100 225.5.5.5", "225.5.5.5", "mesh"),
+        ("vxlan 100 any", "any", "mesh"),
+    ]
+
+
+def test_what_tenants_want_stands_behind_the_group_of_their_network():
+    """The manager's own: who wants it."""
+    wanting = [
+        GroupView(GROUP, (PEERS[1],), (), (200,), 12, "239.5.5.5"),
+        GroupView(GROUP, PEERS[:2], ("point1",), (100, 200), 20),
+        GroupView(GROUP, (PEERS[0],), (), (100,), 13, "any"),
+    ]
+    found = [row for row in rows("groups", groups=wanting) if row["role"] == "manager"]
+    assert [(row["group"], row["vni"], row["tenants"], row["remote"]) for row in found] == [
+        ("239.1.1.100", ["100", "200"], None, ["10.0.0.2", "10.0.0.3"]),
+        ("239.1.1.100", ["100"], "any", ["10.0.0.2"]),
+        ("239.1.1.100", ["200"], "239.5.5.5", ["10.0.0.3"]),
+    ]
+
+
 def test_a_tunnel_says_for_how_many_groups_a_manager_named_it():
     other = BY_MESH._replace(key=ip_address("239.1.1.9").packed)
     found = tunnels_of(told={Scope.DEVICE: {BY_MESH.key: BY_MESH, other.key: other}})
     assert (found["10.0.0.2", "nested"]["groups"], found["10.0.0.2", "nested"]["told"]) == (1, 2)
     assert (found["10.0.0.3", "nested"]["groups"], found["10.0.0.3", "nested"]["told"]) == (2, 2)
     assert found["10.0.0.3", "rewrite"]["told"] == 0
+
+
+def test_an_nve_s_lists_by_number_and_its_tunnels_are_those_of_the_groups_that_it_was_told_of():
+    """Framework 3.2."""
+    keys = [vni_key(Scope.NVE, Encap.VXLAN, vni) for vni in (100, 7)]
+    lists = {key: ReplicationList(key, (), ()) for key in keys}
+    layout = replace(view().layout, networks=(Network("blue", 100, None, group=GROUP),))
+    found = via(told={Scope.NVE: {BY_MESH.key: BY_MESH}}, lists=lists, layout=layout)
+    assert found == {("nve", "vxlan 100"): "mesh", ("nve", "vxlan 7"): "static"}
+    told = tunnels_of(told={Scope.NVE: {BY_MESH.key: BY_MESH}}, lists={})
+    assert {tunnel: row["told"] for tunnel, row in told.items()} == {
+        ("10.0.0.2", "rewrite"): 1,
+        ("10.0.0.3", "rewrite"): 1,
+    }
 
 
 def test_a_point_that_does_not_answer_is_unreached_though_no_list_uses_it():
@@ -231,7 +272,7 @@ def test_the_convergence_time_is_a_histogram():
 def test_the_metrics_of_a_node_say_who_is_in_charge_and_how_old_its_instructions_are():
     told = {Scope.DEVICE: {BY_MESH.key: BY_MESH, BY_POINT.key: BY_POINT}}
     points = (PointStateView(FAR, is_up=False), PointStateView(PEERS[0], is_up=True))
-    found = lines_of(view(own_sessions=(OWN, AWAY), told=told, points=points))
+    found = lines_of(view(own_sessions=(replace(OWN, n_tenants=6), AWAY), told=told, points=points))
     assert found >= {
         'fastpath_session_up{role="device"} 1.0',
         'fastpath_session_up{role="replicator"} 0.0',
@@ -240,6 +281,7 @@ def test_the_metrics_of_a_node_say_who_is_in_charge_and_how_old_its_instructions
         'fastpath_instructions_age_seconds{role="device"} 77.5',
         'fastpath_instructions_pending{role="device"} 2.0',
         'fastpath_instructions_refused{role="device"} 3.0',
+        'fastpath_instructed_tenants{role="device"} 6.0',
         'fastpath_instructed_groups{role="device",via="mesh"} 1.0',
         'fastpath_instructed_groups{role="device",via="point"} 1.0',
         'fastpath_point_up{point="10.0.0.9"} 0.0',

@@ -103,6 +103,7 @@ def test_a_group_that_the_nve_is_in_shows_whose_vms_need_it():
             "role": "nve",
             "group": "239.1.1.100",
             "vni": ["100", "200"],
+            "tenants": None,
             "local": ["vm1", "vm2"],
             "remote": [],
             "via": "joined",

@@ -118,6 +118,7 @@ def test_a_group_shows_who_gets_its_copies():
         "role": "device",
         "group": "239.1.1.100",
         "vni": ["100"],
+        "tenants": None,
         "local": ["core/10.0.0.77", "p1"],
         "remote": ["10.0.0.2", "10.0.0.3"],
         "via": "static",

@@ -26,7 +26,7 @@ PEERS = b.of_group(remote=(b.at_peer(b.CORE, b.PEER), b.at_peer(b.CORE, b.FAR_PE
 
 
 def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -9,12 +9,12 @@ import socket
 
 class Unix(http.client.HTTPConnection):
     def __init__(self, path):
-        super().__init__("box", timeout=10)
+        super().__init__("box", timeout=60)
         self.path = path
 
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(10)
+        self.sock.settimeout(60)
         self.sock.connect(str(self.path))
 
 
@@ -23,7 +23,7 @@ async def get(where, page, method="GET", headers=None, body=None):
 
     def ask():
         if isinstance(where, int):
-            connection = http.client.HTTPConnection("127.0.0.1", where, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", where, timeout=60)
         else:
             connection = Unix(where)
         try:

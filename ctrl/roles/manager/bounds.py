@@ -1,6 +1,9 @@
 """How many groups there may be and how many devices in each.
 
-Those on their way into the store count as well: ten thousand nodes may say the same group at once."""
+1. Those on their way into the store count as well: ten thousand nodes may say the same group at once.
+2. What tenants want counts like a group: a tenants' group in a network, ANY of them, and that a node is AWARE
+   are one each, and whoever wants it is a device of it.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,34 @@ from collections import Counter
 
 from ctrl.roles.manager.session import Session
 from ctrl.roles.manager.values import ManagerSettings
-from ctrl.topology.entry import Key
+from ctrl.topology.entry import ANY, AWARE, Address, Key, is_key, is_tenant, split_tenant
 from ctrl.topology.topology import Topology
+
+LINK_SCOPE = 2
+"""Of an IPv6 group: up to here it stays on its link (RFC 4291 section 2.7)."""
 
 
 def is_group(key: Key) -> bool:
-    """Say whether it is a multicast address."""
-    return (len(key) == 4 and key[0] >> 4 == 0xE) or (len(key) == 16 and key[0] == 0xFF)
+    """Say whether it is a multicast address, or of tenants what they want behind one: a group that reports
+    are sent for, ANY or AWARE."""
+    if not is_tenant(key):
+        return _is_multicast(key)
+    if not is_key(key):
+        return False
+    outer, _, inner = split_tenant(key)
+    is_wanted = inner in (ANY, AWARE) or (_is_multicast(inner) and not _is_of_link(inner))
+    return _is_multicast(outer) and is_wanted
+
+
+def _is_multicast(address: Address) -> bool:
+    if len(address) == 4:
+        return address[0] >> 4 == 0xE
+    return len(address) == 16 and address[0] == 0xFF
+
+
+def _is_of_link(group: Address) -> bool:
+    """RFC 4541 section 2.1.2: 224.0.0.X is everybody's on its link, joined or not."""
+    return group[:3] == bytes((224, 0, 0)) if len(group) == 4 else group[1] & 0x0F <= LINK_SCOPE
 
 
 class Joining:

@@ -5,6 +5,8 @@
 2. One write of a node is on its way at a time, until it came back by the store. So its shards are always made
    from what they are, and a node that says much is written in few steps.
 3. A bound refuses who comes last; what is refused is forgotten, and the node's next full state asks again.
+4. Others spare a node that is aware what it does not want. So one that cannot say all that it wants is not
+   aware: that is refused by the same bound, in the same step.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from ctrl.roles.manager.work import Work
 from ctrl.rpc.messages import Group, Groups, Refused, Resend
 from ctrl.store.model import MAX_WRITE_BYTES, Write
 from ctrl.topology import records
-from ctrl.topology.entry import Key
+from ctrl.topology.entry import Key, aware_of, is_key, is_tenant
 from ctrl.topology.records import NO_NETWORKS, Networks
 from ctrl.topology.topology import Topology
 
@@ -77,7 +79,7 @@ class Reporting:
 
     def _hear_full(self, session: Session, message: Groups, now_s: float) -> None:
         if session.parts_revision != message.revision:
-            session.parts, session.parts_revision = {}, message.revision
+            session.parts, session.parts_revision, session.unaware = {}, message.revision, ""
         self._collect(session, session.parts, message.added)
         if message.more:
             return
@@ -122,7 +124,8 @@ class Reporting:
         full, session.full = session.full or {}, None
         stored = self._topology.groups_of(session.node.name)
         if not session.is_compared:
-            session.n_groups = len(stored)
+            ended = [key for key, wanted in session.pending.items() if wanted is None and key in stored]
+            session.n_groups = len(stored) - len(ended)
         gone = [key for key in stored if key not in full]
         gone += [key for key in session.pending if key not in full and key not in stored]
         self._wish(session, full, gone, now_s)
@@ -147,7 +150,7 @@ class Reporting:
             if known == networks:
                 continue
             if known is None:
-                refusal = joining.refusal(session, key)
+                refusal = joining.refusal(session, key) or (session.unaware if _is_aware(key) else "")
                 if refusal:
                     refused.append((key, refusal))
                     continue
@@ -165,10 +168,25 @@ class Reporting:
     def _refuse(self, session: Session, refused: list[tuple[Key, str]]) -> None:
         if not refused:
             return
+        why = next((name for key, name in refused if is_tenant(key) and not _is_aware(key)), "")
+        if why and not session.unaware:
+            session.unaware = why
+            refused = [*refused, *[(key, why) for key in self._withdraw_aware(session)]]
         for key, name in refused:
             self._work.refuse(name)
             session.dirty.add(key)  # it may hold something of it from before
         self._work.messages.append((session.number, Refused(tuple(refused))))
+
+    def _withdraw_aware(self, session: Session) -> list[Key]:
+        """Have it be aware of nothing; of what it was."""
+        pending = session.pending
+        known = {**self._topology.groups_of(session.node.name), **pending}
+        keys = [key for key, networks in known.items() if networks is not None and _is_aware(key)]
+        for key in keys:
+            session.n_groups -= 1
+            self._joining.leave(session, key)
+            self._change(session, key, None, session.last_s)
+        return keys
 
     # --- into the store -------------------------------------------------------------------------------------
 
@@ -185,6 +203,8 @@ class Reporting:
         if awaited and session.in_force >= awaited:
             puts[records.acked_key(name)] = records.encode_number(session.in_force)
         if not puts:
+            if session.shards:  # what was refused just now ended something else
+                self.advance(session)
             return
         session.is_writing = True
         session.writing_shards = set(shards)
@@ -218,6 +238,7 @@ class Reporting:
         self, session: Session, made: dict[int, dict[Key, Networks]], changed: set[int]
     ) -> dict[int, bytes | None]:
         encoded: dict[int, bytes | None] = {}
+        refused: list[tuple[Key, str]] = []
         size = 0
         for number in list(session.shards):
             if number in changed:
@@ -228,19 +249,20 @@ class Reporting:
                 if size <= MAX_WRITE_BYTES:
                     encoded[number] = value
                 else:
-                    self._refuse_shard(session, number)
+                    refused += self._give_up(session, number)
             del session.shards[number]
             if number not in encoded:
                 session.first_shards.discard(number)
+        self._refuse(session, refused)
         return encoded
 
-    def _refuse_shard(self, session: Session, number: int) -> None:
-        """Refuse what makes a shard larger than a write may be."""
+    def _give_up(self, session: Session, number: int) -> list[tuple[Key, str]]:
+        """Forget what makes a shard larger than a write may be."""
         keys = [key for key in session.pending if records.shard_of(key) == number]
         for key in keys:
             self._forget(session, key)
-        self._refuse(session, [(key, "node_groups_full") for key in keys])
         session.n_groups = len(self._topology.groups_of(session.node.name)) + len(session.joins)
+        return [(key, "node_groups_full") for key in keys]
 
     # --- what became of it ----------------------------------------------------------------------------------
 
@@ -297,6 +319,10 @@ class Reporting:
         if is_stored and not session.is_ready:
             session.is_ready = True
             self._ready.append(session)
+
+
+def _is_aware(key: Key) -> bool:
+    return is_tenant(key) and is_key(key) and key == aware_of(key)
 
 
 @lru_cache(maxsize=65536)

@@ -22,7 +22,7 @@ def device(topology: Topology, node: Node, session: Session | None, now_s: float
         session=live.session if live is not None else None,
         revision_told=_told(topology, session) if session is not None else None,
         revision_acked=_acked(topology, session) if session is not None else None,
-        groups=sum(1 for _ in topology.keys_of(node.name)),
+        groups=topology.n_told(node.name),
         last_s=now_s - session.last_s if session is not None else None,
     )
 

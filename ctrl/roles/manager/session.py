@@ -65,6 +65,9 @@ class Session:
     """Of `pending`, those that count as joined and are not in the store."""
     n_groups: int = 0
     is_resend_asked: bool = False
+    unaware: str = ""
+    """By what it was refused something that tenants want, "" for nothing: until it says its full state again,
+    it does not count as aware."""
     heard_s: float | None = None
     """When the oldest of `pending` was heard that is not being written."""
 
@@ -88,6 +91,8 @@ class Session:
     n_batches: int = 0
     told: int = 0
     """The revision of the last batch."""
+    told_at_s: float = 0
+    """When that was made."""
     in_force: int = 0
     """All that concerns it up to this revision is in force there."""
     refused: set[Key] = field(default_factory=set)

@@ -2,10 +2,10 @@
 
 1. Made of what is when they are made, never of what was: a batch holds every key that changed for the node up
    to its revision, so that a node that has it knows all up to there.
-2. Gathered for a moment, and one batch on its way at a time: a node that is slow gets fewer batches, not a
-   longer queue.
+2. At once, where it was told nothing for a moment, else gathered until that is over; and one batch on its way
+   at a time: a node that is slow gets fewer batches, not a longer queue.
 3. A node that comes back gets what changed since what it holds; only one that holds nothing of this store, or
-   is a point, gets all there is (CONFORMANCE M10).
+   is a point, or may hold of tenants what nobody remembers, gets all there is (CONFORMANCE M10).
 4. In force is what was acknowledged and not refused: a switch of a group waits for it (M12).
 """
 
@@ -54,11 +54,13 @@ class Telling:
     def begin(self, session: Session, now_s: float) -> None:
         """Tell a node that has none of this session yet: what changed since what it holds, or all."""
         hello, topology, name = session.hello, self._topology, session.node.name
-        session.patience_s = PATIENCE_S
+        session.patience_s, session.told_at_s = PATIENCE_S, now_s
         session.is_vnis_due = session.node.role != "device"
         is_resumed = hello.store == self._store_id and hello.revision > 0 and session.node.role == "device"
-        if is_resumed and not self.is_settling:
+        ended = topology.ended(hello.revision) if is_resumed and not self.is_settling else None
+        if ended is not None:
             since = hello.revision
+            session.dirty.update(ended)
             session.dirty.update(
                 key for key in topology.keys_of(name) if topology.changed_at(name, key) > since
             )
@@ -88,7 +90,8 @@ class Telling:
         """See to it that what is to be told will be."""
         if session.is_ready and not session.is_scheduled and not session.flight and session.is_due:
             session.is_scheduled = True
-            self._work.at(now_s + GATHER_S, partial(self._tell, session, now_s))
+            due_s = max(now_s, session.told_at_s + GATHER_S)
+            self._work.at(due_s, partial(self._tell, session, now_s))
 
     # --- telling it -----------------------------------------------------------------------------------------
 
@@ -105,7 +108,7 @@ class Telling:
             keys = topology.keys_of(name)
         session.n_batches += 1
         self.n_batches += 1
-        session.told = topology.revision
+        session.told, session.told_at_s = topology.revision, now_s
         session.flight = Flight(
             session.n_batches,
             topology.revision,

@@ -1,0 +1,31 @@
+from mmap import mmap
+
+from fastpath._port import IoPort
+
+TURNS: int
+RECORD_SIZE: int
+IFINDEX_AT: int
+OUTCOME_AT: int
+HEAD_AT: int
+HEAD_ROOM: int
+HEAD_SIZE_MIN: int
+MAGIC: int
+UNTOLD: int
+
+class ClonesIo(IoPort):
+    segments: bool
+    @property
+    def transmits(self) -> str: ...
+    @property
+    def why(self) -> str: ...
+    @property
+    def ring_lost(self) -> int: ...
+    @property
+    def sends(self) -> int: ...
+    @property
+    def cloned(self) -> int: ...
+    def __init__(
+        self, below: IoPort, fd: int, table: mmap | bytearray, device: str, *, singles: bool = ...
+    ) -> None: ...
+    def send(self, frame: bytes) -> None: ...
+    def close(self) -> None: ...

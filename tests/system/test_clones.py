@@ -1,0 +1,218 @@
+"""Copies by in-kernel clones on veth pairs: who gets them, what the kernel refuses, what is left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from ctrl.lab.namespaces import missing
+from fastpath import bpf
+from fastpath.clones import TURNS, ClonePort, Clones
+from tests import frames as f
+from tests.system.consuming import wait_for
+from tests.system.wires import FAR, GROUP, NVE, VNI, Box, Wire, took, tunnelled, wired
+
+WHY_NOT = missing() or bpf.available()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+MANY = tuple(f"10.8.{n // 200}.{n % 200 + 1}" for n in range(TURNS + 44))
+OPEN = "from fastpath.clones import Clones; made = Clones(); print(made.device, flush=True); input()"
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with wired() as made:
+        yield made
+
+
+@pytest.fixture
+def clones(wire: Wire) -> Clones:
+    return wire.closing(wire.box.run(Clones))
+
+
+def cloning(
+    wire: Wire, clones: Clones, peers: Sequence[str] = FAR, **options: object
+) -> tuple[Box, ClonePort]:
+    box = Box(wire, peers, clones, **options)
+    assert isinstance(box.core, ClonePort)
+    return box, box.core
+
+
+def everyone(wire: Wire, port: int) -> socket.socket:
+    """A socket of the far box that hears what is for any address of MANY, and says for which."""
+    wire.far.command("ip", "route", "add", "local", "10.8.0.0/16", "dev", "lo")
+    made = wire.udp(wire.far, "", port)
+    made.setsockopt(socket.SOL_SOCKET, 33, 1 << 26)
+    made.setsockopt(socket.IPPROTO_IP, 8, 1)  # IP_PKTINFO
+    return made
+
+
+def heard(receiver: socket.socket, n_datagrams: int) -> dict[str, list[bytes]]:
+    out: dict[str, list[bytes]] = {}
+    for _ in range(n_datagrams):
+        data, extra, _, _ = receiver.recvmsg(1 << 16, 64)
+        out.setdefault(socket.inet_ntoa(extra[0][2][8:12]), []).append(data)
+    receiver.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        receiver.recv(1)
+    return out
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["trains", "singles"])
+def test_what_a_vxlan_device_says_another_hears_once_for_each_of_its_addresses(
+    wire: Wire, clones: Clones, train: bool
+) -> None:
+    """It checks the outer checksum, and the VM's socket the inner one."""
+    wire.nve.vxlan("vx", VNI, local=NVE, under="up", group=GROUP)
+    wire.far.vxlan("vx", VNI, local=FAR[0])
+    wire.nve.address("vx", "172.16.5.9/24")
+    wire.far.address("vx", "172.16.5.77/24")
+    box, port = cloning(wire, clones, trains=train)
+    receiver = wire.udp(wire.far, "", 5004)
+    sender = wire.udp(wire.nve, "172.16.5.9")
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    parts = [bytes((number,)) * 700 for number in range(40)]
+    for part in parts:
+        sender.sendto(part, ("172.16.5.255", 5004))
+    counted = box.forward(40)
+    assert (counted.copies_out, counted.train_copies > 0) == (120, train)
+    assert sorted(took(receiver, 120)) == sorted(parts * 3)
+    assert (port.cloned, box.drops()) == (3 * port.sends, {})
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "n_peers", "n_frames"),
+    [(True, len(MANY), 2), (False, 110, 10)],
+    ids=["device", "kernel"],
+)
+def test_what_is_more_than_one_run_of_the_program_may_make_is_cloned_in_two(
+    wire: Wire, clones: Clones, segmentation: bool, n_peers: int, n_frames: int
+) -> None:
+    """Or, where each datagram is built at once, more than a receiver has room for."""
+    wire.box.feature("core", "tx-udp-segmentation", segmentation)
+    receiver = everyone(wire, f.VXLAN_PORT)
+    box, port = cloning(wire, clones, MANY[:n_peers])
+    frames = [tunnelled(size=60) for _ in range(n_frames)]
+    wire.send(*frames)
+    counted = box.forward(n_frames)
+    assert heard(receiver, n_frames * n_peers) == {
+        one: [frame[42:] for frame in frames] for one in MANY[:n_peers]
+    }
+    assert (port.segments, port.sends, port.cloned, counted.trains) == (segmentation, 2, n_peers, n_peers)
+
+
+def test_an_interface_that_is_down_or_gone_costs_only_what_is_sent_meanwhile(
+    wire: Wire, clones: Clones
+) -> None:
+    box, port = cloning(wire, clones)
+    receiver = wire.udp(wire.far, FAR[0], f.VXLAN_PORT)
+    for state, lost in (("down", 30), ("up", 30)):
+        wire.box.set_link("core", state=state)
+        wire.send(*(tunnelled() for _ in range(9)), tunnelled(1))
+        box.forward(10 if state == "down" else 20)
+        assert box.drops() == {"link_down": lost}
+    assert len(took(receiver, 10)) == 10
+    wire.box.delete_link("core")
+    wire.send(*(tunnelled() for _ in range(4)))
+    box.forward(24)
+    assert box.drops() == {"link_down": 30 + 12}
+    assert port.transmits == "clones"
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["trains", "singles"])
+def test_what_a_full_queue_refuses_is_counted(wire: Wire, clones: Clones, train: bool) -> None:
+    limit = ("tbf", "rate", "8kbit", "burst", "2000", "limit", "3000")
+    wire.box.command("tc", "qdisc", "add", "dev", "core", "root", *limit)
+    box, _ = cloning(wire, clones)
+    wire.send(*(tunnelled(0 if train else number) for number in range(50)))
+    counted = box.forward(50)
+    assert counted.copies_dropped > 0
+    assert box.drops() == {"port_refused": counted.copies_dropped}
+
+
+@pytest.mark.parametrize("event", ["down", "gone"])
+def test_when_something_happens_to_the_private_device_the_port_below_sends(
+    wire: Wire, clones: Clones, event: str
+) -> None:
+    box, port = cloning(wire, clones)
+    receiver = wire.udp(wire.far, FAR[2], f.VXLAN_PORT)
+    if event == "down":
+        wire.box.set_link(clones.device, state="down")
+    else:
+        wire.box.delete_link(clones.device)
+    frames = [tunnelled(number // 9) for number in range(20)]
+    wire.send(*frames)
+    counted = box.forward(20)
+    assert (counted.copies_out, counted.copies_dropped) == (60, 0)
+    assert took(receiver, 20) == [frame[42:] for frame in frames]
+    assert port.cloned == 0
+    assert port.transmits == "trains"
+    error = errno.ENETDOWN if event == "down" else errno.ENXIO
+    assert port.why == f"no clones any more: their device refused a frame: {os.strerror(error)}"
+
+
+def test_a_frame_too_long_for_the_private_device_goes_by_the_port_below(wire: Wire, clones: Clones) -> None:
+    wire.box.set_link(clones.device, mtu=500)
+    box, port = cloning(wire, clones)
+    receiver = wire.udp(wire.far, FAR[1], f.VXLAN_PORT)
+    frames = [tunnelled(1, size=900), tunnelled(2, size=60)]
+    wire.send(*frames)
+    box.forward(2)
+    assert took(receiver, 2) == [frame[42:] for frame in frames]
+    assert (port.sends, port.cloned, box.drops()) == (2, 3, {})
+
+
+def test_what_the_kernel_itself_sends_on_the_device_goes_nowhere(wire: Wire, clones: Clones) -> None:
+    wire.box.address(clones.device, "10.77.0.1/24")
+    wire.box.neighbour(clones.device, "10.77.0.2", "02:00:00:00:00:99")
+    far = wire.raw(wire.far, "down", 0x0003)
+    wire.udp(wire.box).sendto(b"stray", ("10.77.0.2", 7))
+    far.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        far.recv(2000)
+
+
+def test_kill_9_leaves_neither_device_nor_program_nor_table(wire: Wire) -> None:
+    made = wire.box.popen(sys.executable, "-c", OPEN, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert made.stdout is not None
+    device = made.stdout.readline().strip()
+    infos = "".join(path.read_text() for path in Path(f"/proc/{made.pid}/fdinfo").iterdir())
+    ids = {kind: int(re.findall(rf"{kind}_id:\t(\d+)", infos)[0]) for kind in ("prog", "map")}
+    assert wire.box.index(device)
+    assert (exists("prog", ids["prog"]), exists("map", ids["map"])) == (True, True)
+    made.send_signal(signal.SIGKILL)
+    made.wait()
+    assert device not in wire.box.command("ip", "-o", "link")
+    # the kernel frees them a grace period later
+    wait_for(lambda: not any(exists(kind, number) for kind, number in ids.items()), f"{ids} to go")
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux)")
+def test_three_capabilities_are_enough(wire: Wire) -> None:
+    """CAP_PERFMON is not among them: with it the verifier lets more pass."""
+    caps = "-all,+bpf,+net_admin,+net_raw"
+    command = ("setpriv", f"--bounding-set={caps}", f"--inh-caps={caps}", sys.executable, "-c", OPEN)
+    made = wire.box.popen(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert made.communicate("\n")[0].startswith("fpclones")
+
+
+def exists(kind: str, number: int) -> bool:
+    """Whether a program or map of that id is loaded: BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID."""
+    attributes = ctypes.create_string_buffer(struct.pack("=III", number, 0, 0), 12)
+    libc = ctypes.CDLL(None, use_errno=True)
+    call = 321 if os.uname().machine == "x86_64" else 280
+    fd = libc.syscall(call, {"prog": 13, "map": 14}[kind], attributes, 12)
+    if fd >= 0:
+        os.close(fd)
+    return bool(fd >= 0)
