@@ -9,6 +9,7 @@ The reports are our own: those of a kernel would wait for its timer first, for t
 from __future__ import annotations
 
 import socket
+import tempfile
 import time
 from functools import partial
 from ipaddress import IPv4Address
@@ -96,7 +97,11 @@ def is_flooded(rivals: dict[str, Vm], group: int, sender: socket.socket) -> bool
 
 
 @pytest.mark.usefixtures("all_cpus")
-def test_a_tenants_join_to_its_first_copy(race: Race) -> None:
+@pytest.mark.parametrize("store", ["disk", "memory"])
+def test_a_tenants_join_to_its_first_copy(race: Race, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`store`: where the manager keeps what it knows; on a disk each change waits for an fsync."""
+    if store == "memory":
+        monkeypatch.setattr(tempfile, "tempdir", "/dev/shm")
     groups = {
         way: range(FIRST + n * N_JOINS, FIRST + (n + 1) * N_JOINS) for n, way in enumerate((*LATER, RIVAL))
     }
@@ -125,7 +130,7 @@ def test_a_tenants_join_to_its_first_copy(race: Race) -> None:
             one.close()
     race.benchmark.pedantic(lambda: None)
     for way, found in took_ms.items():
-        parameters = {"joins": N_JOINS, "behind": way}
+        parameters = {"joins": N_JOINS, "behind": way, "store": store}
         for name, q in (("p50", 0.5), ("p99", 0.99)):
             target = Target(50.0) if q > 0.5 and way != RIVAL else None
             value = Sample.of([quantile(found, q)])

@@ -6,7 +6,9 @@ who gets it and what control says itself, as copies (framework 3.2, CONFORMANCE 
 2. What is handed on goes to those, of whom the role says so, that would have got a copy of it, were it data.
 3. A point whose lists are a manager's listens to nobody: tenants' IGMP and MLD goes on there as data does.
    Who wants what the devices say themselves.
-4. Reports go into the overlay only where a router is: one was heard from there, or a manager says so.
+4. What is behind an internal port is this box's own NVE, which takes no packet of our address (law 2.1): it
+   hears what we say there without one (`near`).
+5. Reports go into the overlay only where a router is: one was heard from there, or a manager says so.
 
 Drives nothing and has no clock: for live boxes and replay.
 """
@@ -76,6 +78,8 @@ class TenantRelay:
         self, scope: Scope, config: Config, tenants: Tenants, told: TenantsTold, refused: Refused
     ) -> None:
         self.scope = scope
+        self.near: Callable[[int, str, bytes], bool] = lambda port, network, frame: False
+        """Has our own NVE hear a frame in a network, if the port leads to it."""
         self._tenants = tenants
         self._told = told
         self._refused = refused
@@ -285,6 +289,8 @@ class TenantRelay:
         try:
             if handed is not None:
                 frame, egresses = handed[0].frame, handed[1]
+            elif self.near(self._ports[sent.port], sent.network, sent.frame):
+                return
             elif one is not None and sent.port in one.places:
                 frame, egress = copies.own(one.network, sent.frame, one.places[sent.port])
                 egresses = (egress,)

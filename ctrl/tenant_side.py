@@ -83,6 +83,10 @@ class TenantSide:
             return punted.in_port, punted.inner_frame
         return self._of_number.get((inner.encap, inner.number), NOWHERE), punted.inner_frame
 
+    def overlay(self, network: str) -> int:
+        """The place of the overlay of a network."""
+        return self._overlays.get(network, NOWHERE)
+
     def hear(self, place: int, frame: bytes, now_s: float) -> None:
         """Take one tenant's frame."""
         name, port = self._at.get(place, ""), OVERLAY if place < 0 else place

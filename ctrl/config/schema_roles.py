@@ -80,7 +80,9 @@ class NodeTable(Table):
         "Where a manager's peers may be; instructions with others are refused. None means anywhere.",
         PREFIXES, (),
     )  # fmt: skip
-    max_groups: int = bound("Groups that a manager may give tunnels.", 200_000, 10_000_000)
+    max_groups: int = bound(
+        "Groups that a manager may give tunnels; and as many of tenants.", 200_000, 10_000_000
+    )
     max_peers_per_group: int = bound("Peers that a manager may give a group.", 1024, 65_536)
     shrink_hold_s: float = seconds(
         "How long a sudden loss of most peers is not believed, unless it is said again in other words.",
@@ -196,8 +198,12 @@ class ManagerTable(Table):
     tree: bool = switch("Share the devices of a group among all its points, which copy to each other.", False)
     plaintext: bool = switch("Listen for others than this box without TLS.", False)
     max_nodes: int = bound("Devices and points.", 10_000, 1_000_000)
-    max_groups: int = bound("Groups that they may be in, all together.", 200_000, 10_000_000)
-    max_groups_per_node: int = bound("Groups that one of them may be in.", 100_000, 1_000_000)
+    max_groups: int = bound(
+        "Groups that they may be in, all together; and as many of tenants.", 200_000, 10_000_000
+    )
+    max_groups_per_node: int = bound(
+        "Groups that one of them may be in; and as many of tenants.", 100_000, 1_000_000
+    )
     max_devices_per_group: int = bound("Devices that may be in one group.", 1024, 65_536)
     points: Annotated[tuple[PointTable, ...], Tables] = key(
         "What is replicated where; else the points that are there share it evenly.",

@@ -4,6 +4,7 @@ them, and the lists that come of it."""
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from ctrl.config import Config
@@ -21,6 +22,7 @@ from ctrl.tenant_side import TenantSide
 from ctrl.tenants_said import Heard
 from ctrl.tenants_told import TenantsTold
 from ctrl.view import MemberView
+from ctrl.ways import uplink
 from fastpath.model import IPAddress, Scope
 
 
@@ -36,6 +38,17 @@ class Tenancy:
             self.tenants = Tenants(refused, config.membership, mac, random.random)
             self.side = TenantSide(self.tenants, refused)
         self.relays = relays_of(config, self.told, refused, random.random)
+        self._inside: frozenset[int] = frozenset()
+        """The ports whose other end is the uplink of our NVE."""
+        for relay in self.relays:
+            relay.near = self._near
+        self.configure(config)
+
+    def _near(self, port: int, network: str, frame: bytes) -> bool:
+        if self.side is None or port not in self._inside:
+            return False
+        self.side.hear(self.side.overlay(network), frame, time.monotonic())
+        return True
 
     def lists(self) -> TenantLists | None:
         """What the NVE forwards by."""
@@ -58,6 +71,9 @@ class Tenancy:
             self.tenants.configure(config.membership)
         for relay in self.relays:
             relay.configure(config)
+        by, ports = uplink(config), config.ports
+        peer = None if by is None else ports[by].peer
+        self._inside = frozenset(i for i, port in enumerate(ports) if port.name == peer)
 
     def attach(self, reach: Reach, publisher: Publisher, now_s: float) -> None:
         """The data path forwards by these lists, on this layout."""

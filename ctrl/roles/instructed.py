@@ -161,7 +161,8 @@ class Instructed:
         batch = self._batch
         if batch is None or (batch.number, batch.revision) != (message.number, message.revision):
             batch = self._batch = Batch(message.number, message.revision)
-        batch.add(message, self._bounds.max_groups, self._tunnels.entries, self.refused)
+        most = 2 * self._bounds.max_groups  # groups, and what tenants want
+        batch.add(message, most, self._tunnels.entries, self.refused)
         if not message.more:
             self._batch = None
             self._apply(batch, store, now_s)

@@ -37,7 +37,7 @@ REFUSALS = {
     "peer_not_allowed": "A tunnel to an address that is in none of peers_from.",
     "peer_twice": "A tunnel interface that names a peer twice: it would get two copies.",
     "peers_full": "max_peers_per_group: the group would have more tunnels than it may.",
-    "tunnels_full": "max_groups: the node has tunnels of as many groups as it may.",
+    "tunnels_full": "max_groups: the node has tunnels of as many groups, or knows as many of tenants, as it may.",
     "unknown_via": "A tunnel of a kind that this version does not know, or one for what tenants want.",
     "older_instructions": "Instructions that are older than what the node holds.",
 }
@@ -130,6 +130,8 @@ class Tunnels:
         """Who wants something of the tenants'."""
         self._tenants: dict[Key, dict[Key, None]] = {}
         """Tenants' keys by their outer group."""
+        self.n_tenants = 0
+        """How many keys are about tenants, which count apart."""
         self._unaware = ""
         """Why nobody counts as aware; "": as it was told."""
         self.changed: set[Key] = set()
@@ -143,7 +145,8 @@ class Tunnels:
         old = self.entries.get(key)
         if old == entry:
             return ""
-        if old is None and len(self.entries) >= self._bounds.max_groups:
+        n_held = self.n_tenants if is_tenant(key) else len(self.entries) - self.n_tenants
+        if old is None and n_held >= self._bounds.max_groups:
             refusal = "tunnels_full"
         else:
             refusal = self._refusal(entry)
@@ -179,11 +182,6 @@ class Tunnels:
     def is_trusted(self) -> bool:
         """True while who was told to be aware counts as such."""
         return not self._unaware
-
-    @property
-    def n_tenants(self) -> int:
-        """How many keys are about tenants."""
-        return sum(map(len, self._tenants.values()))
 
     def peers(self, key: Key) -> tuple[Address, ...]:
         """Where its copies go as of now."""
@@ -249,7 +247,9 @@ class Tunnels:
         outer = outer_of(key)
         if is_there:
             self._tenants.setdefault(outer, {})[key] = None
+            self.n_tenants += 1
             return
+        self.n_tenants -= 1
         del self._tenants[outer][key]
         if not self._tenants[outer]:
             del self._tenants[outer]

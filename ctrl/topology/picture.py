@@ -29,6 +29,8 @@ class Picture:
         self.known: dict[str, Known] = {}
         self.nodes: dict[str, Node] = {}
         self.groups: dict[Key, Group] = {}
+        self.n_tenants = 0
+        """How many of them are of tenants."""
         self.claims: dict[Address, tuple[str, int]] = {}
         """Who claims an address, by a record of which revision."""
         self.faults: Counter[str] = Counter()
@@ -99,6 +101,7 @@ class Picture:
     def drop_tenants(self, group: TenantsGroup) -> None:
         """Forget what nobody of the tenants wants any more."""
         del self.groups[group.key]
+        self.n_tenants -= 1
         tenants = group.outer.tenants
         if tenants is not None:
             del tenants.groups[group]
@@ -146,6 +149,7 @@ class Picture:
     def _tenants_group(self, key: Key, revision: int) -> TenantsGroup:
         outer = self._in(outer_of(key), revision)
         group = TenantsGroup(key, outer)
+        self.n_tenants += 1
         if outer.tenants is None:
             outer.tenants = Tenants()
             self._touch(outer, LOOK, revision)

@@ -14,12 +14,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ctrl.lab.namespaces import missing
 from fastpath import bpf
 from fastpath.clones import TURNS, ClonePort, Clones
+from fastpath.model import Form
 from tests import frames as f
 from tests.system.consuming import wait_for
 from tests.system.wires import FAR, GROUP, NVE, VNI, Box, Wire, took, tunnelled, wired
@@ -41,9 +43,7 @@ def clones(wire: Wire) -> Clones:
     return wire.closing(wire.box.run(Clones))
 
 
-def cloning(
-    wire: Wire, clones: Clones, peers: Sequence[str] = FAR, **options: object
-) -> tuple[Box, ClonePort]:
+def cloning(wire: Wire, clones: Clones, peers: Sequence[str] = FAR, **options: Any) -> tuple[Box, ClonePort]:
     box = Box(wire, peers, clones, **options)
     assert isinstance(box.core, ClonePort)
     return box, box.core
@@ -171,6 +171,35 @@ def test_a_frame_too_long_for_the_private_device_goes_by_the_port_below(wire: Wi
     box.forward(2)
     assert took(receiver, 2) == [frame[42:] for frame in frames]
     assert (port.sends, port.cloned, box.drops()) == (2, 3, {})
+
+
+def test_what_the_device_does_not_take_in_the_middle_of_a_request_goes_by_the_port_below(
+    wire: Wire, clones: Clones
+) -> None:
+    """Nested copies are longer than the others by their own outer headers."""
+    frame = tunnelled(size=600)
+    wire.box.set_link(clones.device, mtu=len(frame) - 14)
+    box, port = cloning(wire, clones, forms=(Form.REWRITE, Form.REWRITE, Form.NESTED))
+    plain, nested = wire.udp(wire.far, "", f.VXLAN_PORT), wire.udp(wire.far, FAR[2], 4754)
+    wire.send(frame)
+    assert (box.forward(1).copies_out, port.sends, port.cloned) == (3, 2, 2)
+    assert took(plain, 2) == [frame[42:]] * 2
+    assert [data[4:] for data in took(nested, 1)] == [frame[14:]]
+    assert port.transmits == "clones"
+
+
+def test_what_the_port_below_was_asked_for_leaves_before_what_is_cloned_behind_it(
+    wire: Wire, clones: Clones
+) -> None:
+    """An XDP port hands over only when its ring has enough, or at the end of a burst."""
+    alone = "239.1.1.101"
+    box, port = cloning(wire, clones, FAR[:2], alone=alone)
+    receiver = wire.udp(wire.far, FAR[0], f.VXLAN_PORT)
+    frames = [tunnelled(number, dst=alone if number % 2 else GROUP) for number in range(20)]
+    wire.send(*frames)
+    wait_for(lambda: (box.forwarder.run(), port.sends)[1] == 10, "ten frames to clone")
+    assert took(receiver, 20) == [frame[42:] for frame in frames]
+    assert box.forwarder.statistics().copies_out == 30
 
 
 def test_what_the_kernel_itself_sends_on_the_device_goes_nowhere(wire: Wire, clones: Clones) -> None:

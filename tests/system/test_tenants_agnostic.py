@@ -38,7 +38,7 @@ def many() -> range:
 
 
 class Fabric:
-    """The device and the VMs, each in the namespace of its NVE; `sent` is what a device port copied out."""
+    """The device and the VMs, each in the namespace of its NVE; `sent`: copies that left by a port of it."""
 
     def __init__(self, lab: Lab) -> None:
         tor_box = lab.box("tor", forwards=True)
@@ -56,7 +56,8 @@ class Fabric:
         joined(self.tor, OUTER, "p1", "p2", "p3")
 
     def sent(self, port: str) -> int:
-        return int(self.tor.settled() and self.tor.port(port)["copies_out"])
+        self.tor.settled()
+        return int(self.tor.port(port)["copies_out"])
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from ipaddress import ip_address
+from itertools import cycle
 from typing import Protocol, TypeVar
 
 from ctrl.lab.namespaces import Lab, Namespace, connect
@@ -17,6 +18,7 @@ from fastpath.claims import Claims, socket_filter
 from fastpath.clones import ClonePort, Clones
 from fastpath.forwarder import Forwarder
 from fastpath.io._packet import PacketIo
+from fastpath.io._xdp import XdpIo
 from fastpath.model import (
     Egress,
     Endpoint,
@@ -139,10 +141,19 @@ class Box:
     """A device between the NVE and its peers, all behind one next hop."""
 
     def __init__(
-        self, wire: Wire, peers: Sequence[str] = FAR, clones: Clones | None = None, **options: object
+        self,
+        wire: Wire,
+        peers: Sequence[str] = FAR,
+        clones: Clones | None = None,
+        forms: Sequence[Form] = (Form.REWRITE,),
+        alone: str = "",
+        **options: object,
     ) -> None:
+        """With `alone`, another group, for the first peer only; and copies not cloned leave by AF_XDP."""
         self.peers = peers
         self.nve, below = wire.port("nve"), wire.port("core", **options)
+        if alone:
+            below = wire.closing(wire.box.run(XdpIo, below, "core"))
         self.core = below if clones is None else wire.closing(ClonePort(below, clones, "core"))
         layout = Layout(
             (
@@ -152,10 +163,12 @@ class Box:
             (Endpoint(ip_address(OURS), Scope.DEVICE),),
         )
         remote = tuple(
-            Egress(1, Form.REWRITE, Owner(address=ip_address(a)), ip_address(a), ip_address(OURS))
-            for a in peers
+            Egress(1, form, Owner(address=ip_address(a)), ip_address(a), ip_address(OURS))
+            for a, form in zip(peers, cycle(forms), strict=False)
         )
         lists = [ReplicationList(group_key(Scope.DEVICE, ip_address(GROUP)), (), remote)]
+        if alone:
+            lists.append(ReplicationList(group_key(Scope.DEVICE, ip_address(alone)), (), remote[:1]))
         self.forwarder = Forwarder(layout, (self.nve, self.core), lists, sources=(self.nve,))
 
     def forward(self, n_frames: int) -> Statistics:

@@ -3,23 +3,26 @@ hear of it, and what they say."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any, cast
 
 import pytest
 
+from ctrl import punt
 from ctrl.daemon.fabric import Fabric
 from ctrl.daemon.reach import work_out
 from ctrl.daemon.tenancy import Tenancy
 from ctrl.events import Bus
-from ctrl.membership import Membership
+from ctrl.membership import ALL, Membership, Origin, Who
 from ctrl.netlink import View
 from ctrl.protocols import igmp
 from ctrl.protocols.messages import Kind, Query, Record, Report
 from ctrl.publisher import Publisher
 from ctrl.refusals import Refused
 from ctrl.roles.device import Device
-from ctrl.rpc.messages import Moved
+from ctrl.rpc.messages import Groups, Moved
 from ctrl.topology.entry import ANY, AWARE, MESH, POINT, Entry, TenantKey, tenant_key
 from fastpath.model import Scope
 from tests import frames as f
@@ -129,7 +132,8 @@ async def test_in_a_group_that_a_device_comes_into_all_is_said_at_once() -> None
     tor.join(P1)
     tor.snooping.settle()
     await rounds()
-    (message,) = tor.client.sent
+    (message,) = tor.client.said(Groups)
+    assert tor.client.sent == [message]
     assert [group.key for group in message.added] == [OUTER.packed, key(ANY), key(AWARE)]
     assert {group.vnis for group in message.added} == {(100,)}
 
@@ -257,3 +261,35 @@ async def test_an_nve_with_managers_says_what_its_vms_want_as_a_device_does() ->
     fabric.tunnelled([])
     fabric.say_tenants()
     assert side.instructed.groups == {}
+
+
+async def test_n11_a_device_asks_the_nve_beside_it_without_a_packet() -> None:
+    """The NVE takes none from an address of its own box (law 2.1), and answers for its VMs all the same."""
+    inside = PORTS.replace('"p1"\nfaces', '"p1"\nkind = "internal"\npeer = "up"\nfaces')
+    inside += '[[port]]\nname = "up"\nkind = "internal"\npeer = "p1"\nfaces = "core"\n'
+    inside += '[[port]]\nname = "vm"\nfaces = "vm"\nnetwork = "blue"\n'
+    roles = '[nve]\naddress = "10.0.0.9"\n[device]\naddress = "10.0.0.1"\n'
+    config = read(inside + BLUE + roles)
+    refused, membership = Refused(), Membership()
+    tenancy = Tenancy(config, refused)
+    publisher = Publisher(membership, tenants=tenancy.lists(), refined=tenancy.refined())
+    for place in (P1, P2):
+        membership.apply(OUTER, Who(place, Origin.STATIC), ALL)
+    links = LINKS | {name: replace(LINKS["p1"], name=name) for name in ("up", "vm")}
+    reach = work_out(config, View(links, HOPS))
+    publisher.rebase(reach.basis)
+    began_s = time.monotonic()
+    tenancy.attach(reach, publisher, began_s)
+    relay, side = tenancy.relays[0], tenancy.side
+    assert side is not None
+    side.hear(5, says(P1)[50:], began_s)
+    side.poll(began_s + 20.0)
+    side.take_frames()
+    assert {port for port, _ in relay.take_frames()} == {P2}
+    side.poll(began_s + 25.0)
+    (frame,) = [frame for port, frame in side.take_frames() if port == 4]
+    heard = punt.read(frame[50:], strict_headers=False)
+    assert isinstance(heard, punt.Heard)
+    assert isinstance(heard.message, Report)
+    assert heard.message.records[0].kind == Kind.IS_EX
+    assert refused == {}

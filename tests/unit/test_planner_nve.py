@@ -95,12 +95,14 @@ def test_whom_a_manager_told_of_a_group_gets_a_copy_in_its_place_and_nobody_else
 
 
 def test_copies_to_told_receivers_are_planned_once_for_each_encapsulation_and_way():
-    receivers = Receivers((IPv4Address("10.0.0.8"),))
+    far = IPv4Address("10.0.0.8")
+    receivers = Receivers((far,))
     nvgre = replace(BLUE, encap=Encap.NVGRE)
-    by_two, by_four = (
-        [receivers.egresses(one, TO_GROUP, lambda _, port=port: port) for one in (BLUE, nvgre, BLUE)]
-        for port in (2, 4)
-    )
+
+    def made_by(port):
+        return [receivers.egresses(one, TO_GROUP, lambda _: port) for one in (BLUE, nvgre, BLUE)]
+
+    by_two, by_four = made_by(2), made_by(4)
     for made, port in ((by_two, 2), (by_four, 4)):
         assert made[0] is made[2]
         assert made[0] == (sent("10.0.0.8", Encap.VXLAN, port),)
@@ -323,7 +325,7 @@ def test_a_network_whose_igmp_goes_to_service_nodes_has_it_told_to_control_which
     found = basis(config, plan_ports(config.ports), ways(config))
     assert [(one.name, one.snoop) for one in found.networks[:2]] == [("blue", True), ("red", False)]
     (blue,) = found.agnostic
-    assert (blue.network.name, blue.vm_ports) == ("blue", {0, 3})
+    assert (blue.network.name, blue.vm_ports) == ("blue", frozenset({0, 3}))
     assert blue.services == (Remote(IPv4Address("10.1.0.9"), 4),)
     assert found.snooped == ()
     assert Peer(Scope.NVE, IPv4Address("10.1.0.9")) in plan(config).layout.peers

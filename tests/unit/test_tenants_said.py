@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ctrl.tenants_said import Numbers, TenantsSaid
 from ctrl.topology.entry import ANY, AWARE, split_tenant, tenant_key
-from fastpath.model import GroupMap, Network
+from fastpath.model import GroupMap, IPAddress, Network
 
 OUTER, MAPPED, OTHER = (ip_address(f"239.1.1.{n}") for n in (100, 101, 102))
 T, U, U6 = ip_address("239.5.5.5"), ip_address("239.6.6.6"), ip_address("ff15::6")
@@ -42,7 +42,8 @@ class Node:
     """One that may be in outer groups; `known` is what its manager knows of it."""
 
     def __init__(self, *networks):
-        self.heard, self.outer, self.known = Heard(), set(), {}
+        self.heard, self.known = Heard(), {}
+        self.outer: set[IPAddress] = set()
         self.said = TenantsSaid(self.heard, self.outer.__contains__)
         self.said.rebase(networks)
 
@@ -157,7 +158,7 @@ def test_n9_a_mapped_group_is_said_of_the_group_that_carries_it():
     )
 )
 def test_news_by_news_is_what_all_at_once_would_be(words):
-    networks = (replace(BLUE, maps=(GroupMap(ip_network("239.6.0.0/16"), MAPPED),)), RED)
+    networks = [replace(BLUE, maps=(GroupMap(ip_network("239.6.0.0/16"), MAPPED),)), RED]
     node = Node(*networks)
     now = networks
     for what, *about in words:

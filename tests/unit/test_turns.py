@@ -11,7 +11,7 @@ def taken(turns):
 
 
 def test_a_message_waits_for_one_of_each_other_port_and_not_for_all():
-    turns = Turns()
+    turns: Turns[int] = Turns()
     for n in range(100):
         turns.put(1, b"a%d" % n)
     turns.put(2, b"b0")
@@ -20,7 +20,7 @@ def test_a_message_waits_for_one_of_each_other_port_and_not_for_all():
 
 
 def test_each_port_s_messages_stay_in_order():
-    turns = Turns()
+    turns: Turns[int] = Turns()
     for n in range(10):
         turns.put(n % 2, bytes([n]))
     found = taken(turns)
@@ -29,7 +29,7 @@ def test_each_port_s_messages_stay_in_order():
 
 
 def test_what_is_too_much_is_taken_from_the_port_with_most_bytes_and_from_no_other():
-    turns = Turns(10 * (100 + BESIDE_BYTES))
+    turns: Turns[int] = Turns(10 * (100 + BESIDE_BYTES))
     assert all(turns.put(1, bytes(100)) for _ in range(10))
     assert not turns.put(1, bytes(100))
     assert [turns.put(2, bytes(100)) for _ in range(4)] == [False] * 4
@@ -39,7 +39,7 @@ def test_what_is_too_much_is_taken_from_the_port_with_most_bytes_and_from_no_oth
 
 
 def test_one_message_that_is_too_long_is_not_kept():
-    turns = Turns(1000)
+    turns: Turns[int] = Turns(1000)
     assert not turns.put(1, bytes(1000))
     assert not turns
     assert turns.put(1, bytes(10))

@@ -137,7 +137,7 @@ def test_what_tenants_want_stands_behind_the_group_of_their_network():
     """The manager's own: who wants it."""
     wanting = [
         GroupView(GROUP, (PEERS[1],), (), (200,), 12, "239.5.5.5"),
-        GroupView(GROUP, PEERS[:2], ("point1",), (100, 200), 20),
+        GroupView(GROUP, tuple(PEERS[:2]), ("point1",), (100, 200), 20),
         GroupView(GROUP, (PEERS[0],), (), (100,), 13, "any"),
     ]
     found = [row for row in rows("groups", groups=wanting) if row["role"] == "manager"]

@@ -1,8 +1,9 @@
 """How many groups there may be and how many devices in each.
 
 1. Those on their way into the store count as well: ten thousand nodes may say the same group at once.
-2. What tenants want counts like a group: a tenants' group in a network, ANY of them, and that a node is AWARE
-   are one each, and whoever wants it is a device of it.
+2. What tenants want counts like a group, but apart, each kind up to the same bounds: tenants, who want what
+   they like, must not have a network's group refused. A tenants' group in a network, ANY of them, and that a
+   node is AWARE are one each, and whoever wants it is a device of it.
 """
 
 from __future__ import annotations
@@ -48,25 +49,26 @@ class Joining:
         self._settings = settings
         self._topology = topology
         self._joining: Counter[Key] = Counter()
-        self._fresh: set[Key] = set()
-        """Groups that nobody was in."""
+        self._fresh: dict[bool, set[Key]] = {False: set(), True: set()}
+        """Groups that nobody was in; apart, what tenants want."""
 
     def refusal(self, session: Session, key: Key) -> str:
         """Say by which bound a node may not join, "" where it may."""
-        settings, topology = self._settings, self._topology
-        if session.n_groups >= settings.max_groups_per_node:
+        settings, topology, of_tenants = self._settings, self._topology, is_tenant(key)
+        if session.n_keys[of_tenants] >= settings.max_groups_per_node:
             return "node_groups_full"
         n_devices = topology.n_devices(key) + self._joining[key]
         if n_devices >= settings.max_devices_per_group:
             return "group_devices_full"
-        if not n_devices and topology.n_groups + len(self._fresh) >= settings.max_groups:
+        n_known = topology.n_tenants if of_tenants else topology.n_groups
+        if not n_devices and n_known + len(self._fresh[of_tenants]) >= settings.max_groups:
             return "groups_full"
         return ""
 
     def enter(self, session: Session, key: Key) -> None:
         """Count it until `leave`."""
         if not self._joining[key] and not self._topology.n_devices(key):
-            self._fresh.add(key)
+            self._fresh[is_tenant(key)].add(key)
         self._joining[key] += 1
         session.joins.add(key)
 
@@ -78,4 +80,4 @@ class Joining:
         self._joining[key] -= 1
         if not self._joining[key]:
             del self._joining[key]
-            self._fresh.discard(key)
+            self._fresh[is_tenant(key)].discard(key)

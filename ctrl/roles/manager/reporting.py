@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 
@@ -105,7 +106,7 @@ class Reporting:
         for key, vnis, vsids in groups:
             if not is_group(key):
                 refused.append((key, "not_a_group"))
-            elif key not in into and len(into) >= self._settings.max_groups_per_node:
+            elif key not in into and len(into) >= 2 * self._settings.max_groups_per_node:  # of both kinds
                 refused.append((key, "node_groups_full"))
             else:
                 networks = _networks(vnis, vsids)
@@ -125,7 +126,7 @@ class Reporting:
         stored = self._topology.groups_of(session.node.name)
         if not session.is_compared:
             ended = [key for key, wanted in session.pending.items() if wanted is None and key in stored]
-            session.n_groups = len(stored) - len(ended)
+            session.n_keys = Counter(map(is_tenant, stored)) - Counter(map(is_tenant, ended))
         gone = [key for key in stored if key not in full]
         gone += [key for key in session.pending if key not in full and key not in stored]
         self._wish(session, full, gone, now_s)
@@ -142,7 +143,7 @@ class Reporting:
         joining, refused = self._joining, list[tuple[Key, str]]()
         for key in gone:
             if (pending[key] if key in pending else stored.get(key)) is not None:
-                session.n_groups -= 1
+                session.n_keys[is_tenant(key)] -= 1
                 joining.leave(session, key)
                 self._change(session, key, None, now_s)
         for key, networks in added.items():
@@ -154,7 +155,7 @@ class Reporting:
                 if refusal:
                     refused.append((key, refusal))
                     continue
-                session.n_groups += 1
+                session.n_keys[is_tenant(key)] += 1
                 joining.enter(session, key)
             self._change(session, key, networks, now_s)
         self._refuse(session, refused)
@@ -183,7 +184,7 @@ class Reporting:
         known = {**self._topology.groups_of(session.node.name), **pending}
         keys = [key for key, networks in known.items() if networks is not None and _is_aware(key)]
         for key in keys:
-            session.n_groups -= 1
+            session.n_keys[is_tenant(key)] -= 1
             self._joining.leave(session, key)
             self._change(session, key, None, session.last_s)
         return keys
@@ -261,7 +262,8 @@ class Reporting:
         keys = [key for key in session.pending if records.shard_of(key) == number]
         for key in keys:
             self._forget(session, key)
-        session.n_groups = len(self._topology.groups_of(session.node.name)) + len(session.joins)
+        stored = self._topology.groups_of(session.node.name)
+        session.n_keys = Counter(map(is_tenant, (*stored, *session.joins)))
         return [(key, "node_groups_full") for key in keys]
 
     # --- what became of it ----------------------------------------------------------------------------------

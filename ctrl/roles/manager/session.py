@@ -3,6 +3,7 @@ was told and what of it is in force."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from ctrl.rpc.messages import Hello
@@ -63,7 +64,8 @@ class Session:
     """Those of its first full state that are not in the store yet."""
     joins: set[Key] = field(default_factory=set)
     """Of `pending`, those that count as joined and are not in the store."""
-    n_groups: int = 0
+    n_keys: Counter[bool] = field(default_factory=Counter)
+    """How many it is in: groups (False), and what tenants want (True)."""
     is_resend_asked: bool = False
     unaware: str = ""
     """By what it was refused something that tenants want, "" for nothing: until it says its full state again,
