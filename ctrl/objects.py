@@ -71,7 +71,11 @@ OBJECTS: dict[str, Shown] = {
             Column("faces", "list", "What is behind it: nve, core, vm."),
             Column("state", "text", "up, down, absent (no such interface) or error."),
             Column("mtu", "count", "The largest IP packet that may leave there, in bytes; 0: no limit."),
-            Column("transmit", "text", "How copies leave: trains, xdp, packet, trains+xdp, ... or none."),
+            Column(
+                "transmit",
+                "text",
+                "How copies leave: clones, trains, xdp, packet, clones+trains, ... or none.",
+            ),
             Column("why", "text", "Why they leave so, or what is wrong."),
             Column("received", "count", "Frames that came in there."),
             Column("copies_out", "count", "Copies that left there."),

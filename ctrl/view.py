@@ -185,6 +185,8 @@ class ManagerView:
     revision: int = 0
     """Of its store, as far as it followed it."""
     n_groups: int = 0
+    n_tenants: int = 0
+    """What tenants want, which counts apart."""
     is_settling: bool = False
     """It does not know yet who is there, and removes nothing (CONFORMANCE M10)."""
     is_store_reachable: bool = True

@@ -140,6 +140,7 @@ class Clones:
             opened.callback(os.close, table)
             self.table = mmap.mmap(table, size)
             """Records of `RECORD_SIZE` bytes: an interface's index, the outcome, a head."""
+            opened.callback(self.table.close)
             program = bpf.load_program(
                 bpf.ProgramKind.SCHED_CLS, clone_program(table, n_records), "fp_clones"
             )

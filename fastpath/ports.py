@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from fastpath.captures import PcapSink, PcapSource
+from fastpath.clones import ClonePort
 from fastpath.encap.program import UDP, words_sum
 from fastpath.io._absent import AbsentIo as AbsentPort
 from fastpath.io._internal import InternalIo as InternalPort
@@ -16,6 +17,7 @@ from fastpath.model import Frame
 
 __all__ = [
     "AbsentPort",
+    "ClonePort",
     "InternalPort",
     "LivePort",
     "MemoryPort",
@@ -26,7 +28,7 @@ __all__ = [
     "XdpPort",
 ]
 
-LivePort = AbsentPort | InternalPort | PacketPort | TapPort | XdpPort
+LivePort = AbsentPort | ClonePort | InternalPort | PacketPort | TapPort | XdpPort
 """What carries the frames of a running box."""
 
 _FIN_PSH = 0x09

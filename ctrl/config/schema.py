@@ -114,6 +114,9 @@ class Dataplane(Table):
     )
     batch: int = key("The most frames that travel together.", "a number from 1 to 256", 256, ge=1, le=256)
     trains: bool = switch("Send equal-size copies of a flow as one super-frame where the port can.", True)
+    clones: bool = switch(
+        "Have the kernel clone what goes to several receivers, where BPF may be used.", True
+    )
     verify_checksums: bool = switch("Drop packets whose outer IPv4 or UDP checksum is wrong.", True)
     vxlan_ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], Items] = key(
         "UDP ports of VXLAN; headers that we make carry the first.",

@@ -31,7 +31,8 @@ def _manager(view: View, manager: ManagerView) -> Iterator[Metric]:
     behind = sum(one.revision_acked != one.revision for one in served)
     for name, meaning, value in (
         ("sessions", "Sessions that are served.", len(served)),
-        ("groups", "Groups that devices are in, and what tenants want of theirs.", manager.n_groups),
+        ("groups", "Groups that devices are in.", manager.n_groups),
+        ("tenants", "What tenants want: each of their groups in a network by itself.", manager.n_tenants),
         ("store_revision", "The store's revision, as far as it was followed.", manager.revision),
         ("store_reachable", "1: the store answers.", manager.is_store_reachable),
         ("settling", "1: it is not known yet who is there, and nothing is removed.", manager.is_settling),

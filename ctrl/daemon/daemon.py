@@ -273,6 +273,7 @@ class Daemon(Answering):
             self._teller.tick()
             if self._nve is not None:
                 self._nve.tick()
+            self._ports.refresh()
             if self._ports.turned(self._watch.view):
                 self._look_at_ports()
             for worker, place, code in set(self._forwarder.failures()) - failed:

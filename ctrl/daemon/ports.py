@@ -1,7 +1,7 @@
 """Live ports: what carries the frames of a configured port for every worker, and keeps the kernel off them.
 
 1. Of a kind that this kernel or device cannot do, the next best is taken, and `why` says so: xdp -> packet;
-   trains -> single copies (the port itself finds out).
+   clones -> trains -> single copies (the port itself finds out).
 2. A port whose interface does not exist is absent: it is opened when the interface appears.
 3. A port that faces VMs takes everything that comes in there, and the kernel's stack gets nothing.
 4. The interface of a TAP may move into another network namespace, where its VM lives. Nobody tells us what
@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from ctrl.config import Config
 from ctrl.config.schema import PortTable
 from ctrl.consume import Consumer, ConsumeUnsupportedError
+from ctrl.daemon.cloning import Cloning
 from ctrl.daemon.reach import device_of
 from ctrl.netlink import Link
 from fastpath import bpf
 from fastpath.claims import Claims, socket_filter
-from fastpath.ports import AbsentPort, InternalPort, LivePort, PacketPort, TapPort, XdpPort
+from fastpath.ports import AbsentPort, ClonePort, InternalPort, LivePort, PacketPort, TapPort, XdpPort
 from fastpath.redirect import Redirect, reason_against, receive_queues
 
 LOG = logging.getLogger("fastpath.ports")
@@ -39,6 +40,8 @@ class Opened:
     table: PortTable
     carriers: list[LivePort] = field(default_factory=list)
     packets: list[PacketPort] = field(default_factory=list)
+    below: list[PacketPort | XdpPort] = field(default_factory=list)
+    """What carriers that clone stand on."""
     consumer: Consumer | None = None
     redirect: Redirect | None = None
     index: int = 0
@@ -68,13 +71,13 @@ class Opened:
     @property
     def transmit(self) -> str:
         """How copies leave: trains, xdp, packet, or both."""
-        ways = dict.fromkeys(way for carrier in self.carriers for way in _ways(carrier))
+        ways = dict.fromkeys(way for carrier in [*self.carriers, *self.below] for way in _ways(carrier))
         return "+".join(ways) if not self.is_absent else "none"
 
     @property
     def why(self) -> str:
         """Why they leave so."""
-        said = [carrier.why for carrier in [*self.packets, *self.carriers] if carrier.why]
+        said = [carrier.why for carrier in [*self.packets, *self.below, *self.carriers] if carrier.why]
         return "; ".join(dict.fromkeys([*self.notes, *said]))
 
     def claim(self, claims: Claims) -> None:
@@ -88,6 +91,26 @@ class Opened:
         if self.consumer is not None:
             self.consumer.update(claims)
 
+    def clone(self, cloning: Cloning) -> None:
+        """Let the kernel make the copies to several receivers, where it can."""
+        if self._takes_all or not self.packets:
+            return
+        if cloning.why:
+            self.notes.append(cloning.why)
+        for worker, carrier in enumerate(self.carriers):
+            if not isinstance(carrier, PacketPort | XdpPort):
+                continue
+            over = cloning.over(carrier, worker, device_of(self.table))
+            if over is not None:
+                self.below.append(carrier)
+                self.carriers[worker] = over
+
+    def refresh(self) -> None:
+        """Look again at what the interface can do."""
+        for carrier in self.carriers:
+            if isinstance(carrier, ClonePort):
+                carrier.refresh()
+
     @property
     def _takes_all(self) -> bool:
         return "vm" in self.table.faces
@@ -100,7 +123,7 @@ class Opened:
         if self.redirect is not None:
             self.redirect.close()
             self.redirect = None
-        for carrier in dict.fromkeys([*self.carriers, *self.packets]):
+        for carrier in dict.fromkeys([*self.carriers, *self.below, *self.packets]):
             carrier.close()
 
 
@@ -115,7 +138,7 @@ def absent(table: PortTable, n_workers: int, why: str) -> Opened:
     return Opened(table, [AbsentPort() for _ in range(n_workers)], notes=[why])
 
 
-def open_port(table: PortTable, config: Config, claims: Claims) -> Opened:
+def open_port(table: PortTable, config: Config, claims: Claims, cloning: Cloning | None = None) -> Opened:
     """Open a port, not an internal one, for every worker; absent if its interface does not exist.
 
     OSError where the system refuses: no permission, another instance on the interface.
@@ -126,6 +149,8 @@ def open_port(table: PortTable, config: Config, claims: Claims) -> Opened:
     try:
         with _closed_on_error(opened):
             _OPENERS[table.kind](opened, config, claims)
+            if cloning is not None:
+                opened.clone(cloning)
     except OSError as error:
         if error.errno in _ABSENT:
             return absent(table, n_workers, f"there is no interface {device}")

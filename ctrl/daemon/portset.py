@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ctrl.config import Config
 from ctrl.config.schema import PortTable
+from ctrl.daemon.cloning import Cloning
 from ctrl.daemon.ports import Opened, absent, open_pair, open_port
 from ctrl.daemon.reach import device_of
 from ctrl.netlink import View as Kernel
@@ -26,6 +27,7 @@ class PortSet(dict[str, Opened]):
         self._mute: set[str] = set()
         """Ports that sent nothing for control of late."""
         self._applied = Kernel()
+        self._cloning = Cloning()
 
     @property
     def claims(self) -> Claims:
@@ -34,17 +36,18 @@ class PortSet(dict[str, Opened]):
 
     def open_all(self, config: Config) -> None:
         """Open every port of a config. OSError where the system refuses one."""
+        if config.dataplane.clones:
+            self._cloning.open(config.dataplane.workers)
         for table in config.ports:
             if table.name not in self:
                 self.update(self._open(table, config, self._claims))
             if self[table.name].is_absent:
                 log_presence(self[table.name])
 
-    @staticmethod
-    def _open(table: PortTable, config: Config, claims: Claims) -> dict[str, Opened]:
+    def _open(self, table: PortTable, config: Config, claims: Claims) -> dict[str, Opened]:
         """Open one port, or two that are one another's peers."""
         if table.kind != "internal":
-            return {table.name: open_port(table, config, claims)}
+            return {table.name: open_port(table, config, claims, self._cloning)}
         peer = next(other for other in config.ports if other.name == table.peer)
         return {port.table.name: port for port in open_pair(table, peer, config)}
 
@@ -79,7 +82,7 @@ class PortSet(dict[str, Opened]):
                 port.consumer.close()
                 port.consumer = None
             try:
-                fresh[name] = open_port(port.table, config, self._claims)
+                fresh[name] = open_port(port.table, config, self._claims, self._cloning)
             except OSError as error:
                 LOG.warning("cannot open port=%s why=%s", name, error)
         return fresh
@@ -105,6 +108,11 @@ class PortSet(dict[str, Opened]):
             if port.table.kind == "tap"
             for device in [device_of(port.table)]
         )
+
+    def refresh(self) -> None:
+        """Look again at what the interfaces can do; some of it nobody tells."""
+        for port in self.values():
+            port.refresh()
 
     def take(self, config: Config, fresh: dict[str, Opened]) -> list[Opened]:
         """Be the fresh ports and those that `config` keeps; gives the others back."""
@@ -153,6 +161,7 @@ class PortSet(dict[str, Opened]):
         """Give all of them back."""
         for port in self.values():
             port.close()
+        self._cloning.close()
 
 
 def _index_of(device: str) -> int:

@@ -83,6 +83,7 @@ def manager_view(managing: Managing) -> ManagerView:
     return ManagerView(
         revision=topology.revision,
         n_groups=topology.n_groups,
+        n_tenants=topology.n_tenants,
         is_settling=manager.is_settling,
         is_store_reachable=managing.is_store_reachable,
         n_batches=manager.n_batches,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from ctrl.rpc.messages import Instructions
-from ctrl.topology.entry import MESH, Address, Entry, Key
+from ctrl.topology.entry import MESH, Address, Entry, Key, is_tenant
 
 Words = dict[Key, Entry | None]
 """What is said of each key, None to remove it."""
@@ -22,17 +23,22 @@ class Batch:
     is_full: bool = False
     merge: bool = False
     vnis: tuple[tuple[int, int], ...] | None = None
-    n_over: int = 0
-    """Entries for which there was no room."""
+    n_entries: Counter[bool] = field(default_factory=Counter)
+    """Of groups, and apart (True) of what tenants want; those that were removed by a later word count too."""
+    n_over: Counter[bool] = field(default_factory=Counter)
+    """Entries for which there was no room, in the same way."""
 
     def add(self, part: Instructions, most: int, *known: Container[Key]) -> None:
-        """Add a part, up to so many keys; what is not known need not be removed."""
+        """Add a part, up to so many entries of each kind; what is not known need not be removed."""
         words = self.words
         for entry in part.entries:
-            if entry.key in words or len(words) < most:
-                words[entry.key] = entry
-            else:
-                self.n_over += 1
+            if entry.key not in words:
+                of_tenants = is_tenant(entry.key)
+                if self.n_entries[of_tenants] >= most:
+                    self.n_over[of_tenants] += 1
+                    continue
+                self.n_entries[of_tenants] += 1
+            words[entry.key] = entry
         for key in part.removed:
             if key in words or any(key in some for some in known):
                 words[key] = None

@@ -39,7 +39,7 @@ from ctrl.rpc.messages import (
     Welcome,
 )
 from ctrl.store.held import Held, Update
-from ctrl.topology.entry import Address, Entry, Key, Node, outer_of
+from ctrl.topology.entry import Address, Entry, Key, Node, is_tenant, outer_of
 
 WELCOME_S = 30.0
 """How long a manager may take to answer; it may have thousands to answer at once."""
@@ -63,6 +63,8 @@ class Instructed:
         """How often each of tunnels.REFUSALS struck."""
         self.refused: dict[Key, str] = {}
         """Keys of which the newest word is not in force, with the reason."""
+        self._n_refused: Counter[bool] = Counter()
+        """Of them, groups, and apart (True) what tenants want."""
         self.groups_refused: dict[Key, str] = {}
         """Groups of ours that the manager does not count, with its reason."""
         self._bounds = bounds
@@ -161,8 +163,7 @@ class Instructed:
         batch = self._batch
         if batch is None or (batch.number, batch.revision) != (message.number, message.revision):
             batch = self._batch = Batch(message.number, message.revision)
-        most = 2 * self._bounds.max_groups  # groups, and what tenants want
-        batch.add(message, most, self._tunnels.entries, self.refused)
+        batch.add(message, self._bounds.max_groups, self._tunnels.entries, self.refused)
         if not message.more:
             self._batch = None
             self._apply(batch, store, now_s)
@@ -176,15 +177,17 @@ class Instructed:
         elif batch.is_full:
             words |= dict.fromkeys(self._tunnels.entries.keys() - words.keys())
             self.refused.clear()
+            self._n_refused.clear()
             self._tunnels.trust()
             self._foreign.clear()
             self._is_whole = True
         elif store != self.store:
             self._is_whole = False
         if batch.n_over:
-            self._refuse("tunnels_full", batch.n_over)
-            self._tunnels.distrust("tunnels_full")
+            self._refuse("tunnels_full", batch.n_over.total())
             self._is_whole = False
+        if batch.n_over[True]:
+            self._tunnels.distrust("tunnels_full")
         n_had = self._tunnels.n_with_peers
         n_held = self._holding.sift(words, self._tunnels, self._is_ours, now_s)
         if n_held:
@@ -197,26 +200,33 @@ class Instructed:
         self._outbox.append(self._ack)
 
     def _follow(self, words: Words) -> list[tuple[Key, str]]:
-        """Bring what was said into force: first what ends, which makes room. What is refused, and why."""
+        """Bring what was said into force: first what ends, which makes room. What is refused, and why, what
+        tenants want last: a manager waits with a switch of a group of which it hears that it is refused."""
         for key, word in words.items():
             if word is None:
                 self._tunnels.drop(key)
-                self.refused.pop(key, None)
+                self._forgive(key)
         said = [word for word in words.values() if word is not None]
-        return [(word.key, why) for word in said if (why := self._put(word))]
+        refused = [(word.key, why) for word in said if (why := self._put(word))]
+        return sorted(refused, key=lambda one: is_tenant(one[0]))
 
     def _put(self, entry: Entry) -> str:
         why = self._tunnels.put(entry)
+        self._forgive(entry.key)
         if not why:
-            if self.refused:
-                self.refused.pop(entry.key, None)
             return ""
         self._refuse(why)
-        if len(self.refused) < self._bounds.max_groups:
+        of_tenants = is_tenant(entry.key)
+        if self._n_refused[of_tenants] < self._bounds.max_groups:
+            self._n_refused[of_tenants] += 1
             self.refused[entry.key] = why
         else:
             self._is_whole = False
         return why
+
+    def _forgive(self, key: Key) -> None:
+        if self.refused and self.refused.pop(key, None) is not None:
+            self._n_refused[is_tenant(key)] -= 1
 
     def _is_ours(self, key: Key) -> bool:
         return not self._is_device or outer_of(key) in self._joined.groups

@@ -37,7 +37,9 @@ REFUSALS = {
     "peer_not_allowed": "A tunnel to an address that is in none of peers_from.",
     "peer_twice": "A tunnel interface that names a peer twice: it would get two copies.",
     "peers_full": "max_peers_per_group: the group would have more tunnels than it may.",
-    "tunnels_full": "max_groups: the node has tunnels of as many groups, or knows as many of tenants, as it may.",
+    "tunnels_full": (
+        "max_groups: the node has tunnels of as many groups, or was told as much of tenants, as it may."
+    ),
     "unknown_via": "A tunnel of a kind that this version does not know, or one for what tenants want.",
     "older_instructions": "Instructions that are older than what the node holds.",
 }

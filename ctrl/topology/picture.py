@@ -29,8 +29,8 @@ class Picture:
         self.known: dict[str, Known] = {}
         self.nodes: dict[str, Node] = {}
         self.groups: dict[Key, Group] = {}
-        self.n_tenants = 0
-        """How many of them are of tenants."""
+        self.n_joined: Counter[bool] = Counter()
+        """How many of them somebody is in; apart (True), how many somebody of the tenants wants."""
         self.claims: dict[Address, tuple[str, int]] = {}
         """Who claims an address, by a record of which revision."""
         self.faults: Counter[str] = Counter()
@@ -101,7 +101,6 @@ class Picture:
     def drop_tenants(self, group: TenantsGroup) -> None:
         """Forget what nobody of the tenants wants any more."""
         del self.groups[group.key]
-        self.n_tenants -= 1
         tenants = group.outer.tenants
         if tenants is not None:
             del tenants.groups[group]
@@ -149,7 +148,6 @@ class Picture:
     def _tenants_group(self, key: Key, revision: int) -> TenantsGroup:
         outer = self._in(outer_of(key), revision)
         group = TenantsGroup(key, outer)
-        self.n_tenants += 1
         if outer.tenants is None:
             outer.tenants = Tenants()
             self._touch(outer, LOOK, revision)
@@ -217,6 +215,7 @@ class Picture:
                 continue
             group.members[known] = networks
             if was is None:
+                self.n_joined[is_tenant(group.key)] += len(group.members) == 1
                 group.n_devices += known.is_device
                 told.append(group.key)
                 if group.tenants is not None:
@@ -224,6 +223,7 @@ class Picture:
             self._touch(group, MEMBERS if was is None else NETWORKS, revision)
         for group in set(before).difference(groups) if before else ():
             del group.members[known]
+            self.n_joined[is_tenant(group.key)] -= not group.members
             group.n_devices -= known.is_device
             told.append(group.key)
             if group.tenants is not None:

@@ -3,7 +3,8 @@
 1. What is encoded here is decoded here; nobody else knows the layout.
 2. A value that cannot be read is `Damaged`, whoever wrote it: for the reader it is not there.
 3. Second information stands in 16 shards a node: a join rewrites a sixteenth of what the node is in, and a
-   store holds 160,000 values for 10,000 nodes instead of a million.
+   store holds 160,000 values for 10,000 nodes instead of a million. What tenants want stands in 16 others: a
+   shard is only so large, and no group of the node's may be refused for want of room that tenants took.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from ctrl.topology.entry import Address, Key, Node, is_key
+from ctrl.topology.entry import Address, Key, Node, is_key, is_tenant
 
-N_SHARDS = 16
+N_SHARDS = 32
+"""The latter half for what tenants want."""
 MAX_NETWORK = (1 << 24) - 1
 _SHARDS = {f"{number:02x}": number for number in range(N_SHARDS)}
 _ADDRESS_SIZES = (4, 16)
@@ -86,8 +88,9 @@ def address_key(address: Address) -> str:
 
 
 def shard_of(key: Key) -> int:
-    """Say in which shard a group of a node's stands."""
-    return crc32(key) % N_SHARDS
+    """Say in which shard a group of a node's stands, or something that its tenants want."""
+    half = N_SHARDS // 2
+    return crc32(key) % half + half * is_tenant(key)
 
 
 def groups_key(name: str, shard: int) -> str:

@@ -310,13 +310,13 @@ class Topology:
 
     @property
     def n_groups(self) -> int:
-        """Count the groups that somebody is in, or whose tenants want something."""
-        return len(self._picture.groups) - self._picture.n_tenants
+        """Count the groups that somebody is in."""
+        return self._picture.n_joined[False]
 
     @property
     def n_tenants(self) -> int:
-        """Count what tenants want, each tenants' group of a network by itself."""
-        return self._picture.n_tenants
+        """Count what tenants want: each of their groups in a network, ANY and AWARE by itself."""
+        return self._picture.n_joined[True]
 
     def n_devices(self, key: Key) -> int:
         """Count the devices of a group, those of which no more than that is known too."""

@@ -155,7 +155,7 @@ def wire(lab: Lab) -> Iterator[Namespace]:
         for name in ("tx-udp-segmentation", "tx-checksum-ip-generic"):
             namespace.feature("near", name, False)
         for name in ("near", "far"):
-            wait_for(partial(has_carrier, namespace, name), f"{name} has its carrier: before, frames are lost")
+            wait_for(partial(has_carrier, namespace, name), f"{name}: frames before its carrier are lost")
         yield namespace
 
 

@@ -10,12 +10,13 @@ import pytest
 from ctrl.config import Config, parse
 from ctrl.consume import ConsumeError, ConsumeUnsupportedError
 from ctrl.daemon import ports, reach
+from ctrl.daemon.cloning import Cloning
 from ctrl.daemon.ports import Opened, open_port
 from ctrl.lab import namespaces
 from ctrl.lab.namespaces import Lab, Namespace, connect
 from fastpath import bpf
 from fastpath.claims import Claims
-from fastpath.ports import AbsentPort, PacketPort, XdpPort
+from fastpath.ports import AbsentPort, ClonePort, PacketPort, XdpPort
 
 pytestmark = pytest.mark.skipif(namespaces.missing() is not None, reason=str(namespaces.missing()))
 needs_bpf = pytest.mark.skipif(bpf.available() is not None, reason=f"BPF: {bpf.available()}")
@@ -40,8 +41,8 @@ def config_of(kind: str, workers: int = 1, **more: str) -> Config:
     return reading.config
 
 
-def opened(box: Namespace, config: Config) -> Opened:
-    return box.run(open_port, config.ports[0], config, reach.claims(config))
+def opened(box: Namespace, config: Config, cloning: Cloning | None = None) -> Opened:
+    return box.run(open_port, config.ports[0], config, reach.claims(config), cloning)
 
 
 def test_a_packet_port_sends_trains_and_has_a_filter_before_the_kernel_s_stack(box):
@@ -62,6 +63,28 @@ def test_each_worker_has_a_ring_of_its_own(box):
     port = opened(box, config_of("packet", workers=3))
     assert len({id(carrier) for carrier in port.carriers}) == 3
     assert all(isinstance(carrier, PacketPort) for carrier in port.carriers)
+    box.run(port.close)
+
+
+@needs_bpf
+@pytest.mark.parametrize(("kind", "ways"), [("packet", "clones+trains"), ("xdp", "clones+trains+xdp")])
+def test_where_bpf_is_allowed_copies_are_cloned_on_top_of_the_other_ways(box, kind, ways):
+    cloning = Cloning()
+    box.run(cloning.open, 2)
+    port = opened(box, config_of(kind, workers=2), cloning)
+    assert all(isinstance(carrier, ClonePort) for carrier in port.carriers)
+    assert port.transmit == ways
+    assert "the kernel makes the copies" in port.why
+    box.run(port.close)
+    box.run(cloning.close)
+
+
+def test_where_it_is_not_the_port_says_why(box, monkeypatch):
+    monkeypatch.setattr(bpf, "available", lambda: "bpf(2) is not permitted")
+    cloning = Cloning()
+    box.run(cloning.open, 1)
+    port = opened(box, config_of("packet"), cloning)
+    assert (port.transmit, "no clones: bpf(2) is not permitted" in port.why) == ("trains", True)
     box.run(port.close)
 
 

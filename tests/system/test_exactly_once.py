@@ -8,6 +8,7 @@ nothing at all is lost at 70 % may be tried again at 70 % of what is found then.
 import pytest
 
 from ctrl.lab.namespaces import missing
+from fastpath import bpf
 from tests.system.counting import Frames
 from tests.system.lab import Lab
 from tests.system.load import Track, sent, start, whole
@@ -116,11 +117,15 @@ def test_the_reader_tells_lost_doubled_and_reordered_numbers_apart(lab):
         pytest.param(SINGLE, {}, id="single"),
         pytest.param(SINGLE, {"kind": "xdp"}, id="xdp"),
         pytest.param(IN_TRAINS, {"dataplane": "workers = 2"}, id="two_workers"),
+        pytest.param(IN_TRAINS, {"dataplane": "clones = false"}, id="trains_without_clones"),
+        pytest.param(SINGLE, {"dataplane": "clones = false"}, id="single_without_clones"),
     ],
 )
 def test_every_copy_arrives_once_and_in_order_at_a_modest_rate(lab, run, config):
     made = Run(lab, run, **config)
     assert ("xdp" in made.fastpath.port("out")["transmit"]) == ("kind" in config)
+    clones = bpf.available() is None and "clones" not in config.get("dataplane", "")
+    assert ("clones" in made.fastpath.port("out")["transmit"]) == clones
     report, ring_full, _ = made.offer(8_000, 4_000)
     assert whole(report, 4_000 * FAN_OUT)
     assert ring_full == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ctrl.lab.namespaces import connect, missing
+from fastpath import bpf
 from tests.house.tree import ROOT
 from tests.system.lab import COMMAND, DEADLINE_S, Fastpath, Lab, wait_for
 from tests.system.load import Track, sent, start, whole
@@ -38,6 +39,7 @@ def traces(track):
         "filters": box.command("nft", "list", "ruleset"),
         "packet sockets": len(box.run(PACKET_SOCKETS.read_text).splitlines()) - 1,
         "neighbours": box.command("ip", "neighbour"),
+        "interfaces": sorted(word for word in box.command("ip", "-o", "link").split() if "fpclones" in word),
         "modes": [
             (int(link.get_attr("IFLA_PROMISCUITY")), int(link.get_attr("IFLA_ALLMULTI") or 0))
             for link in map(box.link, ("p1", "out"))
@@ -58,7 +60,9 @@ def test_killed_it_leaves_nothing_and_the_next_start_finds_nothing_in_its_way(la
     works(lab, track, fastpath)
     there = traces(track)
     assert "fastpath-p1" in there["filters"]
-    assert there["packet sockets"] == before["packet sockets"] + 2
+    clones = bpf.available() is None
+    assert there["packet sockets"] == before["packet sockets"] + 2 + clones
+    assert there["interfaces"] == ["fpclones0:"] * clones
     assert fastpath.end(signal.SIGKILL) == -signal.SIGKILL
     wait_for(lambda: traces(track) == before, lambda: f"nothing is left: {traces(track)}")
     assert fastpath.socket.exists()  # nobody could remove it; it does not stop the next one

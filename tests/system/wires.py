@@ -151,9 +151,8 @@ class Box:
     ) -> None:
         """With `alone`, another group, for the first peer only; and copies not cloned leave by AF_XDP."""
         self.peers = peers
-        self.nve, below = wire.port("nve"), wire.port("core", **options)
-        if alone:
-            below = wire.closing(wire.box.run(XdpIo, below, "core"))
+        self.nve, packet = wire.port("nve"), wire.port("core", **options)
+        below = wire.closing(wire.box.run(XdpIo, packet, "core")) if alone else packet
         self.core = below if clones is None else wire.closing(ClonePort(below, clones, "core"))
         layout = Layout(
             (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctrl.roles.tunnels import Bounds
-from ctrl.rpc.messages import Ack, Group, Groups, Hello, Refused
+from ctrl.rpc.messages import Ack, Group, Groups, Hello, Instructions, Refused
 from ctrl.store.held import Held
 from ctrl.topology.entry import ANY, AWARE, POINT, Address, Entry, Key, tenant_key
 from tests.unit.instructed import OURS, ROUTER, Side, connected, device, key, mesh, put
@@ -161,7 +163,7 @@ def test_what_is_refused_is_as_if_it_had_not_been_told(entry: Entry, why: str) -
 
 
 def test_beyond_the_most_keys_nothing_is_told_of_tenants() -> None:
-    side = connected(mesh(1, 2), wanted(K, 2), bounds=Bounds(max_groups=2))
+    side = connected(mesh(1, 2), wanted(K, 2), bounds=Bounds(max_groups=1))
     assert side.tell(wanted(L, 2), revision=2) == Ack(2, ((L, "tunnels_full"),))
     assert keys(side) == {key(1), K}
 
@@ -204,10 +206,68 @@ def test_who_is_aware_in_other_networks_is_told_again_as_well() -> None:
 
 
 def test_who_was_not_told_for_want_of_room_may_be_somebody_who_wants_all() -> None:
-    side = connected(mesh(1, 2), wanted(AWARES, 2), bounds=Bounds(max_groups=2))
+    side = connected(mesh(1, 2), wanted(AWARES, 2), bounds=Bounds(max_groups=1))
     side.tell(mesh(1, 2), wanted(AWARES, 2), wanted(ALL, 3), revision=2)
     assert keys(side) == {key(1)}
     assert side.node.refusals["tunnels_full"] == 2, "that they are aware is refused by the same bound"
+
+
+def test_where_there_is_no_room_for_a_group_who_is_aware_in_others_still_is() -> None:
+    side = connected(mesh(1, 2), wanted(AWARES, 2), bounds=Bounds(max_groups=1))
+    side.tell(mesh(1, 2), mesh(2, 2), wanted(AWARES, 2), revision=2)
+    assert (keys(side), side.node.refusals) == ({key(1), AWARES}, {"tunnels_full": 1})
+    side.disconnect()
+    hello = side.connect()[0]
+    assert isinstance(hello, Hello)
+    assert hello.revision == 0, "it has all told again"
+
+
+MANY = [tenants(1, bytes([239, 5, 6, n])) for n in range(10)]
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+@pytest.mark.parametrize("n_parts", [1, 2])
+def test_much_that_tenants_want_leaves_room_for_a_new_group(n_parts: int, is_full: bool) -> None:
+    """Told with it, before it, or in a part before it."""
+    side = connected(mesh(1, 2), *(wanted(one, 2) for one in MANY), bounds=Bounds(max_groups=3))
+    assert side.node.n_tenants == 3
+    others = [wanted(tenants(1, bytes([239, 5, 7, n])), 2) for n in range(10)]
+    instructions = Instructions(2, 2, tuple(others), is_full=is_full)
+    new = (mesh(1, 2), mesh(2, 2), mesh(3, 2))
+    if n_parts == 1:
+        side.hear(replace(instructions, entries=(*others, *new)))
+    else:
+        side.hear(replace(instructions, more=True))
+        side.hear(replace(instructions, entries=new))
+    assert all(side.node.entry(key(n)) == mesh(n, 2) for n in (1, 2, 3))
+    assert (len(side.node.entries), side.node.n_tenants) == (6, 3)
+    assert set(side.node.refusals) == {"tunnels_full"}
+
+
+def test_groups_as_many_as_there_may_be_leave_room_for_who_wants_what() -> None:
+    side = connected(mesh(1, 2), mesh(2, 2), bounds=Bounds(max_groups=2))
+    assert side.tell(wanted(K, 2), wanted(AWARES, 2), revision=2) == Ack(2)
+    assert keys(side) == {key(1), key(2), K, AWARES}
+
+
+def test_a_group_that_is_refused_is_known_and_said_however_much_of_tenants_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """M12: a manager that did not hear of it would go on with the switch of the group."""
+    monkeypatch.setattr("ctrl.roles.instructed.MOST_REFUSED", 2)
+    side = connected(mesh(1, 2), bounds=Bounds(max_groups=3, max_peers_per_group=1))
+    ack = side.tell(*(wanted(one, 2, 3) for one in MANY[:3]), mesh(1, 2, 3), revision=2)
+    assert ack == Ack(2, ((key(1), "peers_full"), (MANY[0], "peers_full")))
+    assert side.tell(*(wanted(one, 2, 3) for one in MANY), mesh(2, 2, 3), revision=3) == Ack(
+        3, ((key(2), "peers_full"), (MANY[0], "peers_full"))
+    )
+    assert set(side.node.refused) == {key(1), key(2), *MANY[:3]}
+    side.tell(*(wanted(one, 2) for one in MANY[:3]), mesh(1, 2), removed=(key(2),), revision=4)
+    assert side.node.refused == {}
+    for revision in (5, 6):
+        entries = (*(wanted(one, 3, 4) for one in MANY[:3]), mesh(1, 2, 3))
+        side.tell(*entries, revision=revision, is_full=revision > 5)
+        assert set(side.node.refused) == {key(1), *MANY[:3]}
 
 
 def test_what_the_manager_refuses_of_tenants_is_known_by_name_until_it_is_left() -> None:
@@ -240,8 +300,9 @@ words = st.tuples(st.sampled_from([ALL, AWARES, K, L, tenants(2, ANY), tenants(2
 def test_whatever_is_refused_nobody_is_spared_who_may_want_it(
     batches: list[tuple[list[tuple[Key, list[int]]], bool, bool]],
 ) -> None:
-    """A node keeps at most three peers and six keys; what the manager knows is all that was said last."""
-    side = connected(mesh(1, 2), mesh(2, 2), bounds=Bounds(max_peers_per_group=3, max_groups=6))
+    """A node keeps at most three peers, four groups and four keys of tenants; what the manager knows is all
+    that was said last."""
+    side = connected(mesh(1, 2), mesh(2, 2), bounds=Bounds(max_peers_per_group=3, max_groups=4))
     truth: dict[Key, list[int]] = {}
     for revision, (said, is_full, is_cut) in enumerate(batches, 2):
         if is_cut:
@@ -263,4 +324,5 @@ def test_whatever_is_refused_nobody_is_spared_who_may_want_it(
                 assert spared.isdisjoint(map(device, want))
                 assert spared <= set(map(device, truth.get(AWARES, [])))
         assert side.node.senders() == {device(2)}
-        assert len(side.node.entries) <= 6
+        assert {key(1), key(2)} <= keys(side)
+        assert side.node.n_tenants == len(keys(side)) - 2 <= 4

@@ -11,7 +11,7 @@ from ctrl.topology.entry import ANY, AWARE, Entry, Key, tenant_key
 from ctrl.topology.records import N_SHARDS, shard_of
 from tests.unit.fabric import World
 from tests.unit.fabric_parts import device, group
-from tests.unit.worlds import peopled, running_of
+from tests.unit.worlds import deliver, peopled, running_of
 
 G = group(1)
 ADDRESSES = {n: device(n).address for n in range(1, 10)}
@@ -204,8 +204,8 @@ def test_a_new_store_adds_to_who_wants_it_and_takes_nobody_out_until_the_hold_is
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        (ManagerSettings(max_groups=3), "groups_full"),
-        (ManagerSettings(max_groups_per_node=3), "node_groups_full"),
+        (ManagerSettings(max_groups=2), "groups_full"),
+        (ManagerSettings(max_groups_per_node=2), "node_groups_full"),
     ],
 )
 @pytest.mark.parametrize("is_in_session", [True, False])
@@ -241,7 +241,7 @@ def test_who_cannot_say_all_that_it_wants_is_not_aware(
 
 def test_a_full_state_of_which_something_is_cut_makes_nobody_aware() -> None:
     """Also where a session before has put it into the store."""
-    world = world_of(2, ManagerSettings(max_groups_per_node=3))
+    world = world_of(2, ManagerSettings(max_groups_per_node=2))
     world.join("d1", AWARES)
     world.join("d1", K)
     world.run()
@@ -281,11 +281,126 @@ def test_what_does_not_fit_into_a_write_leaves_nobody_aware() -> None:
     world.join("d1", AWARES)
     world.run()
     running, number = running_of(world), world.boxes["d1"].session or 0
-    keys = [key(bytes([239, 6, n >> 8, n & 255])) for n in range(8000)]
-    shard = next(n for n in range(N_SHARDS) if n not in {shard_of(G), shard_of(AWARES)})
-    many = [one for one in keys if shard_of(one) == shard][:300]
-    said = tuple(Group(one, tuple(range(1024))) for one in many)
-    running.manager.hear(number, Groups(9, said, base=3), world.now_s)
+    many = too_much()
+    assert shard_of(many[0].key) != shard_of(AWARES)
+    running.manager.hear(number, Groups(9, many, base=3), world.now_s)
     world.run()
     assert running.manager.refused["node_groups_full"] == len(many) + 1
     assert set(running.topology.groups_of("d1")) == {G}
+
+
+def too_much(but: Key = AWARES) -> tuple[Group, ...]:
+    """What makes a shard larger than a write may be, and is not in that of another key."""
+    keys = [key(bytes([239, 6, n >> 8, n & 255])) for n in range(8000)]
+    shard = next(shard_of(one) for one in keys if shard_of(one) != shard_of(but))
+    return tuple(Group(one, tuple(range(1024))) for one in keys if shard_of(one) == shard)[:300]
+
+
+def test_tenants_that_fill_a_write_leave_room_for_the_groups_that_are_said_with_it() -> None:
+    """And what is left with it is left, and counts no more."""
+    world = world_of(2, ManagerSettings(max_groups_per_node=400))
+    (there, *many), others = too_much(K), [group(n) for n in range(2, 34)]
+    for one in (K, L, there.key):
+        world.join("d1", one)
+    world.run()
+    running, number = running_of(world), world.boxes["d1"].session or 0
+    said = (*many, *map(Group, others))
+    running.manager.hear(number, Groups(9, said, (K, there.key), base=5), world.now_s)
+    world.run()
+    assert running.manager.refused == {"node_groups_full": len(many)}
+    assert set(running.topology.groups_of("d1")) == {G, L, *others}
+    fitting = tuple(Group(key(bytes([239, 7, n >> 8, n & 255]))) for n in range(400))
+    running.manager.hear(number, Groups(10, fitting, base=9), world.now_s)
+    world.run()
+    assert running.topology.n_tenants == 400, "L, and all of these but one"
+    assert running.manager.refused == {"node_groups_full": len(many) + 1}
+
+
+def test_no_group_stands_in_a_shard_with_what_tenants_want() -> None:
+    """Of all keys there can be, as many as it takes: one of tenants may fill a shard."""
+    groups = {shard_of(group(n)) for n in range(1000)}
+    of_tenants = {shard_of(key(group(n))) for n in range(1000)}
+    assert groups.isdisjoint(of_tenants)
+    assert groups | of_tenants == set(range(N_SHARDS))
+
+
+BOUNDS = [ManagerSettings(max_groups=3), ManagerSettings(max_groups_per_node=3)]
+ELSEWHERE = [key(bytes([239, 5, 6, n]), group(50 + n)) for n in range(10)]
+"""Behind groups that nobody is in."""
+
+
+@pytest.mark.parametrize("settings", BOUNDS)
+@pytest.mark.parametrize("wanted", [[key(bytes([239, 5, 6, n])) for n in range(10)], ELSEWHERE])
+def test_tenants_that_want_as_much_as_they_may_have_no_group_refused(
+    settings: ManagerSettings, wanted: list[Key]
+) -> None:
+    world = world_of(2, settings)
+    for one in wanted:
+        world.join("d1", one)
+    world.run()
+    assert set(world.boxes["d1"].instructed.groups_refused) == set(wanted[3:])
+    for n in (2, 3):
+        for name in ("d1", "d2"):
+            world.join(name, group(n))
+    world.run()
+    assert world.peers("d2", group(3)) == ["d1"]
+    assert set(world.boxes["d1"].instructed.groups_refused) == set(wanted[3:])
+    world.join("d1", group(4))
+    world.run()
+    assert group(4) in world.boxes["d1"].instructed.groups_refused
+    assert (running_of(world).topology.n_groups, running_of(world).topology.n_tenants) == (3, 3)
+
+
+@pytest.mark.parametrize("settings", BOUNDS)
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_a_full_state_that_begins_with_too_much_of_tenants_has_all_its_groups_counted(
+    settings: ManagerSettings, is_stored: bool
+) -> None:
+    """`is_stored`: it is known from a session before, and one group came while there was none."""
+    world = World(settings=settings)
+    world.add(device(1))
+    for one in [key(bytes([239, 5, 6, n])) for n in range(10)]:
+        world.join("d1", one)
+    if is_stored:
+        world.connect("d1", "m1")
+        world.run()
+        world.close_at_node(world.boxes["d1"].session or 0)
+    groups = [group(n) for n in (1, 2, 3)]
+    for one in groups:
+        world.join("d1", one)
+    world.connect("d1", "m1")
+    world.run()
+    instructed = world.boxes["d1"].instructed
+    assert instructed.groups_refused.keys().isdisjoint(groups)
+    assert all(instructed.entry(one) for one in groups)
+    assert len(instructed.groups_refused) == 7
+
+
+def test_groups_as_many_as_there_may_be_leave_room_for_what_tenants_want() -> None:
+    world = world_of(1, ManagerSettings(max_groups=2, max_groups_per_node=2))
+    for one in (group(2), AWARES, K):
+        world.join("d1", one)
+    world.run()
+    assert set(running_of(world).topology.groups_of("d1")) == {G, group(2), AWARES, K}
+    assert world.boxes["d1"].instructed.groups_refused == {}
+
+
+def test_who_was_aware_by_a_session_that_is_heard_of_late_is_not_if_something_is_cut_by_now() -> None:
+    """Another manager wrote that before, and its write comes after what the node says here."""
+    world = World(("m1", "m2"), settings=ManagerSettings(max_groups_per_node=2))
+    peopled(world, 2)
+    for name in ("d1", "d2"):
+        world.join(name, G)
+    world.run()
+    for one in (AWARES, K):
+        world.join("d1", one)
+    deliver(world, "d1")
+    world.serve("m1")
+    world.close_at_node(world.boxes["d1"].session or 0)
+    world.join("d1", L)
+    world.connect("d1", "m2")
+    deliver(world, "d1")
+    world.run()
+    assert set(running_of(world, "m2").topology.groups_of("d1")) == {G, K}
+    assert world.entry("d2", AWARES) is None
+    assert set(world.boxes["d1"].instructed.groups_refused) == {AWARES, L}

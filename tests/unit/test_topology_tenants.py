@@ -1,5 +1,7 @@
 """Who is told what tenants want: all who send to the outer group, and nobody else (framework 3.2)."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -84,7 +86,7 @@ def test_who_wants_it_alone_is_told_that_nobody_else_does_and_nobody_is_told_of_
     assert fabric.entry("a", K) == Entry(K, MESH)
     assert fabric.leave("a", K).keys == {"a": {K}, "b": {K}}
     assert fabric.topology.entry("a", K) is None
-    assert fabric.topology.n_groups == 1
+    assert (fabric.topology.n_groups, fabric.topology.n_tenants) == (1, 0)
 
 
 def test_who_joins_or_leaves_the_group_is_told_all_that_its_tenants_want_or_nothing_of_it():
@@ -126,9 +128,15 @@ def test_a_group_that_only_its_tenants_hold_is_none_and_goes_with_the_last_of_th
     fabric.join("a", L)
     assert [one.key for one in fabric.topology.served()] == [K, L]
     assert fabric.topology.n_devices(G) == 0
+    assert (fabric.topology.n_groups, fabric.topology.n_tenants) == (0, 2)
+    fabric.join("b", K)
+    fabric.join("b")
+    assert (fabric.topology.n_groups, fabric.topology.n_tenants) == (1, 2)
+    fabric.leave("b")
+    fabric.leave("b", K)
     fabric.leave("a", K)
     fabric.leave("a", L)
-    assert (fabric.topology.n_groups, list(fabric.topology.served())) == (0, [])
+    assert (fabric.topology.n_groups, fabric.topology.n_tenants, list(fabric.topology.served())) == (0, 0, [])
 
 
 def test_a_mode_of_what_tenants_want_is_no_record():
@@ -387,7 +395,9 @@ class Told(RuleBasedStateMachine):
         fresh = Topology(topology.settings)
         if topology.revision == self.fabric.store.revision:
             fresh.apply(self.fabric.store.everything())
-            assert topology.n_groups == fresh.n_groups
+            assert (topology.n_groups, topology.n_tenants) == (fresh.n_groups, fresh.n_tenants)
+            kinds = Counter(is_tenant(one.key) for one in fresh.served() if fresh.n_devices(one.key))
+            assert (topology.n_groups, topology.n_tenants) == (kinds[False], kinds[True])
         for name in self.held.keys() - self.away.keys():
             told = self._told(topology, name)
             assert self.held[name] == told

@@ -213,6 +213,7 @@ ALONE = View(
     manager=ManagerView(
         revision=99,
         n_groups=11,
+        n_tenants=5,
         is_settling=True,
         n_batches=321,
         convergence=((0.1, 3), (1.0, 2), (float("inf"), 1)),
@@ -246,6 +247,7 @@ def test_the_metrics_of_a_manager_count_nodes_and_what_they_lag():
         'fastpath_manager_nodes{role="replicator",state="live"} 1.0',
         "fastpath_manager_sessions 2.0",
         "fastpath_manager_groups 11.0",
+        "fastpath_manager_tenants 5.0",
         "fastpath_manager_store_revision 99.0",
         "fastpath_manager_store_reachable 1.0",
         "fastpath_manager_settling 1.0",

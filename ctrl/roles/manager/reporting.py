@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 
 from ctrl.roles.manager.bounds import Joining, is_group
-from ctrl.roles.manager.session import Session
+from ctrl.roles.manager.session import Said, Session
 from ctrl.roles.manager.values import ManagerSettings
 from ctrl.roles.manager.work import Work
 from ctrl.rpc.messages import Group, Groups, Refused, Resend
@@ -80,11 +80,11 @@ class Reporting:
 
     def _hear_full(self, session: Session, message: Groups, now_s: float) -> None:
         if session.parts_revision != message.revision:
-            session.parts, session.parts_revision, session.unaware = {}, message.revision, ""
+            session.parts, session.parts_revision, session.unaware = ({}, {}), message.revision, ""
         self._collect(session, session.parts, message.added)
         if message.more:
             return
-        session.full, session.parts, session.parts_revision = session.parts, {}, -1
+        session.full, session.parts, session.parts_revision = session.parts, ({}, {}), -1
         session.revision = message.revision
         session.is_resend_asked = False
         self.compare(session, now_s)
@@ -92,28 +92,29 @@ class Reporting:
     def _hear_difference(self, session: Session, message: Groups, now_s: float) -> None:
         session.revision = message.revision
         if session.full is None:
-            added: dict[Key, Networks] = {}
+            added: Said = ({}, {})
             self._collect(session, added, message.added)
-            self._wish(session, added, message.gone, now_s)
+            self._wish(session, added[False] | added[True], message.gone, now_s)
             self.advance(session)
             return
         for key in message.gone:
-            session.full.pop(key, None)
+            session.full[is_tenant(key)].pop(key, None)
         self._collect(session, session.full, message.added)
 
-    def _collect(self, session: Session, into: dict[Key, Networks], groups: Iterable[Group]) -> None:
+    def _collect(self, session: Session, into: Said, groups: Iterable[Group]) -> None:
         refused: list[tuple[Key, str]] = []
         for key, vnis, vsids in groups:
+            kept = into[is_tenant(key)]
             if not is_group(key):
                 refused.append((key, "not_a_group"))
-            elif key not in into and len(into) >= 2 * self._settings.max_groups_per_node:  # of both kinds
+            elif key not in kept and len(kept) >= self._settings.max_groups_per_node:
                 refused.append((key, "node_groups_full"))
             else:
                 networks = _networks(vnis, vsids)
                 if networks is None:
                     refused.append((key, "bad_networks"))
                 else:
-                    into[key] = networks
+                    kept[key] = networks
         self._refuse(session, refused)
 
     # --- against the store ----------------------------------------------------------------------------------
@@ -122,11 +123,11 @@ class Reporting:
         """Take the full state, if it came and the store can say what of it is news."""
         if not session.live or (session.full is None and session.node.role == "device"):
             return
-        full, session.full = session.full or {}, None
+        groups, of_tenants = session.full or ({}, {})
+        full, session.full = groups | of_tenants, None
         stored = self._topology.groups_of(session.node.name)
         if not session.is_compared:
-            ended = [key for key, wanted in session.pending.items() if wanted is None and key in stored]
-            session.n_keys = Counter(map(is_tenant, stored)) - Counter(map(is_tenant, ended))
+            self._count(session)
         gone = [key for key in stored if key not in full]
         gone += [key for key in session.pending if key not in full and key not in stored]
         self._wish(session, full, gone, now_s)
@@ -135,6 +136,11 @@ class Reporting:
             session.first_shards.update(session.shards)
         self.advance(session)
         self._check_ready(session)
+
+    def _count(self, session: Session) -> None:
+        """Work out how many it is in, by the store and what is on its way there."""
+        known = self._topology.groups_of(session.node.name) | session.pending
+        session.n_keys = Counter(is_tenant(key) for key, networks in known.items() if networks is not None)
 
     def _wish(
         self, session: Session, added: Mapping[Key, Networks], gone: Iterable[Key], now_s: float
@@ -167,21 +173,20 @@ class Reporting:
             session.heard_s = now_s
 
     def _refuse(self, session: Session, refused: list[tuple[Key, str]]) -> None:
+        cut = (name for key, name in refused if is_tenant(key) and not _is_aware(key))
+        session.unaware = session.unaware or next(cut, "")
+        if session.unaware:
+            refused = refused + [(key, session.unaware) for key in self._withdraw_aware(session)]
         if not refused:
             return
-        why = next((name for key, name in refused if is_tenant(key) and not _is_aware(key)), "")
-        if why and not session.unaware:
-            session.unaware = why
-            refused = [*refused, *[(key, why) for key in self._withdraw_aware(session)]]
         for key, name in refused:
             self._work.refuse(name)
             session.dirty.add(key)  # it may hold something of it from before
         self._work.messages.append((session.number, Refused(tuple(refused))))
 
     def _withdraw_aware(self, session: Session) -> list[Key]:
-        """Have it be aware of nothing; of what it was."""
-        pending = session.pending
-        known = {**self._topology.groups_of(session.node.name), **pending}
+        """Have it be aware of nothing; of what it was, be it by the write of a session before."""
+        known = self._topology.groups_of(session.node.name) | session.pending
         keys = [key for key, networks in known.items() if networks is not None and _is_aware(key)]
         for key in keys:
             session.n_keys[is_tenant(key)] -= 1
@@ -204,8 +209,6 @@ class Reporting:
         if awaited and session.in_force >= awaited:
             puts[records.acked_key(name)] = records.encode_number(session.in_force)
         if not puts:
-            if session.shards:  # what was refused just now ended something else
-                self.advance(session)
             return
         session.is_writing = True
         session.writing_shards = set(shards)
@@ -239,32 +242,33 @@ class Reporting:
         self, session: Session, made: dict[int, dict[Key, Networks]], changed: set[int]
     ) -> dict[int, bytes | None]:
         encoded: dict[int, bytes | None] = {}
-        refused: list[tuple[Key, str]] = []
-        size = 0
-        for number in list(session.shards):
+        n_looked_at, size = 0, 0
+        for number in session.shards:
             if number in changed:
                 value = records.encode_groups(made[number]) if made[number] else None
-                size += MARGIN_BYTES + len(value or b"")
-                if size > MAX_WRITE_BYTES and encoded:
+                n_bytes = MARGIN_BYTES + len(value or b"")
+                if n_bytes > MAX_WRITE_BYTES:
+                    self._give_up(session, number)
+                    return self._changed_shards(session)  # that may have changed another one
+                if size + n_bytes > MAX_WRITE_BYTES:
                     break
-                if size <= MAX_WRITE_BYTES:
-                    encoded[number] = value
-                else:
-                    refused += self._give_up(session, number)
+                size += n_bytes
+                encoded[number] = value
+            n_looked_at += 1
+        for number in list(session.shards)[:n_looked_at]:
             del session.shards[number]
             if number not in encoded:
                 session.first_shards.discard(number)
-        self._refuse(session, refused)
         return encoded
 
-    def _give_up(self, session: Session, number: int) -> list[tuple[Key, str]]:
-        """Forget what makes a shard larger than a write may be."""
-        keys = [key for key in session.pending if records.shard_of(key) == number]
+    def _give_up(self, session: Session, number: int) -> None:
+        """Refuse what makes a shard larger than a write may be; what ends in it still does."""
+        pending = session.pending.items()
+        keys = [key for key, it in pending if it is not None and records.shard_of(key) == number]
         for key in keys:
             self._forget(session, key)
-        stored = self._topology.groups_of(session.node.name)
-        session.n_keys = Counter(map(is_tenant, (*stored, *session.joins)))
-        return [(key, "node_groups_full") for key in keys]
+        self._count(session)
+        self._refuse(session, [(key, "node_groups_full") for key in keys])
 
     # --- what became of it ----------------------------------------------------------------------------------
 
@@ -293,8 +297,8 @@ class Reporting:
             session.first_shards -= session.writing_shards
             session.claim_puts, session.claim_when = {}, {}
             self._forget_stored(session)
-            self._check_ready(session)
             self.advance(session)
+            self._check_ready(session)
         ready, self._ready = self._ready, []
         return ready
 

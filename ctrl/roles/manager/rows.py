@@ -37,7 +37,7 @@ def session(topology: Topology, session: Session, now_s: float) -> SessionRow:
         role=session.node.role,
         since_s=now_s - session.since_s,
         last_s=now_s - session.last_s,
-        unwritten=len(session.pending) + len(session.full or session.parts),
+        unwritten=len(session.pending) + sum(map(len, session.full or session.parts)),
         pending=n_all if session.is_full_due else len(session.dirty),
         in_flight=0 if flight is None else n_all if flight.keys is None else len(flight.keys),
         revision_told=_told(topology, session),

@@ -10,6 +10,9 @@ from ctrl.rpc.messages import Hello
 from ctrl.topology.entry import Key, Node
 from ctrl.topology.records import Networks
 
+Said = tuple[dict[Key, Networks], dict[Key, Networks]]
+"""By `is_tenant`: groups, and what tenants want, each up to the same bound."""
+
 
 @dataclass(frozen=True, slots=True)
 class Flight:
@@ -50,10 +53,10 @@ class Session:
     # --- second information
     revision: int | None = None
     """Of what it said, None before its full state came."""
-    parts: dict[Key, Networks] = field(default_factory=dict)
+    parts: Said = field(default_factory=lambda: ({}, {}))
     parts_revision: int = -1
     """A full state that came in part, and its revision."""
-    full: dict[Key, Networks] | None = None
+    full: Said | None = None
     """A full state that could not be compared with the store yet."""
     is_compared: bool = False
     pending: dict[Key, Networks | None] = field(default_factory=dict)

@@ -1,0 +1,48 @@
+"""The private devices by which the kernel makes copies: one a worker, which all of its ports share.
+
+They are made at the start alone, for they take a capability that the daemon then gives up. Ports that open
+later stand on the same ones.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+from fastpath.clones import Clones
+from fastpath.ports import ClonePort, PacketPort, XdpPort
+
+LOG = logging.getLogger("fastpath.ports")
+
+
+class Cloning:
+    """The devices of all workers, or `why` there are none."""
+
+    def __init__(self) -> None:
+        self.why = "clones are turned off"
+        self._devices: list[Clones] = []
+
+    def open(self, n_workers: int) -> None:
+        """Make a device for each worker; where the system refuses, there are no clones."""
+        self.why = ""
+        try:
+            for _ in range(n_workers):
+                self._devices.append(Clones())
+        except OSError as error:
+            self.close()
+            self.why = f"no clones: {error.strerror}"
+            LOG.info("copies are not cloned why=%s", error.strerror)
+
+    def over(self, port: PacketPort | XdpPort, worker: int, device: str) -> ClonePort | None:
+        """Stand on a port, if there are clones."""
+        with suppress(OSError):  # the interface has gone: who opened the port will see it
+            if worker < len(self._devices):
+                singles = port.transmits != "xdp zero copy"
+                return ClonePort(port, self._devices[worker], device, singles=singles)
+        return None
+
+    def close(self) -> None:
+        """Take them away, behind all ports that stand on them."""
+        for device in self._devices:
+            device.close()
+        self._devices.clear()
