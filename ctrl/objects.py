@@ -292,6 +292,10 @@ OBJECTS: dict[str, Shown] = {
             Column("ns_per_frame", "number", "Time in the stage; null: no frame yet.", nullable=True),
             Column("frames_per_burst", "number", "null: no burst yet.", nullable=True),
             Column("copies_per_train", "number", "null: no train yet.", nullable=True),
+            Column("clone_sends", "count", "Frames and trains handed to the kernel to be cloned."),
+            Column(
+                "clones_per_send", "number", "A clone is a copy or a train. null: no send yet.", nullable=True
+            ),
         ),
     ),
     "config": Shown(

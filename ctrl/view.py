@@ -235,6 +235,9 @@ class View:
     """Groups that the device is in: the size of the second information."""
     second_revision: int = 0
     """The revision of the second information."""
+    clones: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """By worker: what it handed to the kernel to be cloned, and the clones that were made of it, copies or
+    trains. Those that cannot clone are left out."""
     told: Mapping[Scope, Mapping[Key, Entry]] = field(default_factory=dict)
     """What managers said of groups and is in force, by the role that it was said to; a copy."""
     points: tuple[PointStateView, ...] = ()

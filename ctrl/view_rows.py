@@ -159,8 +159,11 @@ def runtime_rows(view: View) -> list[Row]:
             "ns_per_frame": _ratio(stage.ns, worker.received),
             "frames_per_burst": _ratio(worker.received, worker.bursts),
             "copies_per_train": _ratio(worker.train_copies, worker.trains),
+            "clone_sends": sends,
+            "clones_per_send": _ratio(cloned, sends),
         }
         for worker in view.statistics.workers
+        for sends, cloned in [view.clones.get(worker.worker, (0, 0))]
         for stage in worker.stages
     ]
 

@@ -24,6 +24,7 @@ import mmap
 import os
 import socket
 import struct
+from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -140,6 +141,8 @@ class Clones:
             opened.callback(os.close, table)
             self.table = mmap.mmap(table, size)
             """Records of `RECORD_SIZE` bytes: an interface's index, the outcome, a head."""
+            self.counts = array("Q", (0, 0))
+            """Of all ports that use it, those that were closed as well: see `sends` and `cloned`."""
             opened.callback(self.table.close)
             program = bpf.load_program(
                 bpf.ProgramKind.SCHED_CLS, clone_program(table, n_records), "fp_clones"
@@ -173,6 +176,16 @@ class Clones:
         (outcome,) = struct.unpack_from("=i", self.table, place * RECORD_SIZE + OUTCOME_AT)
         return None if outcome == UNTOLD else outcome
 
+    @property
+    def sends(self) -> int:
+        """Count the frames and trains that were handed over to be cloned."""
+        return self.counts[0]
+
+    @property
+    def cloned(self) -> int:
+        """Count the clones that were made of them, a train being one."""
+        return self.counts[1]
+
     def fileno(self) -> int:
         """Return the socket to send by: a virtio_net_hdr, an `order`, the rest of a head, what all carry."""
         return self._socket.fileno()
@@ -190,7 +203,7 @@ class ClonePort(ClonesIo):
     """
 
     def __init__(self, below: IoPort, clones: Clones, device: str, *, singles: bool = True) -> None:
-        super().__init__(below, clones.fileno(), clones.table, device, singles=singles)
+        super().__init__(below, clones.fileno(), clones.table, clones.counts, device, singles=singles)
         self._clones, self._device = clones, device
         self.refresh()
 

@@ -183,12 +183,19 @@ def _membership(view: View) -> Iterator[Metric]:
 def _workers(view: View) -> Iterator[Metric]:
     """What `show runtime` divides: Prometheus does its own division, over the time that is asked for."""
     workers = view.statistics.workers
+    clones = [view.clones.get(worker.worker, (0, 0)) for worker in workers]
     for name, meaning, values in (
         ("fastpath_worker_received_frames", "Frames received by the worker.", [w.received for w in workers]),
         ("fastpath_worker_bursts", "Bursts that had frames.", [w.bursts for w in workers]),
         ("fastpath_worker_copies_out", "Copies that the worker sent.", [w.copies_out for w in workers]),
         ("fastpath_worker_trains", "Trains that the worker sent.", [w.trains for w in workers]),
         ("fastpath_worker_train_copies", "Copies in these trains.", [w.train_copies for w in workers]),
+        (
+            "fastpath_worker_clone_sends",
+            "Frames and trains that the worker handed to the kernel to be cloned.",
+            [sends for sends, _ in clones],
+        ),
+        ("fastpath_worker_clones", "Clones of these, a train being one.", [cloned for _, cloned in clones]),
     ):
         names = [(str(worker.worker),) for worker in workers]
         yield counter(name, meaning, ("worker",), zip(names, values, strict=True))

@@ -92,6 +92,7 @@ class Answering:
             snooping=tuple(shown.snooping(config, [(self._device, None), *self._tenancy.devices()])),
             n_groups=self._membership.n_groups,
             second_revision=self._membership.revision,
+            clones=self._ports.cloned,
         )
 
     def members(self) -> Iterable[MemberView]:

@@ -33,6 +33,11 @@ class Cloning:
             self.why = f"no clones: {error.strerror}"
             LOG.info("copies are not cloned why=%s", error.strerror)
 
+    @property
+    def counts(self) -> dict[int, tuple[int, int]]:
+        """Of each worker: what it handed over to be cloned, and the clones that were made of it."""
+        return {worker: (device.sends, device.cloned) for worker, device in enumerate(self._devices)}
+
     def over(self, port: PacketPort | XdpPort, worker: int, device: str) -> ClonePort | None:
         """Stand on a port, if there are clones."""
         with suppress(OSError):  # the interface has gone: who opened the port will see it

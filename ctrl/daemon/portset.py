@@ -34,9 +34,14 @@ class PortSet(dict[str, Opened]):
         """What all of them claim."""
         return self._claims
 
+    @property
+    def cloned(self) -> dict[int, tuple[int, int]]:
+        """Of each worker, if there are clones: see `Cloning.counts`."""
+        return self._cloning.counts
+
     def open_all(self, config: Config) -> None:
         """Open every port of a config. OSError where the system refuses one."""
-        if config.dataplane.clones:
+        if config.dataplane.clones and any(table.faces for table in config.ports):
             self._cloning.open(config.dataplane.workers)
         for table in config.ports:
             if table.name not in self:

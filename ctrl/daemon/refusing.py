@@ -10,7 +10,7 @@ from ctrl.daemon.ports import LIVE_KINDS
 _HELLO_KEYS = ("replicate", "tunnel", "vnis")
 """What else of a role its managers are told once."""
 _NVE_KEYS = ("address", "max_macs", "max_vteps")
-_RESTART_KEYS = ("workers", "cpus", "batch", "trains", "ring_frames")
+_RESTART_KEYS = ("workers", "cpus", "batch", "trains", "clones", "ring_frames")
 
 
 class StartError(Exception):

@@ -78,7 +78,7 @@ def test_what_a_vxlan_device_says_another_hears_once_for_each_of_its_addresses(
     wire.far.vxlan("vx", VNI, local=FAR[0])
     wire.nve.address("vx", "172.16.5.9/24")
     wire.far.address("vx", "172.16.5.77/24")
-    box, port = cloning(wire, clones, trains=train)
+    box, _ = cloning(wire, clones, trains=train)
     receiver = wire.udp(wire.far, "", 5004)
     sender = wire.udp(wire.nve, "172.16.5.9")
     sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
@@ -88,7 +88,7 @@ def test_what_a_vxlan_device_says_another_hears_once_for_each_of_its_addresses(
     counted = box.forward(40)
     assert (counted.copies_out, counted.train_copies > 0) == (120, train)
     assert sorted(took(receiver, 120)) == sorted(parts * 3)
-    assert (port.cloned, box.drops()) == (3 * port.sends, {})
+    assert (clones.cloned, box.drops()) == (3 * clones.sends, {})
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_what_is_more_than_one_run_of_the_program_may_make_is_cloned_in_two(
     assert heard(receiver, n_frames * n_peers) == {
         one: [frame[42:] for frame in frames] for one in MANY[:n_peers]
     }
-    assert (port.segments, port.sends, port.cloned, counted.trains) == (segmentation, 2, n_peers, n_peers)
+    assert (port.segments, clones.sends, clones.cloned, counted.trains) == (segmentation, 2, n_peers, n_peers)
 
 
 def test_an_interface_that_is_down_or_gone_costs_only_what_is_sent_meanwhile(
@@ -156,7 +156,7 @@ def test_when_something_happens_to_the_private_device_the_port_below_sends(
     counted = box.forward(20)
     assert (counted.copies_out, counted.copies_dropped) == (60, 0)
     assert took(receiver, 20) == [frame[42:] for frame in frames]
-    assert port.cloned == 0
+    assert clones.cloned == 0
     assert port.transmits == "trains"
     error = errno.ENETDOWN if event == "down" else errno.ENXIO
     assert port.why == f"no clones any more: their device refused a frame: {os.strerror(error)}"
@@ -164,13 +164,13 @@ def test_when_something_happens_to_the_private_device_the_port_below_sends(
 
 def test_a_frame_too_long_for_the_private_device_goes_by_the_port_below(wire: Wire, clones: Clones) -> None:
     wire.box.set_link(clones.device, mtu=500)
-    box, port = cloning(wire, clones)
+    box, _ = cloning(wire, clones)
     receiver = wire.udp(wire.far, FAR[1], f.VXLAN_PORT)
     frames = [tunnelled(1, size=900), tunnelled(2, size=60)]
     wire.send(*frames)
     box.forward(2)
     assert took(receiver, 2) == [frame[42:] for frame in frames]
-    assert (port.sends, port.cloned, box.drops()) == (2, 3, {})
+    assert (clones.sends, clones.cloned, box.drops()) == (2, 3, {})
 
 
 def test_what_the_device_does_not_take_in_the_middle_of_a_request_goes_by_the_port_below(
@@ -182,7 +182,7 @@ def test_what_the_device_does_not_take_in_the_middle_of_a_request_goes_by_the_po
     box, port = cloning(wire, clones, forms=(Form.REWRITE, Form.REWRITE, Form.NESTED))
     plain, nested = wire.udp(wire.far, "", f.VXLAN_PORT), wire.udp(wire.far, FAR[2], 4754)
     wire.send(frame)
-    assert (box.forward(1).copies_out, port.sends, port.cloned) == (3, 2, 2)
+    assert (box.forward(1).copies_out, clones.sends, clones.cloned) == (3, 2, 2)
     assert took(plain, 2) == [frame[42:]] * 2
     assert [data[4:] for data in took(nested, 1)] == [frame[14:]]
     assert port.transmits == "clones"
@@ -193,11 +193,11 @@ def test_what_the_port_below_was_asked_for_leaves_before_what_is_cloned_behind_i
 ) -> None:
     """An XDP port hands over only when its ring has enough, or at the end of a burst."""
     alone = "239.1.1.101"
-    box, port = cloning(wire, clones, FAR[:2], alone=alone)
+    box, _ = cloning(wire, clones, FAR[:2], alone=alone)
     receiver = wire.udp(wire.far, FAR[0], f.VXLAN_PORT)
     frames = [tunnelled(number, dst=alone if number % 2 else GROUP) for number in range(20)]
     wire.send(*frames)
-    wait_for(lambda: (box.forwarder.run(), port.sends)[1] == 10, "ten frames to clone")
+    wait_for(lambda: (box.forwarder.run(), clones.sends)[1] == 10, "ten frames to clone")
     assert took(receiver, 20) == [frame[42:] for frame in frames]
     assert box.forwarder.statistics().copies_out == 30
 

@@ -129,6 +129,9 @@ def test_every_copy_arrives_once_and_in_order_at_a_modest_rate(lab, run, config)
     report, ring_full, _ = made.offer(8_000, 4_000)
     assert whole(report, 4_000 * FAN_OUT)
     assert ring_full == 0
+    runtime = made.fastpath.show("runtime")
+    assert any(row["clone_sends"] for row in runtime) == clones
+    assert {row["clones_per_send"] for row in runtime} <= {FAN_OUT, None}
 
 
 @pytest.mark.slow

@@ -137,6 +137,7 @@ def test_keys_that_take_a_restart_are_refused_by_name_together_with_all_else(lab
         ("workers = 2", "dataplane.workers"),
         ("batch = 32", "dataplane.batch"),
         ("trains = false", "dataplane.trains"),
+        ("clones = false", "dataplane.clones"),
         ("ring_frames = 1024", "dataplane.ring_frames"),
     ):
         said = fastpath.reload(track.config(dataplane=dataplane, more=members(3)))

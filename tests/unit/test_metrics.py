@@ -125,6 +125,10 @@ def test_the_workers_divide_to_what_runtime_shows():
         trains = value("fastpath_worker_trains_total", **worker)
         copies = value("fastpath_worker_train_copies_total", **worker)
         assert copies / trains == pytest.approx(row["copies_per_train"], abs=1e-3)
+        sends = value("fastpath_worker_clone_sends_total", **worker)
+        assert sends == row["clone_sends"]
+        clones = value("fastpath_worker_clones_total", **worker)
+        assert clones / sends == pytest.approx(row["clones_per_send"], abs=1e-3)
 
 
 def test_counters_end_in_total_and_all_have_a_type_and_a_help():

@@ -68,7 +68,7 @@ def test_the_keys_are_those_of_the_design():
         "members": "node port nve vni group mode sources blocked origin expires_s",
         "tunnels": "peer groups tunnel state copies bytes last_s",
         "drops": "reason unit stage frames rate_pps last",
-        "runtime": "worker stage frames ns_per_frame frames_per_burst copies_per_train",
+        "runtime": "worker stage frames ns_per_frame frames_per_burst copies_per_train clones_per_send",
     }
     for name, keys in wanted.items():
         assert set(keys.split()) <= set(OBJECTS[name].keys)
@@ -289,11 +289,13 @@ def test_runtime_divides_by_what_there_was_and_not_by_zero():
         "ns_per_frame": 9.0,
         "frames_per_burst": 5.005,
         "copies_per_train": 200.0,
+        "clone_sends": 40,
+        "clones_per_send": 49.75,
     }
     assert (second["stage"], second["ns_per_frame"]) == ("x", 1.0)
-    assert [idle[key] for key in ("cpu", "ns_per_frame", "frames_per_burst", "copies_per_train")] == [
-        None
-    ] * 4
+    without = ("cpu", "ns_per_frame", "frames_per_burst", "copies_per_train", "clones_per_send")
+    assert [idle[key] for key in without] == [None] * 5
+    assert idle["clone_sends"] == 0
 
 
 def test_config_shows_every_key_in_force_and_where_it_is_from():

@@ -234,6 +234,7 @@ def view(**changes) -> View:
         layout=planned.layout,
         lists=lists,
         statistics=statistics,
+        clones={0: (40, 1990)},
         ports=(
             PortView("p1", "eth3", "packet", ("nve",), "up", 1550, "trains", "it can", 1000, 345, 99),
             PortView(

@@ -88,8 +88,8 @@ cdef struct clones_t:
     uint32_t segment_size     # of a train: UDP payload of one datagram
     const uint8_t *kept
     uint32_t kept_size
-    uint64_t n_sends
-    uint64_t n_copies
+    uint64_t *sends           # frames and trains that were handed over, and clones that were made of them
+    uint64_t *cloned
     booked_t booked[N_TURNS]
     uint8_t head[HEAD_AT_OWN + ROOM]  # that of the first record, with an order in the place of its MAC addresses
     iovec vectors[2]
@@ -97,28 +97,37 @@ cdef struct clones_t:
 
 
 cdef class ClonesIo(IoPort):
-    """Clones on top of the port `below`, out of the interface `device`, by the socket `fd` of a `Clones` and its `table`.
+    """Clones on top of the port `below`, out of the interface `device`, by the socket `fd` of a `Clones`, its `table` and its `counts`.
 
     `singles`: clone single frames, too, and not trains alone: not where the port below has a better way for those.
-    Raises OSError where there is no such interface, ValueError where the table is too small. Both ports are used by one thread.
+    Raises OSError where there is no such interface, ValueError where table or counts are too small. Both ports are used by one thread.
     """
 
     cdef clones_t _c
     cdef IoPort _below
     cdef uint8_t[::1] _table
+    cdef uint64_t[::1] _counts
 
-    def __init__(self, IoPort below not None, int fd, uint8_t[::1] table not None, str device not None, *, bint singles=True):
+    def __init__(
+        self, IoPort below not None, int fd, uint8_t[::1] table not None, uint64_t[::1] counts not None, str device not None,
+        *, bint singles=True,
+    ):
         cdef bytes name = os.fsencode(device)
         if table.shape[0] < N_TURNS * RECORD:
             raise ValueError(f"a table of {table.shape[0]} bytes: expected {N_TURNS * RECORD} at least")
+        if counts.shape[0] != 2:
+            raise ValueError(f"{counts.shape[0]} counts: expected 2")
         self._c.ifindex = clones_ifindex(fd, name) if 0 < len(name) < DEVICE_SIZE else 0
         if self._c.ifindex == 0:
             raise OSError(ENXIO, f"there is no interface {device!r}")
         memcpy(self._c.device, <const char *>name, len(name))
         self._below = below
         self._table = table
+        self._counts = counts
         self._c.below = &below.port
         self._c.table = &table[0]
+        self._c.sends = &counts[0]
+        self._c.cloned = &counts[1]
         self._c.fd = fd
         self._c.singles = singles
         self._c.message.msg_hdr.msg_iov = self._c.vectors
@@ -172,17 +181,6 @@ cdef class ClonesIo(IoPort):
     def ring_lost(self):
         """Frames that the port below lost before we could receive them."""
         return self._below.ring_lost
-
-    @property
-    def sends(self):
-        """Frames and trains that were handed over to be cloned."""
-        return self._c.n_sends
-
-    @property
-    def cloned(self):
-        """Clones that were made of them, a train being one."""
-        return self._c.n_copies
-
 
 cdef void finish_below(clones_t *c) noexcept nogil:
     """Have the port below send all that it was asked for."""
@@ -239,7 +237,7 @@ cdef void send_message(clones_t *c, const tx_t *tx) noexcept nogil:
     c.vectors[0].iov_len = VNET_SIZE + c.head_size
     c.vectors[1].iov_base = <void *>c.kept
     c.vectors[1].iov_len = c.kept_size
-    c.n_sends += 1
+    c.sends[0] += 1
     while sendmmsg(c.fd, &c.message, 1, MSG_DONTWAIT) < 0:
         error = errno
         if error == EINTR:
@@ -283,7 +281,7 @@ cdef int64_t settle(port_t *port, tx_t *tx, bint nothing_done) noexcept nogil:
         outcome = outcome_at(c, i)[0]
         reason = REASON_PORT_REFUSED if outcome == NOT_TOLD else outcome_reason(c, outcome)
         if reason == REASON_NONE:
-            c.n_copies += 1
+            c.cloned[0] += 1
             taken += tx.run.n_frames
             continue
         unbook(tx, &c.booked[i])
