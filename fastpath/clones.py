@@ -54,12 +54,13 @@ _STOLEN, _DROP = 4, 2  # linux/pkt_cls.h, TC_ACT_*
 
 # Of if_tun.h, rtnetlink.h, pkt_sched.h, pkt_cls.h, if_link.h, if_packet.h, sockios.h and ethtool.h in linux/
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x400454CA, 2, 0x1000, 0x4000
-_NEWLINK, _NEWQDISC, _NEWTFILTER = 16, 36, 44
+_NEWLINK, _DELROUTE, _NEWQDISC, _NEWTFILTER = 16, 25, 36, 44
 _REQUEST, _ACK, _CREATE, _ERROR = 1, 4, 0x400, 2
 _AF_SPEC, _MTU, _ADDR_GEN_MODE, _GEN_NONE = 26, 4, 8, 1
 _CLSACT, _CLSACT_HANDLE, _EGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF3
 _TCA_KIND, _TCA_OPTIONS, _BPF_FD, _BPF_NAME, _BPF_FLAGS, _DIRECT = 1, 2, 6, 7, 8, 1
 _ETH_P_ALL, _UP = 3, 1
+_TABLE_LOCAL, _RTA_DST, _RTA_OIF = 255, 1, 4
 _SOL_PACKET, _VNET_HDR = 263, 15
 _SIOCETHTOOL, _GET_SET_INFO, _GET_STRINGS, _GET_FEATURES, _FEATURES = 0x8946, 0x37, 0x1B, 0x3A, 4
 _SO_SNDBUFFORCE, _SEND_BUFFER = 32, 1 << 24
@@ -260,6 +261,11 @@ def _set_up(ifindex: int, program: int) -> None:
         with _step("bringing the device up"):
             up = struct.pack("BxHiII", 0, 0, ifindex, _UP, _UP)
             _ask(route, _NEWLINK, 0, up + _attribute(_MTU, struct.pack("I", _LONGEST)))
+        with suppress(OSError):  # a kernel without IPv6
+            # Any device that is up is a way to all groups of IPv6: the host's own frames would end here.
+            to_groups = struct.pack("BBxxB3xI", socket.AF_INET6, 8, _TABLE_LOCAL, 0)
+            to_groups += _attribute(_RTA_DST, b"\xff" + bytes(15))
+            _ask(route, _DELROUTE, 0, to_groups + _attribute(_RTA_OIF, struct.pack("i", ifindex)))
 
 
 def _attribute(kind: int, data: bytes) -> bytes:

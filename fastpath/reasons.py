@@ -93,7 +93,7 @@ REASONS: tuple[Reason, ...] = (
     _frame(
         "unregistered_group",
         "lookup",
-        'For a tenants\' group that none of our VMs asked for, in a network with unregistered = "drop".',
+        'For a tenants\' group that nobody here asked for, in a network with unregistered = "drop".',
     ),
     _frame("no_receiver", "lookup", "The list has nobody left once the sender is excluded."),
     _frame("storm_broadcast", "storm", "A VM's port sends more broadcast than its broadcast_pps allows."),

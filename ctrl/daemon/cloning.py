@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
+from fastpath import bpf
 from fastpath.clones import Clones
 from fastpath.ports import ClonePort, PacketPort, XdpPort
 
@@ -30,8 +31,10 @@ class Cloning:
                 self._devices.append(Clones())
         except OSError as error:
             self.close()
-            self.why = f"no clones: {error.strerror}"
-            LOG.info("copies are not cloned why=%s", error.strerror)
+            said = str(error.strerror).splitlines()  # of a program, with the last words of the verifier
+            self.why = f"no clones: {said[0]}"
+            if bpf.available() is None:  # else `ctrl.privileges` says so
+                LOG.info("copies are not cloned why=%s", " | ".join(said))
 
     @property
     def counts(self) -> dict[int, tuple[int, int]]:

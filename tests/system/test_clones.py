@@ -212,6 +212,27 @@ def test_what_the_kernel_itself_sends_on_the_device_goes_nowhere(wire: Wire, clo
         far.recv(2000)
 
 
+@pytest.mark.skipif(not Path("/proc/sys/net/ipv6").exists(), reason="the kernel has no IPv6")
+def test_the_private_device_is_no_way_to_anywhere(wire: Wire) -> None:
+    """Not even to ff00::/8, as every device is: the host's own frames to groups would end there."""
+    for scope in ("all", "default"):
+        wire.box.sysctl(f"net/ipv6/conf/{scope}/disable_ipv6", 0)
+    clones = wire.closing(wire.box.run(Clones))
+    net = Path("/proc/thread-self/net")
+    assert re.search(r"(?m)^ff0{30} 08 .* core$", wire.box.run((net / "ipv6_route").read_text))
+    for table in ("ipv6_route", "route", "if_inet6"):
+        assert clones.device not in wire.box.run((net / table).read_text)
+
+
+def test_two_instances_in_one_namespace_have_a_device_each(wire: Wire, clones: Clones) -> None:
+    other = wire.closing(wire.box.run(Clones))
+    assert other.device != clones.device
+    wire.box.set_link(other.device, state="down")
+    box, _ = cloning(wire, clones)
+    wire.send(*(tunnelled() for _ in range(4)))
+    assert (box.forward(4).copies_out, other.sends, clones.cloned > 0) == (12, 0, True)
+
+
 def test_kill_9_leaves_neither_device_nor_program_nor_table(wire: Wire) -> None:
     made = wire.box.popen(sys.executable, "-c", OPEN, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert made.stdout is not None

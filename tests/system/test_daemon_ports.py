@@ -88,6 +88,18 @@ def test_where_it_is_not_the_port_says_why(box, monkeypatch):
     box.run(port.close)
 
 
+@needs_bpf
+def test_where_the_kernel_refuses_the_program_why_is_one_line(box, monkeypatch, caplog):
+    monkeypatch.setattr("fastpath.clones.clone_program", lambda table, n_records: [bpf.leave()])
+    cloning = Cloning()
+    with caplog.at_level("INFO"):
+        box.run(cloning.open, 2)
+    assert cloning.why.startswith("no clones: program 'fp_clones' of 1 instructions was refused")
+    assert "\n" not in cloning.why
+    assert "R0 !read_ok" in caplog.text
+    assert cloning.counts == {}
+
+
 def test_a_second_instance_on_an_interface_is_refused_and_the_first_goes_on(box):
     port = opened(box, config_of("packet"))
     with pytest.raises(

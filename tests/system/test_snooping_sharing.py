@@ -63,12 +63,11 @@ def test_w8_two_nves_behind_one_port_are_two_members_and_one_outlives_the_other(
     ear = Ear(lab, tor.hosts[11])
     tor.hosts[11].set_link("vx100", state="down")
     expect_members(fastpath, Y, Z)
-    n_said = len(ear.said(GROUP))
     wait_for(lambda: len(ear.queries()) >= 4, "the specific queries, and a general one after them")
     vms[2].send(*TEN)
     expect_once({n: vms[n] for n in (12, 2)}, TEN, but=(2,))
-    assert {kind for kind, _ in ear.said(GROUP)} == {"TO_IN"}
-    assert n_said <= len(ear.said(GROUP)) <= 2
+    said = [kind for kind, _ in ear.said(GROUP)]  # before it left, it may have answered
+    assert said[said.index("TO_IN") :] in (["TO_IN"], ["TO_IN"] * 2)
 
 
 def test_w8_a_member_is_known_by_its_interface_and_not_by_the_address_of_its_tunnel(lab):

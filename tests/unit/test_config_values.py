@@ -37,7 +37,7 @@ vxlan_ports = [
     4789,
     70000,  # error: dataplane.vxlan_ports[1]: 70000 given; expected a list of UDP ports, one at least
 ]
-# error: dataplane.vxlan-ports: unknown key; [dataplane] takes workers, cpus, batch, trains, verify_checksums,
+# error: dataplane.vxlan-ports: unknown key; [dataplane] takes workers, cpus, batch, trains, clones,
 "vxlan-ports" = 1
 [[port]]  # error: port[0].faces: missing; expected "nve", "core", "vm" or ["nve", "core"]
 name = "a/b"  # error: port[0].name: "a/b" given; expected a name without spaces and slashes
