@@ -244,11 +244,11 @@ def plan_nve_group(
     snooped: Snooped,
     group: IPAddress,
     members: Sequence[Member],
-    routers: Collection[int],
+    takers: Collection[int],
     spared: Collection[IPAddress] = (),
 ) -> tuple[ReplicationList, ...]:
     """Plan a tenant group of a network that an NVE snoops: what comes in goes to the VM ports of its members
-    and to those of multicast routers (CONFORMANCE N13); what a VM sends goes into the overlay besides, as all
+    and to those that take all groups (CONFORMANCE N13); what a VM sends goes into the overlay besides, as all
     of its network does, but for receivers that are `spared`: who wants it there is theirs to know (N2).
 
     Each source that a member named has a list of its own.
@@ -258,7 +258,7 @@ def plan_nve_group(
     remote = tuple(e for e in overlay_egresses(network, snooped.overlay, outer) if e.address not in spared)
 
     def planned(source: IPAddress | None) -> Iterator[ReplicationList]:
-        wanting = {*routers, *(m.port for m in members if m.wants(source))} & snooped.vm_ports
+        wanting = {*takers, *(m.port for m in members if m.wants(source))} & snooped.vm_ports
         local = tuple(vm_egress(port) for port in sorted(wanting))
         for number in numbers(network):
             yield ReplicationList(vni_key(Scope.NVE, *number, group, source), local, remote)

@@ -1,9 +1,9 @@
 """The lists of tenant groups at an NVE that snoops (CONFORMANCE N13): what its VMs want, as lists.
 
-1. A group that changes plans its own lists and no other; a VM port or a way that changes, and a multicast
-   router that comes or goes, plan all groups of their networks.
+1. A group that changes plans its own lists and no other; a VM port or a way that changes, and who takes all
+   groups (a multicast router, a VM port that is new), plan all groups of their networks.
 2. A group that nobody is known to want has no list: those of its network are for it, or, where these drop it,
-   one for all such groups, to multicast routers (`ANY_GROUP`, law 8.3).
+   one for all such groups, to who takes all (`ANY_GROUP`, law 8.3).
 3. Who sends to a list of receivers by a manager's word leaves out those that it spares (framework 3.2).
 """
 
@@ -25,7 +25,7 @@ class Heard(Protocol):
     def take_changed(self) -> list[tuple[str, IPAddress | None]]: ...
     def groups(self, network: str) -> list[IPAddress]: ...
     def listeners(self, network: str, group: IPAddress) -> Mapping[int, Wants]: ...
-    def routers(self, network: str) -> Collection[int]: ...
+    def takers(self, network: str) -> Collection[int]: ...
 
 
 class TenantLists:
@@ -95,20 +95,20 @@ class TenantLists:
         snooped = self._snooped.get(network)
         if snooped is None:
             return ()
-        of, routers = snooped.network, self._heard.routers(network)
+        of, takers = snooped.network, self._heard.takers(network)
         outer = planner.outer_group(of, group)
         audience = None if outer is None else Audience(outer, of.vni)
         if group == ANY_GROUP:
             spared = frozenset() if audience is None else self._told.spared(audience, None)
-            is_due = of.drop_unregistered and not of.maps and bool(spared or snooped.vm_ports & set(routers))
-            return planner.plan_nve_group(snooped, group, (), routers, spared) if is_due else ()
+            is_due = of.drop_unregistered and not of.maps and bool(spared or snooped.vm_ports & set(takers))
+            return planner.plan_nve_group(snooped, group, (), takers, spared) if is_due else ()
         listeners = self._heard.listeners(network, group)
         members = [_member(*one) for one in sorted(listeners.items(), key=_place)]
         told = None if audience is None else self._told.told(audience, group)
         if told is None and not any(one.port in snooped.vm_ports for one in members):
             return ()
         spared = frozenset() if audience is None else self._told.spared(audience, group)
-        return planner.plan_nve_group(snooped, group, members, routers, spared)
+        return planner.plan_nve_group(snooped, group, members, takers, spared)
 
 
 def _place(one: tuple[int, Wants]) -> int:

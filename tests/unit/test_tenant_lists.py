@@ -72,7 +72,7 @@ class Heard:
         self.planned.append((network, group))
         return self.wanted.get(network, {}).get(group, {})
 
-    def routers(self, network):
+    def takers(self, network):
         return self.asked.get(network, frozenset())
 
 
