@@ -115,7 +115,8 @@ class _Books:
         octets = data[number_at[:, None] + np.arange(4)].astype(np.int64)
         numbers = octets @ np.array([1 << 24, 1 << 16, 1 << 8, 1])
         np.add.at(self._seen.reshape(-1), receiver * NUMBERS + numbers, 1)
-        self._order(receiver * FLOWS + flow_of(numbers, self._run), numbers)
+        if len(numbers):  # a block may hold nothing but what a stack said
+            self._order(receiver * FLOWS + flow_of(numbers, self._run), numbers)
 
     def _order(self, lanes: Any, numbers: Any) -> None:
         order = np.argsort(lanes, kind="stable")
