@@ -145,8 +145,8 @@ def test_nvgre_races_only_where_single_copies_do():
         "clones", "xdp", "packet", "sendmmsg", "limit_clones", "limit_xdp",
     ]  # fmt: skip
     assert list(wire.paths(Load(1, 64))) == [
-        "clones", "trains", "xdp", "packet", "forward_clones", "forward", "kernel", "kernel_trains", "sendmmsg",
-        "limit_clones", "limit", "limit_xdp",
+        "clones", "trains", "xdp", "packet", "forward_clones", "forward", "kernel", "kernel_trains",
+        "sendmmsg", "limit_clones", "limit", "limit_xdp",
     ]  # fmt: skip
 
 
