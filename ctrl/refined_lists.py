@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address
 from typing import NamedTuple, Protocol
 
 from ctrl import planner
 from ctrl.membership import ALL, Wants
 from ctrl.tenants_told import Audience, TenantsTold, Told
 from fastpath.model import (
+    ANY_GROUP,
     Egress,
     Encap,
     GroupKey,
@@ -31,9 +31,6 @@ from fastpath.model import (
     group_key,
     vni_key,
 )
-
-ANY_GROUP = IPv4Address(0)
-"""In the place of an inner group of either family: those that nobody joined (law 8.3)."""
 
 
 class Heard(Protocol):

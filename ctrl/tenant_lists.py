@@ -14,9 +14,8 @@ from typing import Protocol
 
 from ctrl import planner
 from ctrl.membership import Wants
-from ctrl.refined_lists import ANY_GROUP
 from ctrl.tenants_told import Audience, TenantsTold
-from fastpath.model import GroupKey, IPAddress, ReplicationList
+from fastpath.model import ANY_GROUP, GroupKey, IPAddress, ReplicationList
 
 
 class Heard(Protocol):

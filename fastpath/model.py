@@ -14,6 +14,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
+ANY_GROUP = IPv4Address(0)
+"""In the place of an inner group, of either IP version: those that have no list of their own (rule 8.3)."""
+
 
 class Encap(IntEnum):
     """An overlay encapsulation; RAW is a VM's own frame, which carries none."""
@@ -128,9 +131,10 @@ class Network:
     maps: tuple[GroupMap, ...] = ()
     clear_reserved: bool = False
     snoop: bool = False
-    """Tenants' IGMP and MLD at our own NVE is for control, which hands it on; nothing else does."""
+    """Tenants' IGMP and MLD, in every scope, is for control, which hands it on; nothing else does."""
     drop_unregistered: bool = False
-    """With `snoop`: what comes by a tunnel for an inner group without a list of its own goes to no VM."""
+    """With `snoop`: what is for an inner group without a list goes by that of `ANY_GROUP`; without one, what
+    came from a VM or an NVE goes into the tunnels alone, and all else nowhere."""
 
     def number(self, encap: Encap) -> int | None:
         """The 24-bit number that this network's frames carry in `encap`."""

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from fastpath.model import (
+    ANY_GROUP,
     Encap,
     Faces,
     Frame,
@@ -18,7 +19,6 @@ from fastpath.model import (
     ReplicationList,
     Scope,
 )
-from fastpath.reference.snooping import ANY_GROUP
 from tests import frames as f
 
 T = TypeVar("T")

@@ -18,6 +18,7 @@ from ipaddress import ip_address, ip_network
 from hypothesis import strategies as st
 
 from fastpath.model import (
+    ANY_GROUP,
     AllowFrom,
     Egress,
     Encap,
@@ -42,7 +43,6 @@ from fastpath.model import (
     vni_key,
 )
 from fastpath.reference import MacTable
-from fastpath.reference.snooping import ANY_GROUP
 from tests.arrivals import (
     GROUPS,
     INNER_GROUPS,

@@ -12,6 +12,7 @@ from ctrl.explain import MAX_FRAME, Step, punted, words
 from ctrl.rows import key_name
 from ctrl.table import Row
 from fastpath.model import (
+    ANY_GROUP,
     Egress,
     Form,
     Frame,
@@ -28,7 +29,6 @@ from fastpath.reference import MacTable, Outcome, Reference, Trail
 from fastpath.reference.inner import InnerPacket
 from fastpath.reference.lookup import Lookup, networks_with, receivers
 from fastpath.reference.parse import ip_header
-from fastpath.reference.snooping import ANY_GROUP
 from fastpath.reference.trail import Lesson, Parsed, SourceClass
 from fastpath.reference.wire import u16
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address
 
-from fastpath.model import GroupKey, IPAddress, KeyKind, Layout, ReplicationList, Scope, vni_key
+from fastpath.model import ANY_GROUP, GroupKey, IPAddress, KeyKind, Layout, ReplicationList, Scope, vni_key
 from fastpath.reference.parse import ip_header, is_membership, network_of, sound_ip
 from fastpath.reference.trail import Parsed
 from fastpath.reference.wire import ETHERTYPE_IPV4, ETHERTYPE_IPV6, Drop
 
 LINK_SCOPE = 2
 """Of IPv6 groups (RFC 4291 section 2.7): what is not above it ends at the link."""
-
-
-ANY_GROUP = IPv4Address(0)
-"""In the key of an any-group list (rule 8.3), whatever the IP version of the group."""
 
 
 class Snooping:

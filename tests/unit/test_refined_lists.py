@@ -11,9 +11,9 @@ from ctrl.membership import ALL, Membership, Origin, Wants, Who
 from ctrl.planner import SOURCES_MAX, Remote, Tunnel, Ways
 from ctrl.point_lists import Point, Receivers
 from ctrl.publisher import Basis, Publisher
-from ctrl.refined_lists import ANY_GROUP, RefinedLists
+from ctrl.refined_lists import RefinedLists
 from ctrl.tenants_told import Audience, TenantsTold, Told
-from fastpath.model import Encap, Form, GroupMap, Network, Owner, Scope, group_key, vni_key
+from fastpath.model import ANY_GROUP, Encap, Form, GroupMap, Network, Owner, Scope, group_key, vni_key
 
 G, MAPPED = ip_address("239.1.1.100"), ip_address("239.1.1.101")
 T, U = ip_address("239.5.5.5"), ip_address("239.6.6.6")

@@ -10,11 +10,10 @@ import pytest
 from ctrl.membership import ALL, Membership, Wants
 from ctrl.planner import SOURCES_MAX, Member, Overlay, Remote, Snooped, plan_nve_group, plan_nve_network
 from ctrl.publisher import Basis, Publisher, Step
-from ctrl.refined_lists import ANY_GROUP
 from ctrl.roles.tenants import OVERLAY
 from ctrl.tenant_lists import TenantLists
 from ctrl.tenants_told import Audience, TenantsTold, Told
-from fastpath.model import Egress, Encap, Form, GroupMap, Network, Owner, Scope, vni_key
+from fastpath.model import ANY_GROUP, Egress, Encap, Form, GroupMap, Network, Owner, Scope, vni_key
 
 OURS, OUTER, OTHER = ip_address("10.1.1.2"), ip_address("239.1.1.1"), ip_address("239.1.1.2")
 G, H, G6 = ip_address("239.10.10.10"), ip_address("239.10.10.11"), ip_address("ff05::100")
