@@ -155,9 +155,9 @@ class Snooping:
         side = None if punted.inner is None else self._sides.get(punted.inner.scope)
         if side is not None:
             return side, *side.whose(punted)
-        is_joins = self._nve is not None and self._nve.is_uplink(punted.in_port)
-        speaker: Speaker = self._nve.joins if self._nve is not None and is_joins else self._device
-        return speaker, punted.in_port, punted.frame
+        if self._nve is not None and self._nve.is_uplink(punted.in_port):
+            return self._nve.joins, punted.in_port, punted.frame
+        return self._device, punted.in_port, punted.frame
 
     def _due(self) -> None:
         self._alarm = None

@@ -20,6 +20,7 @@ from libc.string cimport memcpy, memset
 from fastpath._copy cimport CLASS_NONE, FORM_DECAPSULATED, copy_write, stamp_of, stamp_t, train_head_write, train_stamp_of, tx_egress, tx_refuse
 from fastpath._frame cimport REASON_LINK_DOWN, REASON_NONE, REASON_PORT_REFUSED, batch_t, egress_t, frame_t
 from fastpath._port cimport IoPort, port_t, tx_t
+from fastpath.io._below cimport below_finish, below_flush, below_receive, below_t, below_transmit, below_transmit_one
 from fastpath.io._linux cimport MSG_DONTWAIT, VNET_SIZE, iovec, mmsghdr, sendmmsg, virtio_net_hdr
 from fastpath.io._packet_send cimport booked_t, reason_of, unbook
 from fastpath.io._vnet cimport vnet_train
@@ -72,10 +73,7 @@ cdef struct order_t:
     uint32_t magic
 
 cdef struct clones_t:
-    port_t *below
-    bint below_busy           # asked to send since its last flush
-    int below_status          # of flushes within a burst
-    int n_lost
+    below_t below
     int fd
     int refused               # errno with which the device took nothing; then it is not asked again
     bint singles              # single frames are cloned, too
@@ -124,7 +122,7 @@ cdef class ClonesIo(IoPort):
         self._below = below
         self._table = table
         self._counts = counts
-        self._c.below = &below.port
+        self._c.below.port = &below.port
         self._c.table = &table[0]
         self._c.sends = &counts[0]
         self._c.cloned = &counts[1]
@@ -182,32 +180,12 @@ cdef class ClonesIo(IoPort):
         """Frames that the port below lost before we could receive them."""
         return self._below.ring_lost
 
-cdef void finish_below(clones_t *c) noexcept nogil:
-    """Have the port below send all that it was asked for."""
-    cdef int status = 0
-    if c.below_busy and c.below.flush != NULL:
-        status = c.below.flush(c.below)
-    if status < 0:
-        c.below_status = status
-    else:
-        c.n_lost += status
-    c.below_busy = False
-
-
 cdef int64_t by_below(port_t *port, tx_t *tx) noexcept nogil:
-    cdef clones_t *c = <clones_t *>port.state
-    cdef int64_t taken = c.below.transmit(c.below, tx)
-    port.trains = c.below.trains
-    c.below_busy = True
-    return taken
+    return below_transmit(&(<clones_t *>port.state).below, port, tx)
 
 
 cdef int64_t one_by_below(port_t *port, tx_t *tx, uint32_t k) noexcept nogil:
-    cdef tx_t single = tx[0]
-    cdef int64_t taken
-    single.egresses = tx.egresses + k
-    single.n_egresses = 1
-    taken = by_below(port, &single)
+    cdef int64_t taken = below_transmit_one(&(<clones_t *>port.state).below, port, tx, k)
     if taken < 0:  # no trains, and some copies of this one have left: too late to ask for its frames
         tx_refuse(tx, k, REASON_PORT_REFUSED)
         return 0
@@ -327,7 +305,7 @@ cdef int64_t clones_transmit(port_t *port, tx_t *tx) noexcept nogil:
     cdef bint nothing_done = True
     if tx.n_egresses < FEWEST or c.refused != 0 or e.form == FORM_DECAPSULATED or (tx.train == NULL and not c.singles):
         return by_below(port, tx)
-    finish_below(c)
+    below_finish(&c.below)
     if not c.segments:
         most = min(most, ON_THE_WAY // tx.run.n_frames)
     memset(&stamp, 0, sizeof(stamp))
@@ -376,24 +354,13 @@ cdef int64_t clones_transmit(port_t *port, tx_t *tx) noexcept nogil:
 
 
 cdef int clones_flush(port_t *port) noexcept nogil:
-    cdef clones_t *c = <clones_t *>port.state
-    cdef int status, n_lost
-    finish_below(c)
-    status = c.below_status
-    c.below_status = 0
-    if status < 0:
-        return status
-    n_lost = c.n_lost
-    c.n_lost = 0
-    return n_lost
+    return below_flush(&(<clones_t *>port.state).below)
 
 
 cdef int clones_receive(port_t *port, batch_t *batch) noexcept nogil:
-    cdef clones_t *c = <clones_t *>port.state
-    c.below.index = port.index
-    return c.below.receive(c.below, batch)
+    return below_receive(&(<clones_t *>port.state).below, port, batch)
 
 
 cdef void clones_release(port_t *port, batch_t *batch) noexcept nogil:
-    cdef clones_t *c = <clones_t *>port.state
-    c.below.release(c.below, batch)
+    cdef port_t *below = (<clones_t *>port.state).below.port
+    below.release(below, batch)

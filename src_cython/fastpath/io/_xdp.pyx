@@ -19,6 +19,7 @@ from posix.unistd cimport close
 from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, tx_egress, tx_refuse
 from fastpath._frame cimport BATCH_MAX, HEAD_MAX, MARK_NONE, REASON_NONE, REASON_PORT_REFUSED, batch_t, egress_t, frame_t
 from fastpath._port cimport IoPort, port_t, tx_t
+from fastpath.io._below cimport below_finish, below_flush, below_receive, below_t, below_transmit, below_transmit_one
 from fastpath.io._xdp_send cimport (
     BATCH_COPIES, BUDGET, DEVICE_SIZE, pending_t, sender_begin, sender_push, sender_reserve, sender_settle, sender_t,
 )
@@ -61,9 +62,7 @@ cdef struct xdp_t:
     sender_t sender
     xsk_t *sockets            # the first one sends
     uint32_t n_sockets
-    port_t *packet
-    bint packet_busy          # asked to send since its last flush
-    int packet_status         # of flushes within a burst
+    below_t packet
     # receiving
     bint receives
     bint packet_next          # whose turn it is, packet port's or ours
@@ -103,7 +102,7 @@ cdef class XdpIo(IoPort):
         if ifindex == 0:
             raise OSError(ENXIO, f"there is no interface {device!r}")
         self._packet = packet
-        self._x.packet = &packet.port
+        self._x.packet.port = &packet.port
         memcpy(self._x.sender.device, <const char *>name, len(name))
         self._x.receives = receive
         self._x.sockets = <xsk_t *>calloc(len(queues) if receive else 1, sizeof(xsk_t))
@@ -193,8 +192,8 @@ cdef class XdpIo(IoPort):
         self.port.receive = xdp_receive
         self.port.flush = xdp_flush
         self.port.release = xdp_release
-        self.port.trains = self._x.packet.trains
-        self.port.fd = self._x.packet.fd
+        self.port.trains = self._x.packet.port.trains
+        self.port.fd = self._x.packet.port.fd
         if not self._x.receives:
             return 0
         self._x.epoll = epoll_create1(EPOLL_CLOEXEC)
@@ -208,7 +207,7 @@ cdef class XdpIo(IoPort):
             xsk_store(s.fill.producer, s.n_rx)
             if xdp_watch(self._x.epoll, s.fd) != 0:
                 raise OSError(errno, os.strerror(errno))
-        if self._x.packet.fd >= 0 and xdp_watch(self._x.epoll, self._x.packet.fd) != 0:
+        if self._x.packet.port.fd >= 0 and xdp_watch(self._x.epoll, self._x.packet.port.fd) != 0:
             raise OSError(errno, os.strerror(errno))
         return 0
 
@@ -272,42 +271,10 @@ cdef class XdpIo(IoPort):
         return lost
 
 
-cdef int64_t by_packet(port_t *port, tx_t *tx) noexcept nogil:
-    """Hand a request to the packet port."""
-    cdef xdp_t *x = <xdp_t *>port.state
-    cdef int64_t taken = x.packet.transmit(x.packet, tx)
-    port.trains = x.packet.trains
-    x.packet_busy = True
-    return taken
-
-
 cdef void finish_sender(xdp_t *x) noexcept nogil:
     """Have the kernel take all copies that are in our ring."""
     if x.sender.n_pending:
         sender_settle(&x.sender)
-
-
-cdef int64_t large_by_packet(port_t *port, tx_t *tx, uint32_t k) noexcept nogil:
-    """Hand one copy, too large for a chunk, to the packet port; what was written before it has left."""
-    cdef tx_t single = tx[0]
-    cdef int64_t taken
-    single.egresses = tx.egresses + k
-    single.n_egresses = 1
-    taken = by_packet(port, &single)
-    finish_packet(<xdp_t *>port.state)
-    return taken
-
-
-cdef void finish_packet(xdp_t *x) noexcept nogil:
-    """Have the packet port send all that it was asked for."""
-    cdef int status = 0
-    if x.packet_busy and x.packet.flush != NULL:
-        status = x.packet.flush(x.packet)
-    if status < 0:
-        x.packet_status = status
-    else:
-        x.sender.n_lost += status
-    x.packet_busy = False
 
 
 cdef int64_t xdp_transmit(port_t *port, tx_t *tx) noexcept nogil:
@@ -323,12 +290,12 @@ cdef int64_t xdp_transmit(port_t *port, tx_t *tx) noexcept nogil:
     cdef uint8_t reason = REASON_PORT_REFUSED
     if tx.train != NULL:
         finish_sender(x)
-        return by_packet(port, tx)
+        return below_transmit(&x.packet, port, tx)
     memset(&stamp, 0, sizeof(stamp))
     stamp.egress_class = CLASS_NONE
     booked.drops = tx.drops
     if x.n_sockets:
-        finish_packet(x)
+        below_finish(&x.packet)
         reason = sender_begin(sender)
     for k in range(tx.n_egresses):
         e = tx_egress(tx, k)
@@ -338,8 +305,9 @@ cdef int64_t xdp_transmit(port_t *port, tx_t *tx) noexcept nogil:
         if stamp.reason != REASON_NONE or reason != REASON_NONE:
             tx_refuse(tx, k, stamp.reason if stamp.reason != REASON_NONE else reason)
         elif stamp.size + HEAD_MAX > x.sockets.chunk_size:
-            reason = sender_settle(sender)
-            taken += large_by_packet(port, tx, k)
+            reason = sender_settle(sender)  # too large for a chunk: what was written before it leaves before it
+            taken += below_transmit_one(&x.packet, port, tx, k)
+            below_finish(&x.packet)
         else:
             out = sender_reserve(sender, &reason)
             if out == NULL:
@@ -357,23 +325,19 @@ cdef int64_t xdp_transmit(port_t *port, tx_t *tx) noexcept nogil:
 
 cdef int xdp_flush(port_t *port) noexcept nogil:
     cdef xdp_t *x = <xdp_t *>port.state
-    cdef int status, n_lost
-    finish_packet(x)
+    cdef int status = below_flush(&x.packet)
     finish_sender(x)
-    status = x.packet_status
-    x.packet_status = 0
     if status < 0:
         return status
-    n_lost = <int>x.sender.n_lost
+    status += <int>x.sender.n_lost
     x.sender.n_lost = 0
-    return n_lost
+    return status
 
 
 cdef int receive_packet(port_t *port, batch_t *batch) noexcept nogil:
     cdef xdp_t *x = <xdp_t *>port.state
-    x.packet.index = port.index
     x.from_packet = True
-    return x.packet.receive(x.packet, batch)
+    return below_receive(&x.packet, port, batch)
 
 
 cdef int receive_socket(port_t *port, uint32_t place, batch_t *batch) noexcept nogil:
@@ -425,8 +389,8 @@ cdef void xdp_release(port_t *port, batch_t *batch) noexcept nogil:
     cdef xsk_t *s
     cdef uint32_t i, at
     if x.from_packet:
-        if x.packet.release != NULL:
-            x.packet.release(x.packet, batch)
+        if x.packet.port.release != NULL:
+            x.packet.port.release(x.packet.port, batch)
         return
     s = &x.sockets[x.held_socket]
     at = s.fill.producer[0]
