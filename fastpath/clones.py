@@ -24,7 +24,6 @@ import mmap
 import os
 import socket
 import struct
-from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -41,6 +40,7 @@ from fastpath.io._clones import (
     RECORD_SIZE,
     TURNS,
     UNTOLD,
+    CloneMessages,
     ClonesIo,
 )
 
@@ -59,9 +59,10 @@ _REQUEST, _ACK, _CREATE, _ERROR = 1, 4, 0x400, 2
 _AF_SPEC, _MTU, _ADDR_GEN_MODE, _GEN_NONE = 26, 4, 8, 1
 _CLSACT, _CLSACT_HANDLE, _EGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF3
 _TCA_KIND, _TCA_OPTIONS, _BPF_FD, _BPF_NAME, _BPF_FLAGS, _DIRECT = 1, 2, 6, 7, 8, 1
-_ETH_P_ALL, _UP = 3, 1
+_ETH_P_ALL, _ETH_P_IP, _UP = 3, 0x0800, 1
 _TABLE_LOCAL, _RTA_DST, _RTA_OIF = 255, 1, 4
 _SOL_PACKET, _VNET_HDR = 263, 15
+_VNET_SIZE, _NEEDS_CSUM, _GSO_UDP_L4 = 10, 1, 5  # linux/virtio_net.h
 _SIOCETHTOOL, _GET_SET_INFO, _GET_STRINGS, _GET_FEATURES, _FEATURES = 0x8946, 0x37, 0x1B, 0x3A, 4
 _SO_SNDBUFFORCE, _SEND_BUFFER = 32, 1 << 24
 _LONGEST = 65521  # the largest MTU of a TAP
@@ -142,8 +143,6 @@ class Clones:
             opened.callback(os.close, table)
             self.table = mmap.mmap(table, size)
             """Records of `RECORD_SIZE` bytes: an interface's index, the outcome, a head."""
-            self.counts = array("Q", (0, 0))
-            """Of all ports that use it, those that were closed as well: see `sends` and `cloned`."""
             opened.callback(self.table.close)
             program = bpf.load_program(
                 bpf.ProgramKind.SCHED_CLS, clone_program(table, n_records), "fp_clones"
@@ -164,6 +163,11 @@ class Clones:
             self._socket.setsockopt(_SOL_PACKET, _VNET_HDR, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)
             self._socket.bind((self.device, 0))
+            with _step("a frame on the device"):
+                self._socket.send(bytes(_VNET_SIZE) + _nothing_to_clone(0))
+            self.messages = CloneMessages(self._socket.fileno(), self.table, trains=self._takes_trains())
+            """What its ports hand over."""
+            opened.callback(self.messages.close)
             self._opened = opened.pop_all()
 
     def put(self, place: int, ifindex: int, head: bytes) -> None:
@@ -180,16 +184,26 @@ class Clones:
     @property
     def sends(self) -> int:
         """Count the frames and trains that were handed over to be cloned."""
-        return self.counts[0]
+        return self.messages.sends
 
     @property
     def cloned(self) -> int:
         """Count the clones that were made of them, a train being one."""
-        return self.counts[1]
+        return self.messages.cloned
 
     def fileno(self) -> int:
         """Return the socket to send by: a virtio_net_hdr, an `order`, the rest of a head, what all carry."""
         return self._socket.fileno()
+
+    def _takes_trains(self) -> bool:
+        """Try it: AF_PACKET takes UDP super-frames from kernel 6.2 on."""
+        at, udp = 34, 8
+        vnet = struct.pack("=BBHHHH", _NEEDS_CSUM, _GSO_UDP_L4, at + udp, 1, at, 6)
+        try:
+            self._socket.send(vnet + _nothing_to_clone(2))
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Take it all away. Closing twice does nothing more. Not while a port that uses it is open."""
@@ -204,13 +218,20 @@ class ClonePort(ClonesIo):
     """
 
     def __init__(self, below: IoPort, clones: Clones, device: str, *, singles: bool = True) -> None:
-        super().__init__(below, clones.fileno(), clones.table, clones.counts, device, singles=singles)
+        super().__init__(below, clones.messages, device, singles=singles)
         self._clones, self._device = clones, device
         self.refresh()
 
     def refresh(self) -> None:
         """Ask what the interface's offloads are now; to be called when something has changed there."""
         self.segments = _has_feature(self._clones.fileno(), self._device, "tx-udp-segmentation")
+
+
+def _nothing_to_clone(n_bytes: int) -> bytes:
+    """Write a frame for the device that names no head: UDP, with so many bytes of payload."""
+    ip = struct.pack(">BBHHHBBH8x", 0x45, 0, 28 + n_bytes, 0, 0, 1, socket.IPPROTO_UDP, 0)
+    udp = struct.pack(">4xHH", 8 + n_bytes, 0)
+    return order(0, 0, 42) + struct.pack(">H", _ETH_P_IP) + ip + udp + bytes(n_bytes)
 
 
 def _has_feature(fd: int, device: str, name: str) -> bool:

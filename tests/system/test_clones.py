@@ -179,12 +179,13 @@ def test_what_the_device_does_not_take_in_the_middle_of_a_request_goes_by_the_po
     """Nested copies are longer than the others by their own outer headers."""
     frame = tunnelled(size=600)
     wire.box.set_link(clones.device, mtu=len(frame) - 14)
-    box, port = cloning(wire, clones, forms=(Form.REWRITE, Form.REWRITE, Form.NESTED))
-    plain, nested = wire.udp(wire.far, "", f.VXLAN_PORT), wire.udp(wire.far, FAR[2], 4754)
+    forms = (Form.REWRITE, Form.REWRITE, Form.NESTED, Form.NESTED)
+    box, port = cloning(wire, clones, MANY[:4], forms=forms)
+    plain, nested = everyone(wire, f.VXLAN_PORT), wire.udp(wire.far, "", 4754)
     wire.send(frame)
-    assert (box.forward(1).copies_out, clones.sends, clones.cloned) == (3, 2, 2)
+    assert (box.forward(1).copies_out, clones.sends, clones.cloned) == (4, 2, 2)
     assert took(plain, 2) == [frame[42:]] * 2
-    assert [data[4:] for data in took(nested, 1)] == [frame[14:]]
+    assert [data[4:] for data in took(nested, 2)] == [frame[14:]] * 2
     assert port.transmits == "clones"
 
 
