@@ -1,14 +1,16 @@
-"""Everyone who is a member, as values to show: those of the config, and those who joined."""
+"""Everyone who is a member, as values to show: those of the config, and those who joined; and those who get
+every group, multicast routers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ctrl.membership import Membership, Origin
 from ctrl.roles.device import Device
-from ctrl.roles.tenants import Tenants
+from ctrl.roles.tenants import OVERLAY, Tenants
 from ctrl.tenant_relay import TenantRelay
 from ctrl.view import MemberView
+from fastpath.model import Owner
 
 
 def member_views(
@@ -41,6 +43,22 @@ def relayed_views(ports: Sequence[str], relay: TenantRelay, now_s: float) -> Ite
     """The VMs behind other NVEs that are in groups of their networks, at the ports by which these are."""
     for network, device in relay.devices():
         yield from _joined(ports, device, now_s, network, relay.port_of)
+
+
+def router_places(
+    ports: Sequence[str], tenants: Tenants | None, relays: Iterable[TenantRelay], network: str
+) -> tuple[str, ...]:
+    """Where multicast routers of a network were heard: a port, PORT/NVE, the receiver of a point's list, or
+    overlay."""
+    places = tenants.routers(network) if tenants else ()
+    found = {"overlay" if place == OVERLAY else ports[place] for place in places}
+    owners = (owner for relay in relays for owner in relay.routers(network))
+    return tuple(sorted(found | {"overlay" if owner is None else _named(ports, owner) for owner in owners}))
+
+
+def _named(ports: Sequence[str], owner: Owner) -> str:
+    parts = (None if owner.port is None else ports[owner.port], owner.address)
+    return "/".join(str(part) for part in parts if part is not None)
 
 
 def _joined(

@@ -14,6 +14,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "text": {"type": "string"},
     "count": {"type": "integer", "minimum": 0},
     "number": {"type": "number", "minimum": 0},
+    "switch": {"type": "boolean"},
     "list": {"type": "array", "items": {"type": "string"}},
     "value": {"type": ["string", "number", "boolean", "array", "null"], "items": {"type": "string"}},
 }
@@ -47,6 +48,7 @@ OBJECTS: dict[str, Shown] = {
         (
             Column("node", "text", "How the box is called."),
             Column("roles", "list", "nve, device, replicator, manager: the tables of the config."),
+            Column("pid", "count", "The process, for signals."),
             Column("uptime_s", "number", "Since the process began to forward."),
             Column("received", "count", "Frames."),
             Column("replicated", "count", "Frames of which copies were made."),
@@ -91,6 +93,15 @@ OBJECTS: dict[str, Shown] = {
             Column("encap", "text", "What its own frames carry: vxlan or nvgre."),
             Column("groups", "list", "The outer groups of its frames, those of its maps included."),
             Column("ports", "list", "The ports of its VMs."),
+            Column("snoop", "switch", "Whether a group of tenants goes only to who joined it."),
+            Column("unregistered", "text", "flood or drop: then what nobody joined goes to routers alone."),
+            Column("igmp_to", "list", "Service nodes that get a copy of its VMs' IGMP and MLD."),
+            Column(
+                "routers",
+                "list",
+                "Where multicast routers of tenants were heard: a port, PORT/NVE, a receiver of a point's "
+                "list, or overlay: behind other NVEs or devices.",
+            ),
         ),
     ),
     "groups": Shown(
@@ -198,7 +209,7 @@ OBJECTS: dict[str, Shown] = {
         "At a manager: a device or a replication point that it knows.",
         (
             Column("node", "text", "How it is called."),
-            Column("role", "text", "device or replicator."),
+            Column("role", "text", "device, nve or replicator."),
             Column("address", "text", "Its tunnel address."),
             Column(
                 "state",
@@ -228,7 +239,7 @@ OBJECTS: dict[str, Shown] = {
         "A session of a node with a manager: at a manager one a node, at a node one a role.",
         (
             Column("node", "text", "The device or point."),
-            Column("role", "text", "device or replicator; at an NVE: nve."),
+            Column("role", "text", "device, nve or replicator."),
             Column("manager", "text", "Who serves it; null: nobody, as of now.", nullable=True),
             Column("state", "text", "up; or away: no manager answers."),
             Column("since_s", "number", "Seconds that it is so."),

@@ -368,6 +368,11 @@ class TenantRelay:
         found = self._tenants.listeners(network, group)
         return {self._owners[place]: wants for place, wants in found.items()}
 
+    def routers(self, network: str) -> frozenset[Owner | None]:
+        """Where multicast routers are; None: in the overlay."""
+        found = self._tenants.routers(network)
+        return frozenset(None if place == OVERLAY else self._owners[place] for place in found)
+
     def takers(self, network: str) -> frozenset[Owner]:
         """Who wants everything."""
         return frozenset(self._owners[place] for place in self._tenants.takers(network))

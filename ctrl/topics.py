@@ -87,7 +87,7 @@ EVENTS: dict[str, Shown] = {
             *_TIME,
             Column("event", "text", "came, went or refused."),
             Column("node", "text", "Which; null: it did not come so far as to say.", nullable=True),
-            Column("role", "text", "device or replicator, at an NVE nve; null: as above.", nullable=True),
+            Column("role", "text", "device, nve or replicator; null: as above.", nullable=True),
             Column("manager", "text", "Who serves it, or refused it; null: none is known.", nullable=True),
             Column("why", "text", "Why it went or was refused; null: nobody said.", nullable=True),
         ),

@@ -112,7 +112,7 @@ class DeviceView:
 
     node: str
     role: str
-    """device or replicator"""
+    """device, nve or replicator"""
     address: IPAddress
     state: str
     """live; held: it is gone, its tunnels stay for the hold time; dead: a point that gets no copies."""
@@ -131,7 +131,7 @@ class SessionView:
 
     node: str
     role: str
-    """device or replicator, of this box also nve"""
+    """device, nve or replicator"""
     manager: str | None
     """Who serves it; None: nobody, as of now."""
     is_up: bool
@@ -212,8 +212,10 @@ class Recent:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A box at one moment. `started_s` and `now_s` are of the monotonic clock, `revision` is the FIB's."""
+    """A box at one moment; `pid` is its process. `started_s` and `now_s` are of the monotonic clock,
+    `revision` is the FIB's."""
 
+    pid: int
     config: Config
     started_s: float
     now_s: float
@@ -238,6 +240,8 @@ class View:
     clones: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     """By worker: what it handed to the kernel to be cloned, and the clones that were made of it, copies or
     trains. Those that cannot clone are left out."""
+    routers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Where multicast routers of tenants are, by network; those without are left out."""
     told: Mapping[Scope, Mapping[Key, Entry]] = field(default_factory=dict)
     """What managers said of groups and is in force, by the role that it was said to; a copy."""
     points: tuple[PointStateView, ...] = ()

@@ -35,6 +35,7 @@ def status_rows(view: View) -> list[Row]:
         {
             "node": view.config.node,
             "roles": roles(view.config),
+            "pid": view.pid,
             "uptime_s": round(view.now_s - view.started_s, 3),
             "received": counted.received,
             "replicated": counted.replicated,
@@ -73,6 +74,7 @@ def port_rows(view: View) -> list[Row]:
 
 
 def network_rows(view: View) -> list[Row]:
+    tables = {table.name: table for table in view.config.networks}
     return [
         {
             "name": network.name,
@@ -81,8 +83,13 @@ def network_rows(view: View) -> list[Row]:
             "encap": network.encap.name.lower(),
             "groups": _words(dict.fromkeys([network.group, *(m.group for m in network.maps)])),
             "ports": [port.name for port in view.layout.ports if port.network == network.name],
+            "snoop": table.snoop,
+            "unregistered": table.unregistered,
+            "igmp_to": _words(table.igmp_to),
+            "routers": list(view.routers.get(network.name, ())),
         }
         for network in view.layout.networks
+        if (table := tables.get(network.name))
     ]
 
 

@@ -24,8 +24,8 @@ import mmap
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from fastpath import bpf
 from fastpath._port import IoPort
@@ -52,20 +52,13 @@ Program = list[bpf.Instruction | Label]
 _DATA, _DATA_END = 76, 80
 _STOLEN, _DROP = 4, 2  # linux/pkt_cls.h, TC_ACT_*
 
-# Of if_tun.h, rtnetlink.h, pkt_sched.h, pkt_cls.h, if_link.h, if_packet.h, sockios.h and ethtool.h in linux/
+# Of if_tun.h, if_ether.h, if_packet.h, sockios.h and ethtool.h in linux/
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x400454CA, 2, 0x1000, 0x4000
-_NEWLINK, _DELROUTE, _NEWQDISC, _NEWTFILTER = 16, 25, 36, 44
-_REQUEST, _ACK, _CREATE, _ERROR = 1, 4, 0x400, 2
-_AF_SPEC, _MTU, _ADDR_GEN_MODE, _GEN_NONE = 26, 4, 8, 1
-_CLSACT, _CLSACT_HANDLE, _EGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF3
-_TCA_KIND, _TCA_OPTIONS, _BPF_FD, _BPF_NAME, _BPF_FLAGS, _DIRECT = 1, 2, 6, 7, 8, 1
-_ETH_P_ALL, _ETH_P_IP, _UP = 3, 0x0800, 1
-_TABLE_LOCAL, _RTA_DST, _RTA_OIF = 255, 1, 4
+_ETH_P_IP = 0x0800
 _SOL_PACKET, _VNET_HDR = 263, 15
 _VNET_SIZE, _NEEDS_CSUM, _GSO_UDP_L4 = 10, 1, 5  # linux/virtio_net.h
 _SIOCETHTOOL, _GET_SET_INFO, _GET_STRINGS, _GET_FEATURES, _FEATURES = 0x8946, 0x37, 0x1B, 0x3A, 4
 _SO_SNDBUFFORCE, _SEND_BUFFER = 32, 1 << 24
-_LONGEST = 65521  # the largest MTU of a TAP
 
 _ORDER = struct.Struct("=IHHI")
 
@@ -132,9 +125,10 @@ class Clones:
 
     Made in the network namespace of the calling thread, where the interfaces must be as well. OSError that
     names the step where the system refuses: it takes CAP_BPF and CAP_NET_ADMIN, and /dev/net/tun.
+    `attach(index, program)` lets the device run the program on what it is to send, and brings it up.
     """
 
-    def __init__(self, n_records: int = TURNS) -> None:
+    def __init__(self, attach: Callable[[int, int], None], n_records: int = TURNS) -> None:
         if reason := bpf.available():
             raise OSError(errno.EPERM, reason)
         with ExitStack() as opened:
@@ -156,7 +150,7 @@ class Clones:
                 made = fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH22x", b"fpclones%d", flags))
             self.device = made[:16].split(b"\0")[0].decode()
             """The device's name."""
-            _set_up(socket.if_nametoindex(self.device), program)
+            attach(socket.if_nametoindex(self.device), program)
             with _step("a packet socket"):
                 self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
             opened.callback(self._socket.close)
@@ -260,43 +254,3 @@ def _step(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, f"{what}: {error.strerror}") from None
-
-
-def _set_up(ifindex: int, program: int) -> None:
-    """Let the device run the program on what it is to send, and bring it up, without any address."""
-    nothing = struct.pack("BxHiII", 0, 0, ifindex, 0, 0)
-    no_address = _attribute(_AF_SPEC, _attribute(socket.AF_INET6, _attribute(_ADDR_GEN_MODE, b"\1")))
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as route:
-        with suppress(OSError):  # a kernel without IPv6
-            _ask(route, _NEWLINK, 0, nothing + no_address)
-        with _step("the device's clsact"):
-            head = struct.pack("BxxxiIII", 0, ifindex, _CLSACT_HANDLE, _CLSACT, 0)
-            _ask(route, _NEWQDISC, _CREATE, head + _attribute(_TCA_KIND, b"clsact\0"))
-        with _step("the device's filter (cls_bpf)"):
-            protocol = 1 << 16 | socket.htons(_ETH_P_ALL)
-            head = struct.pack("BxxxiIII", 0, ifindex, 1, _EGRESS, protocol)
-            options = _attribute(_BPF_FD, struct.pack("I", program)) + _attribute(_BPF_NAME, b"fp_clones\0")
-            options += _attribute(_BPF_FLAGS, struct.pack("I", _DIRECT))
-            attributes = _attribute(_TCA_KIND, b"bpf\0") + _attribute(_TCA_OPTIONS, options)
-            _ask(route, _NEWTFILTER, _CREATE, head + attributes)
-        with _step("bringing the device up"):
-            up = struct.pack("BxHiII", 0, 0, ifindex, _UP, _UP)
-            _ask(route, _NEWLINK, 0, up + _attribute(_MTU, struct.pack("I", _LONGEST)))
-        with suppress(OSError):  # a kernel without IPv6
-            # Any device that is up is a way to all groups of IPv6: the host's own frames would end here.
-            to_groups = struct.pack("BBxxB3xI", socket.AF_INET6, 8, _TABLE_LOCAL, 0)
-            to_groups += _attribute(_RTA_DST, b"\xff" + bytes(15))
-            _ask(route, _DELROUTE, 0, to_groups + _attribute(_RTA_OIF, struct.pack("i", ifindex)))
-
-
-def _attribute(kind: int, data: bytes) -> bytes:
-    return struct.pack("HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
-
-
-def _ask(route: socket.socket, kind: int, flags: int, body: bytes) -> None:
-    """Send one netlink request, and raise what it is answered with."""
-    route.send(struct.pack("IHHII", 16 + len(body), kind, _REQUEST | _ACK | flags, 0, 0) + body)
-    answer = route.recv(1 << 16)
-    error = struct.unpack_from("i", answer, 16)[0]
-    if struct.unpack_from("H", answer, 4)[0] != _ERROR or error:
-        raise OSError(-error, os.strerror(-error))

@@ -23,18 +23,20 @@ HEADINGS = {
     "copies_per_s": "COPIES/S",
     "ns_per_copy": "NS/COPY",
     "ratio_to_kernel": "X KERNEL",
+    "ratio_to_kernel_trains": "X KERNEL_TRAINS",
     "ratio_to_limit": "X LIMIT",
+    "fed": "FED",
     "what": "WHAT",
 }
 WHAT = {
-    "clones": "fastpath: one send a frame or train, cloned in the kernel, fed from memory",
-    "trains": "fastpath: super-frames by AF_PACKET, fed from memory",
-    "xdp": "fastpath: single copies by AF_XDP, fed from memory",
-    "packet": "fastpath: single copies by AF_PACKET, fed from memory",
+    "clones": "fastpath: one send a frame or train, cloned in the kernel",
+    "trains": "fastpath: super-frames by AF_PACKET",
+    "xdp": "fastpath: single copies by AF_XDP",
+    "packet": "fastpath: single copies by AF_PACKET",
     "forward_clones": "fastpath: received on a live port first, cloned out",
     "forward": "fastpath: received on a live port first, trains out",
-    "kernel": "Linux VXLAN device with a remote each, frame by frame",
-    "kernel_trains": "the same, fed ready trains: its best case",
+    "kernel": "Linux VXLAN device with a remote each",
+    "kernel_trains": "the same: its best case",
     "sendmmsg": "prebuilt copies by sendmmsg, a message each",
     "limit_clones": "the same sends and clones, prebuilt, no parsing",
     "limit": "prebuilt trains by sendmmsg, no parsing",
@@ -53,6 +55,13 @@ def bench() -> None:
     "--size", type=click.IntRange(64, 1500), help="Bytes of the frame inside; 64 and 1400 otherwise."
 )
 @click.option(
+    "--ports",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Receivers are dealt out to so many ports, all in one list.",
+)
+@click.option(
     "--seconds",
     type=click.FloatRange(0.01, 60),
     default=0.3,
@@ -65,20 +74,26 @@ def bench() -> None:
     help="All sizes and fan-outs, also without trains and without segmentation; NVGRE.",
 )
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print a JSON array, one object a row.")
-def wire_command(egresses: int | None, size: int | None, seconds: float, full: bool, as_json: bool) -> None:
+def wire_command(
+    egresses: int | None, size: int | None, ports: int, seconds: float, full: bool, as_json: bool
+) -> None:
     """Race fastpath against the kernel's own replication and against what no program can beat.
 
-    All send by one veth pair, from one CPU, into one sink that counts datagrams and drops them, in namespaces
-    made for it. Needs root, or a user namespace (unshare -Urnm). `X LIMIT` holds AF_XDP against prebuilt
-    frames by AF_XDP, clones against prebuilt clones, all others against prebuilt trains of the same length.
+    All send by one veth pair, or by `--ports` of them, from one CPU, into one sink that counts datagrams and
+    drops them, in namespaces made for it. Needs root, or a user namespace (unshare -Urnm).
+
+    `FED` says what a path makes its copies of: frames from memory, or frames or trains that come in live, or
+    copies that are prebuilt. `X KERNEL` holds all against the kernel fed frame by frame, `X KERNEL_TRAINS`
+    against the kernel fed trains. `X LIMIT` holds AF_XDP against prebuilt frames by AF_XDP, clones against
+    prebuilt clones, all others against prebuilt trains of the same length.
     """
     why_not = missing()
     if why_not is not None:
         _fail(why_not, NOT_ALLOWED)
-    loads = wire.loads(egresses, size, full=full)
+    loads = wire.loads(egresses, size, full=full, ports=ports)
     rows: list[wire.Row] = []
     try:
-        with Track() as track:
+        with Track(ports) as track:
             _note(wire.machine(), as_json)
             _note(conditions(track), as_json)
             for load in loads:
@@ -141,7 +156,8 @@ def latency_report(latencies: list[Latency]) -> Iterator[str]:
 
 
 def _receivers(load: Load) -> str:
-    return f"{load.egresses} receiver{'s' if load.egresses > 1 else ''}"
+    behind = f" behind {load.ports} ports" if load.ports > 1 else ""
+    return f"{load.egresses} receiver{'s' if load.egresses > 1 else ''}{behind}"
 
 
 def _note(sentence: str, as_json: bool) -> None:

@@ -39,7 +39,8 @@ class _Asked(NamedTuple):
 
 @click.command("explain")
 @click.argument("frame", required=False)
-@click.option("--port", metavar="NAME", help="Where the frame comes in.")
+@click.option("--in-port", metavar="NAME", help="Where the frame comes in.")
+@click.option("--port", hidden=True)  # what it was called before replay and this had one name for it
 @click.option(
     "-c", "--config", "config_file", type=click.Path(), help="The config to explain by; no daemon is asked."
 )
@@ -48,6 +49,7 @@ class _Asked(NamedTuple):
 @click.option("--schema", "wants_schema", is_flag=True, help="Print the JSON schema of what -j prints.")
 def explain(
     frame: str | None,
+    in_port: str | None,
     port: str | None,
     config_file: str | None,
     path: Path | None,
@@ -58,8 +60,8 @@ def explain(
     its drop. Nothing is sent.
 
     FRAME is hex, spaces and colons allowed; `-` for hex on stdin; or CAPTURE:N for frame N, from 1, of a pcap
-    or pcapng. It comes in on --port, else on the port that its interface in the pcapng is named for, else on
-    the first port.
+    or pcapng. It comes in on --in-port, else on the port that its interface in the pcapng is named for, else
+    on the first port.
 
     With -c it is explained by a config as it stands, before anybody joins and with all next hops known; else
     a running box is asked. -j has the bytes of the copies, too.
@@ -71,7 +73,7 @@ def explain(
         click.echo(json.dumps(schema(), indent=2))
         return
     asked = _asked(frame)
-    name = asked.interface if port is None else port
+    name = next((one for one in (in_port, port, asked.interface) if one is not None), None)
     if config_file is not None:
         rows = _by_config(config_file, asked.frame, name)
     else:

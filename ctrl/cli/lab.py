@@ -98,7 +98,7 @@ def exec_(name: str, box: str, command: tuple[str, ...]) -> None:
         except FileNotFoundError:
             raise LabError(NOT_DONE, f"{name} has just gone down") from None
         if box in state.sockets:
-            os.environ["FASTPATH_SOCKET"] = state.sockets[box]
+            os.environ.update(labfile.environment_of(box, Path(state.sockets[box]).parent))
         os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:{Path(sys.executable).parent}"
         try:
             os.execvp(command[0], command)  # noqa: S606  what it is for

@@ -125,7 +125,9 @@ def _range(vnis: tuple[int, int]) -> str:
 
 
 def _check_files(tls: TlsTable, report: Report, folder: FilePath) -> None:
-    """Whether there are certificates and a key where they should be; what they are worth shows when used."""
+    """Whether there are certificates and a key where they should be, and one belongs to the other; what they
+    are worth shows when used."""
+    n_fit = 0
     for key, name in (("cert", tls.cert), ("key", tls.key), ("ca", tls.ca)):
         try:
             with (folder / name).open("rb") as file:
@@ -137,3 +139,23 @@ def _check_files(tls: TlsTable, report: Report, folder: FilePath) -> None:
         if _PEM[key].encode() not in text:
             what = "private key" if key == "key" else "certificate"
             report.error(("tls", key), f"{folder / name} holds no {what} in PEM form")
+            continue
+        n_fit += 1
+    if n_fit == len(_PEM) and _is_of_another(folder / tls.key, folder / tls.cert):
+        report.error(
+            ("tls", "key"), f"{folder / tls.key} does not belong to the certificate {folder / tls.cert}"
+        )
+
+
+def _is_of_another(key: FilePath, cert: FilePath) -> bool:
+    """Whether the two can be read, and the key is another's."""
+    import ssl  # noqa: PLC0415  takes 10 ms, and is for who has [tls]
+
+    try:
+        # a key with a password is none for us: nobody is asked for it
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except ssl.SSLError as error:
+        return error.reason == "KEY_VALUES_MISMATCH"
+    except OSError:  # it has just gone
+        return False
+    return False

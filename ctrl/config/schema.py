@@ -332,7 +332,8 @@ class Key:
         self.words: list[str] = extra["words"]
         self.required: bool = field.is_required()
         self.shown: str | None = extra["shown"]
-        self.default: Any = None if self.required else field.get_default(call_default_factory=False)
+        is_made = field.default_factory is not None
+        self.default: Any = None if self.required or is_made else field.get_default()
 
 
 @cache

@@ -36,6 +36,7 @@ from ctrl.config.table import (
     word,
 )
 from ctrl.config.values import HostPort, StoreUrl
+from ctrl.store.opening import state_folder
 from fastpath.model import IPAddress
 
 Manager = Annotated[HostPort, Read(values.manager_address)]
@@ -171,6 +172,10 @@ class PointTable(Table):
     )
 
 
+def _own_store() -> str:
+    return f"sqlite://{state_folder() / 'manager.db'}"
+
+
 class ManagerTable(Table):
     listen: ListenOn = key(
         "Where devices and points find it.",
@@ -180,7 +185,7 @@ class ManagerTable(Table):
     store: Store = key(
         "Where its state is: a file of its own, or an etcd that several managers share.",
         '"sqlite:///PATH", "etcd://HOST:PORT,.../PREFIX" or the same with etcds:// for TLS',
-        "sqlite:///var/lib/fastpath/manager.db", validate_default=True,
+        make=_own_store, shown='`"sqlite:///var/lib/fastpath/manager.db"`', validate_default=True,
     )  # fmt: skip
     hold_s: float = seconds("After so long a silence a device leaves every group.", 30.0, 1, 86400)
     mode: Literal["mesh", "point", "auto"] = word(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -63,6 +64,7 @@ class Answering:
         failed = {place for _, place, _ in self._forwarder.failures()}
         real = [(place, table) for place, table in enumerate(config.ports) if table.faces]
         return View(
+            pid=os.getpid(),
             config=config.model_copy(update={"ports": tuple(table for _, table in real)}),
             started_s=self._started_s,
             now_s=time.monotonic(),
@@ -93,6 +95,7 @@ class Answering:
             n_groups=self._membership.n_groups,
             second_revision=self._membership.revision,
             clones=self._ports.cloned,
+            routers=self._tenancy.routers(config),
         )
 
     def members(self) -> Iterable[MemberView]:

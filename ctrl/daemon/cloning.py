@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
+from ctrl.netlink.clones import attach_clones
 from fastpath import bpf
 from fastpath.clones import Clones
 from fastpath.ports import ClonePort, PacketPort, XdpPort
@@ -28,7 +29,7 @@ class Cloning:
         self.why = ""
         try:
             for _ in range(n_workers):
-                self._devices.append(Clones())
+                self._devices.append(Clones(attach_clones))
         except OSError as error:
             self.close()
             said = str(error.strerror).splitlines()  # of a program, with the last words of the verifier

@@ -37,6 +37,7 @@ from ctrl.roles.device import Device
 from ctrl.roles.instructed import Instructed
 from ctrl.roles.tunnels import Bounds
 from ctrl.store.held import Held, HeldStore
+from ctrl.store.opening import state_folder
 from ctrl.tenants_said import TenantsSaid
 from ctrl.tenants_told import Audience
 from ctrl.tenants_told import Told as WhoWants
@@ -312,7 +313,7 @@ def node_of(config: Config, scope: Scope) -> Node:
         return Node(config.node, "device", device.address.packed, generation, device.tunnel)
     if scope is Scope.NVE and nve is not None:
         name = f"{config.node}.nve" if device else config.node
-        return Node(name, "device", nve.address.packed, generation, "rewrite")
+        return Node(name, "device", nve.address.packed, generation, "rewrite", is_nve=True)
     if point is None:
         raise ValueError(f"a box without {scope.name}")
     return Node(
@@ -334,7 +335,7 @@ def _loaded(config: Config, scope: Scope, table: NodeTable) -> tuple[Instructed,
         max_groups=table.max_groups,
         shrink_hold_s=table.shrink_hold_s,
     )
-    path = f"/var/lib/fastpath/{node.name}.db" if table.state is None else table.state
+    path = f"{state_folder() / node.name}.db" if table.state is None else table.state
     if not path:
         return Instructed(node, bounds, Held()), None
     store = HeldStore(Path(path), node.name, node.role)

@@ -175,7 +175,7 @@ class Managing:
                     self._server.end(session, AWAY)
 
     def _tell(self, event: str, node: Node, why: str | None) -> None:
-        row = session_event(event, node.name, node.role, self._config.node, why)
+        row = session_event(event, node.name, node.shown_role, self._config.node, why)
         self._events.publish("sessions", row)
 
     # --- and what comes of it -------------------------------------------------------------------------------

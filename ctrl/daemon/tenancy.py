@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from ctrl.config import Config
 from ctrl.daemon.reach import Reach
-from ctrl.members import relayed_views, tenant_views
+from ctrl.members import relayed_views, router_places, tenant_views
 from ctrl.publisher import Publisher
 from ctrl.refined_lists import RefinedLists
 from ctrl.refusals import Refused
@@ -101,3 +101,11 @@ class Tenancy:
             yield from tenant_views(names, self.tenants, now_s)
         for relay in self.relays:
             yield from relayed_views(names, relay, now_s)
+
+    def routers(self, config: Config) -> dict[str, tuple[str, ...]]:
+        """Where multicast routers are, by network; those without are left out."""
+        names = [port.name for port in config.ports]
+        found = {
+            one.name: router_places(names, self.tenants, self.relays, one.name) for one in config.networks
+        }
+        return {network: places for network, places in found.items() if places}

@@ -7,6 +7,8 @@
    which it goes on until SIGTERM. If the channel ends before, whoever wanted the lab is gone, and so is it.
 3. Without root it becomes root of a user namespace of its own, before a second thread starts.
 4. Nothing disturbs it while it builds and while it removes: signals are heard in between.
+5. What the programs tell their service manager is read for as long as they run: one that was told by nobody
+   would say so in its log, at each reload.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ctrl.lab.build import build
-from ctrl.lab.labfile import LabFile, config_of, read
+from ctrl.lab.labfile import LabFile, config_of, environment_of, read
 from ctrl.lab.namespaces import KILLED_AFTER_S, Lab, Namespace, missing
 from ctrl.lab.running import BUILT, KILL, NOT_ALLOWED, NOT_DONE, STAY, UP, LabError, State, last_words, tidy
 from ctrl.lab.system import become_root_of_own
@@ -60,6 +62,7 @@ class _Keeper:
     def __init__(self, folder: Path, channel: socket.socket) -> None:
         self.folder = folder
         self.channel = channel
+        self._programs = _Programs(folder)
         self._heard, wake = socket.socketpair()  # becomes readable when a signal came
         wake.setblocking(False)
         self._wake = wake
@@ -84,7 +87,7 @@ class _Keeper:
         self._tell(state)
         if not self._wanted():
             return
-        programs = _Programs(self.folder)
+        programs = self._programs
         for name, text in file.fastpaths.items():
             state.sockets[name] = programs.start(name, boxes[name], text)
         if not programs.wait([self.channel, self._heard]):
@@ -94,7 +97,7 @@ class _Keeper:
         while word := self._wanted():
             if word == STAY:
                 self._let_go()
-                select.select([self._heard], [], [])
+                self._wait([self._heard])
                 return
             verb, _, name = word.partition(" ")
             if verb == KILL:
@@ -111,8 +114,16 @@ class _Keeper:
 
     def _wanted(self) -> str:
         """Wait for the next words, which come one by one; "" if none will come, or it is to end."""
-        ready = select.select([self.channel, self._heard], [], [])[0]
+        ready = self._wait([self.channel, self._heard])
         return "" if self._heard in ready else self.channel.recv(64).decode().strip()
+
+    def _wait(self, wanted: list[socket.socket]) -> list[socket.socket]:
+        """Wait until any of these has something to say; those that have."""
+        while True:
+            ready = select.select([*wanted, *self._programs.ears], [], [])[0]
+            self._programs.hear(ready)
+            if found := [one for one in wanted if one in ready]:
+                return found
 
     def _let_go(self) -> None:
         """Part with whoever started us, and with their terminal."""
@@ -151,44 +162,57 @@ class _Programs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._started: dict[str, subprocess.Popen[str]] = {}
-        self._waiting: dict[socket.socket, str] = {}
+        self._ears: dict[str, socket.socket] = {}
+        self._waiting: set[str] = set()
+        """Those that do not forward yet."""
+
+    @property
+    def ears(self) -> list[socket.socket]:
+        """Where they tell of themselves, for `hear`."""
+        return [*self._ears.values()]
 
     def start(self, name: str, box: Namespace, text: str) -> str:
         """Start one with a config; its control socket's path."""
+        environment = environment_of(name, self._folder)
         file, told = self._folder / f"{name}.toml", self._folder / f"{name}.notify"
         file.write_text(config_of(name, text, self._folder), encoding="utf-8")
         told.unlink(missing_ok=True)
-        ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        if name in self._ears:  # of one that was killed
+            self._ears.pop(name).close()
+        self._ears[name] = ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         ear.bind(str(told))
-        self._waiting[ear] = name
+        self._waiting.add(name)
         with self._log(name).open("a") as log:
             self._started[name] = box.popen(
                 *(sys.executable, "-c", _FASTPATH, "run", "-c", str(file)),
-                env=os.environ | {"NOTIFY_SOCKET": str(told)},
+                env=os.environ | environment | {"NOTIFY_SOCKET": str(told)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
-        return f"{self._folder / name}.sock"
+        return environment["FASTPATH_SOCKET"]
 
     def wait(self, others: list[socket.socket]) -> bool:
         """Wait until all forward; False as soon as one of the other sockets has something to say."""
         deadline = time.monotonic() + READY_S
         while self._waiting:
-            ready = select.select([*self._waiting, *others], [], [], 0.05)[0]
+            ready = select.select([*self.ears, *others], [], [], 0.05)[0]
             if any(other in ready for other in others):
                 return False
-            for ear in ready:
-                if ear.recv(4096).startswith(b"READY=1"):
-                    del self._waiting[ear]
-                    ear.close()
+            self.hear(ready)
             for name, program in self._started.items():  # those that forward, too: one may end meanwhile
                 code = program.poll()
-                is_late = time.monotonic() > deadline and name in self._waiting.values()
+                is_late = time.monotonic() > deadline and name in self._waiting
                 if code is not None or is_late:
                     why = f"does not forward after {READY_S:g} s" if code is None else f"ended with {code}"
                     raise LabError(NOT_DONE, f"{name}: fastpath run {why}: {last_words(self._log(name))}")
         return True
+
+    def hear(self, ready: Collection[socket.socket]) -> None:
+        """Read what some tell of themselves."""
+        for name, ear in self._ears.items():
+            if ear in ready and ear.recv(4096).startswith(b"READY=1"):
+                self._waiting.discard(name)
 
     def kill(self, name: str) -> None:
         """Kill one, as `kill -9` does."""

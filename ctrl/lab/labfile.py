@@ -2,7 +2,8 @@
 
 1. A box is a network namespace. It has what `ip` would give it: addresses, routes, VXLAN devices, bridges;
    and, where the file says so, `fastpath run` with a config that stands in it as it would in a user's file,
-   but for $LAB, the folder of what it keeps.
+   but for $LAB, the folder of the lab. What it keeps is in a folder of its own there, unless the config
+   names another place.
 2. What the file does not name it does not make: a device exists because a wire, a bridge or a VXLAN device
    says so.
 3. Every error is told with file, line and key, as those of a config are.
@@ -130,12 +131,15 @@ class LabFile:
 
 
 def config_of(name: str, text: str, folder: FilePath) -> str:
-    """The config of a box as `fastpath run` reads it: who it is and where it answers is ours to say.
-
-    What it writes (a store, a state) goes into the lab's folder, and with it.
-    """
+    """The config of a box as `fastpath run` reads it: who it is and where it answers is ours to say."""
     head = f'node = "{name}"\n[control]\nsocket = "{folder / name}.sock"\nhttp = ""\n'
     return head + text.replace(FOLDER, str(folder))
+
+
+def environment_of(name: str, folder: FilePath) -> dict[str, str]:
+    """What tells the programs of a box where they find its `fastpath run`, and that where to keep what it
+    knows: in the lab's folder, so that it goes with it."""
+    return {"FASTPATH_SOCKET": f"{folder / name}.sock", "STATE_DIRECTORY": f"{folder / name}"}
 
 
 def gateway_device(box: BoxTable, gateway: IPAddress) -> str | None:
@@ -153,11 +157,16 @@ def known() -> dict[str, FilePath]:
 
 
 def find(name: str) -> FilePath:
-    """The file of a lab: of ours by its name, of a user's by its path. LookupError names what there is."""
+    """The file of a lab: of ours by its name, of a user's by its path. LookupError says what is expected."""
     if name.endswith(SUFFIX) or os.sep in name:
         return FilePath(name)
     labs = known()
     if name not in labs:
+        if FilePath(name).exists():
+            raise LookupError(
+                f"{given(name)} is no lab file; expected one whose name ends in {SUFFIX}, or the name of a "
+                f"lab: {any_of(list(labs))}"
+            )
         close = nearest(name, list(labs))
         hint = f'; did you mean "{close}"?' if close else ""
         raise LookupError(
@@ -174,7 +183,7 @@ def read(path: FilePath) -> LabFile:
     except OSError as error:
         raise _refused(path, f"cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and TOMLDecodeError are of the first
-        raise _refused(path, f"not TOML: {error}") from None
+        raise _refused(path, f"is no lab file, as it is not TOML: {error}") from None
     check = _Check(str(path), scan(text))
     if not _NAME.fullmatch(path.stem):
         check.error((), f"{given(path.stem)} names the lab; expected small letters, digits and dashes")

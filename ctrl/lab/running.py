@@ -215,7 +215,7 @@ def _hold(name: str) -> tuple[Path, int]:
                 os.close(lock)
             elif lock is not None:
                 for left in folder.iterdir():
-                    left.unlink()
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
                 return folder, lock
         time.sleep(0.02)
     raise LabError(NOT_DONE, f"{name} is up already; fastpath lab down {name}")

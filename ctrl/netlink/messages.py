@@ -40,21 +40,21 @@ _CLASSES = {**MarshalRtnl.msg_map, nl.NLMSG_ERROR: nl.nlmsgerr}
 
 
 def list_links(sequence: int) -> bytes:
-    return _encode(ifinfmsg(), rtnl.RTM_GETLINK, nl.NLM_F_DUMP, sequence, IFLA_EXT_MASK=_SKIP_STATISTICS)
+    return encode(ifinfmsg(), rtnl.RTM_GETLINK, nl.NLM_F_DUMP, sequence, IFLA_EXT_MASK=_SKIP_STATISTICS)
 
 
 def list_addresses(sequence: int) -> bytes:
-    return _encode(ifaddrmsg(), rtnl.RTM_GETADDR, nl.NLM_F_DUMP, sequence)
+    return encode(ifaddrmsg(), rtnl.RTM_GETADDR, nl.NLM_F_DUMP, sequence)
 
 
 def list_neighbours(sequence: int, index: int) -> bytes:
-    return _encode(ndmsg(), rtnl.RTM_GETNEIGH, nl.NLM_F_DUMP, sequence, NDA_IFINDEX=index)
+    return encode(ndmsg(), rtnl.RTM_GETNEIGH, nl.NLM_F_DUMP, sequence, NDA_IFINDEX=index)
 
 
 def ask_route(sequence: int, address: bytes) -> bytes:
     family, message = _FAMILY[len(address)], rtmsg()
     message.update(family=family, dst_len=8 * len(address))
-    return _encode(message, rtnl.RTM_GETROUTE, 0, sequence, RTA_DST=inet_ntop(family, address))
+    return encode(message, rtnl.RTM_GETROUTE, 0, sequence, RTA_DST=inet_ntop(family, address))
 
 
 def ask_neighbour(sequence: int, target: Target) -> bytes:
@@ -80,10 +80,10 @@ def forget_neighbour(sequence: int, target: Target) -> bytes:
 def _neighbour(target: Target, kind: int, flags: int, sequence: int, use: int = 0, **more: int) -> bytes:
     family, message = _FAMILY[len(target.address)], ndmsg()
     message.update(family=family, ifindex=target.ifindex, flags=use)
-    return _encode(message, kind, flags, sequence, NDA_DST=inet_ntop(family, target.address), **more)
+    return encode(message, kind, flags, sequence, NDA_DST=inet_ntop(family, target.address), **more)
 
 
-def _encode(message: Any, kind: int, flags: int, sequence: int, **attributes: str | int) -> bytes:
+def encode(message: Any, kind: int, flags: int, sequence: int, **attributes: Any) -> bytes:
     message["header"] = {"type": kind, "flags": nl.NLM_F_REQUEST | flags, "sequence_number": sequence}
     message["attrs"] = list(attributes.items())
     message.encode()

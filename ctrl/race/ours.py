@@ -2,6 +2,8 @@
 
 From memory, the frames of some batches come in again and again: what is measured is parsing, lookup, making
 the copies and sending them. `forward` receives them first, from a generator on the other core.
+
+Receivers are spread over all ports of the track, in one list.
 """
 
 from __future__ import annotations
@@ -9,18 +11,19 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import partial
 
 from ctrl.consume import Consumer, ConsumeUnsupportedError
+from ctrl.netlink.clones import attach_clones
 from ctrl.race import traffic
-from ctrl.race.rivals import Step, patiently
+from ctrl.race.rivals import Step, by_xdp, patiently, sender
 from ctrl.race.track import Track
 from ctrl.race.traffic import BATCH, GROUP, NVE_MAC, OUR_MAC, OURS, SINK_MAC, Load
 from fastpath.claims import Claims
 from fastpath.clones import ClonePort, Clones
 from fastpath.forwarder import Forwarder
-from fastpath.limit import XdpSender
 from fastpath.model import (
     Egress,
     Endpoint,
@@ -38,60 +41,65 @@ from fastpath.ports import MemoryPort, PacketPort, XdpPort
 COPIES_A_ROUND = 20_000
 """As many frames come in between two returns to Python, which cost some microseconds."""
 GENERATOR_SLICE_S = 0.05
+NOTHING = 16
+"""Slots of a ring in which nothing arrives: the fewest that there are."""
 
 
 def layout(load: Load) -> Layout:
-    """Describe the box: an NVE's port and the core, all receivers behind one next hop."""
-    return Layout(
-        (
-            Port("nve", Faces.NVE, OUR_MAC, NVE_MAC, load.encap),
-            Port("core", Faces.CORE, OUR_MAC, SINK_MAC, load.encap, mtu=load.tunnel_size),
-        ),
-        (Endpoint(OURS, Scope.DEVICE),),
+    """Describe the box: an NVE's port and those to the core, each with one next hop for all behind it."""
+    cores = (
+        Port(f"core{n}", Faces.CORE, OUR_MAC, SINK_MAC, load.encap, mtu=load.tunnel_size)
+        for n in range(load.ports)
     )
+    nve = Port("nve", Faces.NVE, OUR_MAC, NVE_MAC, load.encap)
+    return Layout((nve, *cores), (Endpoint(OURS, Scope.DEVICE),))
 
 
 def receivers(load: Load) -> ReplicationList:
     """List the receivers: a packet to each under its own outer header, as a VXLAN device sends it."""
-    remote = (Egress(1, Form.REWRITE, Owner(address=one), one, OURS) for one in load.receivers)
+    remote = (
+        Egress(1 + n % load.ports, Form.REWRITE, Owner(address=one), one, OURS)
+        for n, one in enumerate(load.receivers)
+    )
     return ReplicationList(group_key(Scope.DEVICE, GROUP), (), tuple(remote))
 
 
 @contextmanager
 def clones(track: Track, load: Load) -> Iterator[Step]:
     """One message a frame or train, which the kernel clones."""
-    with _cloning(track) as port:
-        yield _from_memory(load, port, trains=True)
+    with _cloning(track) as ports:
+        yield _from_memory(load, ports, trains=True)
 
 
 @contextmanager
 def trains(track: Track, load: Load) -> Iterator[Step]:
     """Trains by AF_PACKET."""
-    port = track.box.run(lambda: PacketPort("out"))
-    with closing(port):
-        yield _from_memory(load, port, trains=True)
+    with _packets(track) as ports:
+        yield _from_memory(load, ports, trains=True)
 
 
 @contextmanager
 def packet(track: Track, load: Load) -> Iterator[Step]:
     """One message a copy, by AF_PACKET."""
-    port = track.box.run(lambda: PacketPort("out", trains=False))
-    with closing(port):
-        yield _from_memory(load, port, trains=False)
+    with _packets(track, trains=False) as ports:
+        yield _from_memory(load, ports, trains=False)
 
 
 @contextmanager
 def xdp(track: Track, load: Load) -> Iterator[Step]:
     """One descriptor a copy, by AF_XDP."""
-    with closing(track.box.run(lambda: PacketPort("out", trains=False))) as packet:
-        port = patiently(lambda: track.box.run(lambda: XdpPort(packet, "out", receive=False)))
-        with closing(port):
-            yield _from_memory(load, port, trains=False)
+    with _packets(track, trains=False) as below, ExitStack() as opened:
+        ports = []
+        for packet in below:
+            open_it = partial(XdpPort, packet, packet.device, receive=False)
+            port = patiently(partial(track.box.run, open_it))
+            ports.append(opened.enter_context(closing(port)))
+        yield _from_memory(load, ports, trains=False)
 
 
 @contextmanager
 def forward(track: Track, load: Load) -> Iterator[Step]:
-    """Frames received by AF_PACKET and kept from the kernel's stack, trains out."""
+    """What comes in by AF_PACKET and is kept from the kernel's stack; trains out."""
     with receiving(track, load), generator(track, load):
         yield time.sleep
 
@@ -109,13 +117,13 @@ def receiving(track: Track, load: Load, *, clones: bool = False) -> Iterator[For
     claims = Claims((traffic.VXLAN_PORT,), (OURS,))
     with ExitStack() as opened:
         nve = opened.enter_context(closing(track.box.run(lambda: PacketPort("nve"))))
-        core = opened.enter_context(_cloning(track) if clones else closing(track.box.run(PacketPort, "out")))
+        cores = opened.enter_context(_cloning(track) if clones else _packets(track))
         try:
             consumer = track.box.run(Consumer, "nve", claims)
             opened.callback(consumer.close)
         except ConsumeUnsupportedError:
             pass  # the stack sees the frames too, on the generator's core
-        forwarder = Forwarder(layout(load), (nve, core), (receivers(load),), sources=(nve,))
+        forwarder = Forwarder(layout(load), (nve, *cores), (receivers(load),), sources=(nve,))
         forwarder.start([track.cpu])
         opened.callback(forwarder.stop)
         yield forwarder
@@ -123,41 +131,57 @@ def receiving(track: Track, load: Load, *, clones: bool = False) -> Iterator[For
 
 @contextmanager
 def generator(track: Track, load: Load) -> Iterator[None]:
-    """Send what an NVE sends, frame by frame and as fast as the other core can: by AF_XDP."""
+    """Send what an NVE sends, as fast as the other core can: in trains, where frames ride together, or else
+    one by one, for which AF_XDP is fastest."""
     stop = threading.Event()
 
-    def generate(sending: Callable[[float], object]) -> None:
+    def generate(step: Step) -> None:
         os.sched_setaffinity(0, {track.other_cpu})
         while not stop.is_set():
-            sending(GENERATOR_SLICE_S)
+            step(GENERATOR_SLICE_S)
 
-    frames, index = traffic.arriving(load), track.nve.index("up")
-    xdp = patiently(lambda: track.nve.run(XdpSender, index, frames))
-    thread = threading.Thread(target=generate, args=(xdp.send,), name="fp-generator")
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        xdp.close()
+    with _arriving_trains(track, load) if load.train > 1 else _arriving(track, load) as step:
+        thread = threading.Thread(target=generate, args=(step,), name="fp-generator")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _arriving(track: Track, load: Load) -> AbstractContextManager[Step]:
+    return by_xdp(track.nve, "up", traffic.arriving(load))
 
 
 @contextmanager
-def _cloning(track: Track) -> Iterator[ClonePort]:
+def _arriving_trains(track: Track, load: Load) -> Iterator[Step]:
+    with track.packet_socket("up", vnet_hdr=True, box=False) as fd:
+        yield sender(fd, traffic.arriving_trains(load)).send
+
+
+@contextmanager
+def _packets(track: Track, *, trains: bool = True) -> Iterator[Sequence[PacketPort]]:
     with ExitStack() as opened:
-        made = opened.enter_context(closing(track.box.run(Clones)))
-        below = opened.enter_context(closing(track.box.run(PacketPort, "out")))
-        yield opened.enter_context(closing(ClonePort(below, made, "out")))
+        made = (track.box.run(PacketPort, out, trains=trains, ring_frames=NOTHING) for out in track.outs)
+        yield [opened.enter_context(closing(one)) for one in made]
 
 
-def _from_memory(load: Load, port: ClonePort | PacketPort | XdpPort, *, trains: bool) -> Step:
+@contextmanager
+def _cloning(track: Track) -> Iterator[Sequence[ClonePort]]:
+    """One device and table for the ports of all interfaces."""
+    with _packets(track) as below, ExitStack() as opened:
+        made = opened.enter_context(closing(track.box.run(Clones, attach_clones)))
+        yield [opened.enter_context(closing(ClonePort(one, made, one.device))) for one in below]
+
+
+def _from_memory(load: Load, ports: Sequence[ClonePort | PacketPort | XdpPort], *, trains: bool) -> Step:
     source = MemoryPort(1 << 12)
     batch: Sequence[bytes] = traffic.arriving(load)
     for _ in range(max(1, COPIES_A_ROUND // (BATCH * load.egresses))):
         source.receive(*batch)
     forwarder = Forwarder(
-        layout(load), (source, port), (receivers(load),), sources=(source,), batch=BATCH, trains=trains
+        layout(load), (source, *ports), (receivers(load),), sources=(source,), batch=BATCH, trains=trains
     )
 
     def step(seconds: float) -> None:

@@ -9,8 +9,11 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import cycle
 from typing import TypeVar
 
+from ctrl.lab.namespaces import Namespace
+from ctrl.netlink.clones import attach_clones
 from ctrl.race import traffic
 from ctrl.race.track import Track
 from ctrl.race.traffic import Load, Messages
@@ -41,6 +44,17 @@ def patiently(open_it: Callable[[], T]) -> T:
 
 
 @contextmanager
+def by_xdp(namespace: Namespace, device: str, frames: list[bytes]) -> Iterator[Step]:
+    """Lend a step that sends frames by AF_XDP, out of a device of a namespace."""
+    index = namespace.index(device)
+    xdp = patiently(lambda: namespace.run(XdpSender, index, frames))
+    try:
+        yield xdp.send
+    finally:
+        xdp.close()
+
+
+@contextmanager
 def kernel(track: Track, load: Load) -> Iterator[Step]:
     """The Linux VXLAN device's head-end replication, fed frame by frame."""
     frames = traffic.plain(traffic.inner(load, flow) for flow in load.flows)
@@ -59,7 +73,7 @@ def kernel_trains(track: Track, load: Load) -> Iterator[Step]:
 @contextmanager
 def sendmmsg(track: Track, load: Load) -> Iterator[Step]:
     """One message a copy, all of them prebuilt."""
-    with track.packet_socket("out") as fd:
+    with track.packet_socket(track.outs[0]) as fd:
         yield sender(fd, traffic.copies(load)).send
 
 
@@ -68,7 +82,7 @@ def limit(track: Track, load: Load) -> Iterator[Step]:
     """Prebuilt trains, sent without parsing; where nothing rides together, the same as `sendmmsg`."""
     together = load.train > 1
     messages = traffic.trains(load) if together else traffic.copies(load)
-    with track.packet_socket("out", vnet_hdr=together) as fd:
+    with track.packet_socket(track.outs[0], vnet_hdr=together) as fd:
         yield sender(fd, messages).send
 
 
@@ -76,9 +90,9 @@ def limit(track: Track, load: Load) -> Iterator[Step]:
 def limit_clones(track: Track, load: Load) -> Iterator[Step]:
     """Prebuilt frames and trains, each sent once and cloned under prebuilt heads, no parsing."""
     records = -(-load.egresses // TURNS) * TURNS
-    with closing(track.box.run(Clones, records)) as clones:
-        index = track.box.index("out")
-        for place, head in enumerate(traffic.clone_heads(load)):
+    with closing(track.box.run(Clones, attach_clones, records)) as clones:
+        indexes = cycle(map(track.box.index, track.outs))
+        for place, (index, head) in enumerate(zip(indexes, traffic.clone_heads(load), strict=False)):
             clones.put(place, index, head)
         yield sender(clones.fileno(), traffic.clone_orders(load)).send
 
@@ -86,10 +100,5 @@ def limit_clones(track: Track, load: Load) -> Iterator[Step]:
 @contextmanager
 def limit_xdp(track: Track, load: Load) -> Iterator[Step]:
     """Prebuilt frames by AF_XDP in copy mode, one descriptor a copy."""
-    frames = traffic.prebuilt(load, XDP_FRAMES)
-    index = track.box.index("out")
-    xdp = patiently(lambda: track.box.run(XdpSender, index, frames))
-    try:
-        yield xdp.send
-    finally:
-        xdp.close()
+    with by_xdp(track.box, track.outs[0], traffic.prebuilt(load, XDP_FRAMES)) as step:
+        yield step

@@ -1,7 +1,7 @@
-"""The finish: the far end of the veth pair that all send by, where datagrams are counted and dropped.
+"""The finish: the far ends of the veth pairs that all send by, where datagrams are counted and dropped.
 
 A program at tc's ingress counts what arrives, super-frames by their segments, and drops it before any
-protocol sees it. Where programs may not be loaded (a user namespace) the interface's own counters serve: each
+protocol sees it. Where programs may not be loaded (a user namespace) the interfaces' own counters serve: each
 packet has its headers once, the rest are copies of one size. The drop then is the IP stack's, which costs
 every row the same some hundred nanoseconds a packet more.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
@@ -33,22 +34,23 @@ class Count:
 
 
 class Sink:
-    """Counts what arrives at `device` of a namespace, until it is closed."""
+    """Counts what arrives at some devices of a namespace together, until it is closed."""
 
-    def __init__(self, namespace: Namespace, device: str) -> None:
-        self._namespace, self._device = namespace, device
+    def __init__(self, namespace: Namespace, devices: Sequence[str]) -> None:
+        self._namespace, self._devices = namespace, devices
         self._counters = -1
         self._opened = ExitStack()
         self.why_not_exact = bpf.available()
-        """Why the interface's counters serve; None where a program counts."""
+        """Why the interfaces' counters serve; None where a program counts."""
         if self.why_not_exact is None:
             with ExitStack() as opened:
                 self._counters = bpf.create_map(bpf.MapKind.PERCPU_ARRAY, 4, _COUNTERS.size, 1, "fp_race")
                 opened.callback(os.close, self._counters)
                 program = bpf.load_program(bpf.ProgramKind.SCHED_CLS, counting(self._counters), "fp_race")
                 opened.callback(os.close, program)
-                link = namespace.run(bpf.attach_tc, program, namespace.index(device))
-                opened.callback(os.close, link)
+                for device in devices:
+                    link = namespace.run(bpf.attach_tc, program, namespace.index(device))
+                    opened.callback(os.close, link)
                 self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -64,8 +66,8 @@ class Sink:
             values = bpf.map_lookup(self._counters, bytes(4), n_cpus * _COUNTERS.size)
             units, size = (sum(column) for column in zip(*_COUNTERS.iter_unpack(values), strict=True))
             return Count(units, size)
-        counted = self._namespace.link(self._device).get_attr("IFLA_STATS64")
-        return Count(int(counted["rx_packets"]), int(counted["rx_bytes"]))
+        counted = [self._namespace.link(one).get_attr("IFLA_STATS64") for one in self._devices]
+        return Count(sum(one["rx_packets"] for one in counted), sum(one["rx_bytes"] for one in counted))
 
     def copies(self, load: Load, before: Count, after: Count, *, inner_trains: bool = False) -> int:
         """How many copies of a load arrived between two readings. `inner_trains`: the headers of the VM's own

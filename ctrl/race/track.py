@@ -1,8 +1,9 @@
-"""The track: a sender's namespace, a sink behind a veth pair, and, for what receives first, an NVE before it.
+"""The track: a sender's namespace, a sink behind veth pairs, and, for what receives first, an NVE before it.
 
-    nve [up] ---- [nve] box [out] ---- [in] sink
+    nve [up] ---- [nve] box [out0] ---- [in0] sink
+                            [out1] ---- [in1]       and so on, where receivers are to be behind several ports
 
-All receivers are next hops behind one MAC, a permanent neighbour. A veth's receiving softirq runs on the
+All receivers behind a port have one next hop, a permanent neighbour. A veth's receiving softirq runs on the
 sender's core and is part of what a copy costs, for all who race (LIMITS).
 """
 
@@ -14,15 +15,15 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Self
 
 from ctrl.lab.namespaces import CLONE_NEWNET, Lab, connect
 from ctrl.race.sink import Sink
-from ctrl.race.traffic import NVE_MAC, OUR_MAC, OURS, RECEIVERS, SINK_MAC, VNI, Load
+from ctrl.race.traffic import NVE_MAC, OUR_MAC, OURS, SINK_MAC, VNI, Load, behind
 
 MTU = 1600
-GATEWAY = "10.0.0.254"
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
 BUFFER = 32 << 20
 SO_SNDBUFFORCE = 32
@@ -35,9 +36,10 @@ def mac(address: bytes) -> str:
 
 
 class Track:
-    """Namespaces, devices and the sink of one race, and the two CPUs that it runs on."""
+    """Namespaces, devices and the sink of one race, and the two CPUs that it runs on. `n_ports` out of the
+    box: what is raced for is spread over as many."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_ports: int = 1) -> None:
         cpus = sorted(os.sched_getaffinity(0))
         self.cpu, self.other_cpu = cpus[-1], cpus[0]
         """Where all copies are made; where frames are generated for those who receive them first."""
@@ -49,15 +51,20 @@ class Track:
                 for scope in ("all", "default"):
                     if Path("/proc/sys/net/ipv6").exists():
                         namespace.sysctl(f"net/ipv6/conf/{scope}/disable_ipv6", 1)
-            connect(self.box, "out", self.far, "in", mtu=MTU)
             connect(self.nve, "up", self.box, "nve", mtu=MTU)
-            self.box.set_link("out", address=mac(OUR_MAC))
-            self.far.set_link("in", address=mac(SINK_MAC))
             self.nve.set_link("up", address=mac(NVE_MAC))
-            self.box.address("out", f"{OURS}/24")
-            self.box.neighbour("out", GATEWAY, mac(SINK_MAC))
-            self.box.route(str(RECEIVERS), "out", GATEWAY)
-            self.sink = opened.enter_context(Sink(self.far, "in"))
+            self.outs = tuple(f"out{port}" for port in range(n_ports))
+            """Where copies leave the box."""
+            ins = [f"in{port}" for port in range(n_ports)]
+            for port, (near, far) in enumerate(zip(self.outs, ins, strict=True)):
+                connect(self.box, near, self.far, far, mtu=MTU)
+                self.box.set_link(near, address=mac(OUR_MAC))
+                self.far.set_link(far, address=mac(SINK_MAC))
+                network = IPv4Network((int(OURS) & ~0xFF | port << 8, 24))
+                self.box.address(near, f"{network[1]}/24")
+                self.box.neighbour(near, str(network[254]), mac(SINK_MAC))
+                self.box.route(str(behind(port)), near, str(network[254]))
+            self.sink = opened.enter_context(Sink(self.far, ins))
             os.sched_setaffinity(0, {self.cpu})
             self._opened = opened.pop_all()
 
@@ -69,8 +76,8 @@ class Track:
 
     @contextmanager
     def vxlan(self, load: Load) -> Iterator[str]:
-        """Lend a VXLAN device that replicates to all receivers, whatever it is to send."""
-        self.box.vxlan("vx", VNI, local=str(OURS), under="out")
+        """Lend a VXLAN device that replicates all that it is to send, and routes to each receiver."""
+        self.box.vxlan("vx", VNI, local=str(OURS))
         try:
             self.box.remotes("vx", *map(str, load.receivers))
             yield "vx"
@@ -103,11 +110,16 @@ class Track:
     @contextmanager
     def segmentation(self, on: bool) -> Iterator[None]:
         """Switch the offload that leaves trains whole on the wire; it is on outside of this."""
-        self.box.feature("out", "tx-udp-segmentation", on)
+
+        def switch(on: bool) -> None:
+            for out in self.outs:
+                self.box.feature(out, "tx-udp-segmentation", on)
+
+        switch(on)
         try:
             yield
         finally:
-            self.box.feature("out", "tx-udp-segmentation", True)
+            switch(True)
 
     def steer(self, device: str, cpu: int | None) -> None:
         """Have frames that come in at a device of the box handled on a CPU (receive packet steering), or, as

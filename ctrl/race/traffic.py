@@ -2,7 +2,8 @@
 
 A frame of `size` bytes is a VM's UDP datagram to a group, in its Ethernet frame; the tunnel packet around it
 has 50 bytes more (NVGRE 42). A batch is 220 frames, in trains of 44 of one flow; with trains of 1 each
-frame is a flow of its own, and nothing can ride together.
+frame is a flow of its own, and nothing can ride together. Receivers are dealt out to the ports that copies
+leave by, one each in turn.
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ VNI = 0x010264
 GROUP = IPv4Address("239.1.1.100")
 OURS = IPv4Address("10.0.0.1")
 NVE = IPv4Address("10.1.0.2")
-FIRST_RECEIVER = int(IPv4Address("10.8.0.1"))
-RECEIVERS = IPv4Network("10.8.0.0/16")
+FIRST_RECEIVERS = int(IPv4Address("10.8.0.0"))
 OUR_MAC = bytes.fromhex("02fa57000001")
 SINK_MAC = bytes.fromhex("02fa57000002")
 NVE_MAC = bytes.fromhex("02fa57000003")
@@ -44,12 +44,17 @@ VNET = struct.Struct("<BBHHHH")
 NO_OFFLOAD = VNET.pack(0, 0, 0, 0, 0, 0)
 
 
+def behind(port: int) -> IPv4Network:
+    """The addresses of all receivers behind a port: 10.8.0.0/16, 10.9.0.0/16 and so on."""
+    return IPv4Network((FIRST_RECEIVERS + (port << 16), 16))
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """What is offered to all who race: `train` frames of `size` bytes in a row belong to one flow.
 
-    `segmentation`: the device that all send by cuts trains itself, or leaves that to the receiver; without,
-    the kernel builds every datagram before it.
+    `segmentation`: the devices that all send by cut trains themselves, or leave that to the receiver;
+    without, the kernel builds every datagram before them. `ports`: so many devices.
     """
 
     egresses: int
@@ -57,6 +62,7 @@ class Load:
     train: int = TRAIN
     encap: Encap = Encap.VXLAN
     segmentation: bool = True
+    ports: int = 1
 
     @property
     def flows(self) -> Iterator[int]:
@@ -65,7 +71,9 @@ class Load:
 
     @property
     def receivers(self) -> list[IPv4Address]:
-        return [IPv4Address(FIRST_RECEIVER + n) for n in range(self.egresses)]
+        """Receiver i is behind port i % ports."""
+        networks = [behind(port) for port in range(self.ports)]
+        return [networks[n % self.ports][1 + n // self.ports] for n in range(self.egresses)]
 
     @property
     def tunnel_size(self) -> int:
@@ -127,6 +135,17 @@ def arriving(load: Load) -> list[bytes]:
     return [
         tunnel_head(load, flow, NVE, GROUP, GROUP_MAC + NVE_MAC) + inner(load, flow) for flow in load.flows
     ]
+
+
+def arriving_trains(load: Load) -> Messages:
+    """Make the same as an NVE sends it whose VM hands over trains: a super-frame a flow."""
+    heads = []
+    for flow, n_frames in sorted(Counter(load.flows).items()):
+        one = _carried(load, flow)
+        payload = one * n_frames
+        head = _train_head(GROUP_MAC + NVE_MAC, NVE, GROUP, flow, payload, len(one), whole=False)
+        heads.append(head + payload)
+    return Messages(heads, [], BATCH)
 
 
 def plain(frames: Iterable[bytes]) -> Messages:

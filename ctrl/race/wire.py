@@ -50,6 +50,10 @@ NVGRE_PATHS = ("clones", "xdp", "packet", "sendmmsg", "limit_clones", "limit_xdp
 LIMIT_OF = {"clones": "limit_clones", "forward_clones": "limit_clones", "xdp": "limit_xdp"}
 LIMIT_OF |= {limit: limit for limit in LIMIT_OF.values()}
 """What a path is held against; the others against `limit`, or, for NVGRE, against `limit_xdp`."""
+LIVE = ("forward_clones", "forward", "kernel_trains")
+FROM_MEMORY = ("clones", "trains", "xdp", "packet")
+ONE_PORT = ("sendmmsg", "limit", "limit_xdp")
+"""Those whose one socket sends by one interface."""
 
 SIZES, EGRESSES = (64, 1400), (8, 50)
 FULL_SIZES, FULL_EGRESSES = (64, 512, 1400), (1, 8, 50, 256)
@@ -69,7 +73,7 @@ class Row:
     why: str | None = None
 
 
-def loads(egresses: int | None, size: int | None, *, full: bool) -> list[Load]:
+def loads(egresses: int | None, size: int | None, *, full: bool, ports: int = 1) -> list[Load]:
     """What is raced for: two sizes and two fan-outs; in full, all that the project makes claims about."""
     sizes = (size,) if size else FULL_SIZES if full else SIZES
     fan_outs = (egresses,) if egresses else FULL_EGRESSES if full else EGRESSES
@@ -79,11 +83,23 @@ def loads(egresses: int | None, size: int | None, *, full: bool) -> list[Load]:
         if full:
             ways += [(1, True), (longest_train(one), False)]
         found += [
-            Load(fan_out, one, train, segmentation=whole) for train, whole in ways for fan_out in fan_outs
+            Load(fan_out, one, train, segmentation=whole, ports=ports)
+            for train, whole in ways
+            for fan_out in fan_outs
         ]
         if full:
-            found += [Load(fan_out, one, 1, Encap.NVGRE) for fan_out in fan_outs]
+            found += [Load(fan_out, one, 1, Encap.NVGRE, ports=ports) for fan_out in fan_outs]
     return found
+
+
+def fed(path: str, load: Load) -> str:
+    """Say how a path comes by what it makes copies of: `memory`, frame by frame and for nothing; `frames` or
+    `trains`, as who sends live hands them over; `prebuilt`, where the copies themselves stand ready."""
+    if path in FROM_MEMORY:
+        return "memory"
+    if path == "kernel" or (path in LIVE and load.train == 1):
+        return "frames"
+    return "trains" if path in LIVE else "prebuilt"
 
 
 def paths(load: Load) -> tuple[str, ...]:
@@ -105,6 +121,8 @@ def race(track: Track, load: Load, seconds: float) -> list[Row]:
 
 def run(track: Track, path: str, load: Load, seconds: float) -> Row:
     """Let one path run; what the system refuses it becomes the row's `why`."""
+    if load.ports > 1 and path in ONE_PORT:
+        return Row(path, load, None, "sends by one port only")
     try:
         with PATHS[path](track, load) as step:
             step(min(WARM_UP_S, seconds))
@@ -130,7 +148,8 @@ def sentence(error: OSError) -> str:
 
 
 def objects(rows: list[Row], latencies: list[Latency]) -> list[dict[str, Any]]:
-    """Make the flat objects of `-j`, each with its ratios to the kernel and to its limit in the same load."""
+    """Make the flat objects of `-j`, each with its ratios to others of the same load: the kernel, fed frames
+    and fed trains, and its limit."""
     rates = {(row.load, row.path): row.copies_per_s for row in rows}
     waited = {(one.load, one.path): one for one in latencies}
 
@@ -151,9 +170,12 @@ def objects(rows: list[Row], latencies: list[Latency]) -> list[dict[str, Any]]:
                 "train": load.train,
                 "segmentation": load.segmentation,
                 "encap": load.encap.name.lower(),
+                "ports": load.ports,
+                "fed": fed(row.path, load),
                 "copies_per_s": None if rate is None else round(rate),
                 "ns_per_copy": None if rate is None else round(1e9 / rate, 1),
                 "ratio_to_kernel": ratio(row, "kernel"),
+                "ratio_to_kernel_trains": ratio(row, "kernel_trains"),
                 "ratio_to_limit": ratio(row, held_against),
                 "latency_p50_us": latency and latency.p50_us,
                 "latency_p99_us": latency and latency.p99_us,

@@ -195,6 +195,7 @@ def _hello(said: Any) -> Hello:
         said.tunnel,
         _sized(replicate, "replicate") if replicate else b"",
         _ranges(said.vnis, "vnis"),
+        said.is_nve,
     )
     return Hello(node, _store(said.store, "store"), _number(said.revision, "revision"))
 

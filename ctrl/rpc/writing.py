@@ -167,7 +167,7 @@ def _put_hello(said: Any, hello: Hello) -> None:
     said.name, said.role, said.address = node.name, _ROLE_OF[node.role], node.address
     said.generation, said.tunnel, said.replicate = node.generation, node.tunnel, node.replicate
     said.vnis.ranges.extend(pb.Range(first=first, last=last) for first, last in node.vnis)
-    said.store, said.revision = hello.store, hello.revision
+    said.store, said.revision, said.is_nve = hello.store, hello.revision, node.is_nve
 
 
 def _put_groups(said: Any, groups: Groups) -> None:

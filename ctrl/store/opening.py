@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 ETCD_PORT = 2379
 PREFIX = "fastpath"
 FORMS = "sqlite:///PATH or etcd://HOST:PORT,HOST:PORT/PREFIX (etcds:// for TLS)"
+
+
+def state_folder() -> Path:
+    """Where a box keeps what it knows, if its config names no place: where whoever started it says so as
+    systemd does (StateDirectory= in systemd.exec), else in /var/lib/fastpath."""
+    return Path(os.environ.get("STATE_DIRECTORY", "").partition(":")[0] or "/var/lib/fastpath")
 
 
 @dataclass(frozen=True, slots=True)

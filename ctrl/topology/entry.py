@@ -98,3 +98,10 @@ class Node:
     tunnel: str = "nested"
     replicate: Address = b""
     vnis: tuple[tuple[int, int], ...] = ()
+    is_nve: bool = False
+    """Of a device: it is an NVE, and is shown as one; all else is as with any device."""
+
+    @property
+    def shown_role(self) -> str:
+        """device, nve or replicator"""
+        return "nve" if self.is_nve and self.role == "device" else self.role

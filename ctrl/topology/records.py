@@ -154,6 +154,7 @@ def encode_node(node: Node) -> bytes:
             "replicate": node.replicate.hex(),
             "vnis": [list(limits) for limits in node.vnis],
         }
+        | ({"nve": True} if node.is_nve else {})
     )
 
 
@@ -171,6 +172,7 @@ def decode_node(name: str, value: bytes) -> Node:
         tunnel,
         _unhex(replicate, _ADDRESS_SIZES) if replicate else b"",
         tuple(_range(limits) for limits in _list(found.get("vnis"))),
+        found.get("nve") is True,
     )
 
 

@@ -22,6 +22,7 @@ from functools import partial
 import pytest
 
 from ctrl.lab.namespaces import Lab, Namespace, connect, missing
+from ctrl.netlink.clones import attach_clones
 from fastpath import bpf
 from fastpath.claims import Claims, socket_filter
 from fastpath.clones import ClonePort, Clones
@@ -199,7 +200,7 @@ def packet_bench(xdp: bool = False, clones: bool = False) -> Iterator[Bench]:
             port = namespace.run(above.XdpIo, port, "near")
             stack.callback(port.close)
         if clones:
-            made = namespace.run(Clones)
+            made = namespace.run(Clones, attach_clones)
             stack.callback(made.close)
             port = ClonePort(port, made, "near")
             stack.callback(port.close)

@@ -6,6 +6,9 @@ import pytest
 
 NEEDS = {
     "test_checksums": ("ethtool", "tcpdump", "tshark"),
+    "test_clones_changes": ("nft",),
+    "test_clones_ports": ("ethtool", "tc"),
+    "test_clones_process": ("ip", "nft"),
     "test_exactly_once": ("nft",),
     "test_faults": ("ethtool", "nft"),
     "test_netlink": ("ip",),

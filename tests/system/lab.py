@@ -97,8 +97,18 @@ class Lab(namespaces.Lab):
 class Fastpath:
     """`fastpath run` in a box: started when made, until its lab ends at the latest."""
 
-    def __init__(self, lab: Lab, box: Namespace, config: str, *, name: str = "", waits: bool = True) -> None:
-        self.box = box
+    def __init__(
+        self,
+        lab: Lab,
+        box: Namespace,
+        config: str,
+        *,
+        name: str = "",
+        waits: bool = True,
+        under: tuple[str, ...] = (),
+    ) -> None:
+        """`under`: the command that runs it, with less than we may do."""
+        self.box, self._under = box, under
         self.name = name or box.name.rsplit("-", 1)[-1]
         self.directory = lab.directory
         self.socket = lab.directory / f"{self.name}.sock"
@@ -118,7 +128,7 @@ class Fastpath:
         with self.log_file.open("a") as log:
             self._n_begun = self.log.count(BEGUN)
             self.process = self.box.popen(
-                *(*COMMAND, "run", "-c", str(self.file)), cwd=ROOT, stdout=log, stderr=log
+                *(*self._under, *COMMAND, "run", "-c", str(self.file)), cwd=ROOT, stdout=log, stderr=log
             )
         if waits:
             self.answers()

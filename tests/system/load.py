@@ -114,8 +114,8 @@ def whole(report: dict[str, int], copies: int) -> bool:
     return report == {"copies": copies, "lost": 0, "doubled": 0, "reordered": 0, "reader_lost": 0}
 
 
-def start(lab: Lab, track: Track, **config: str) -> Fastpath:
-    return Fastpath(lab, track.box, track.config(**config))
+def start(lab: Lab, track: Track, *, under: tuple[str, ...] = (), **config: str) -> Fastpath:
+    return Fastpath(lab, track.box, track.config(**config), under=under)
 
 
 def _program(box: Namespace, *words: str) -> subprocess.Popen[str]:

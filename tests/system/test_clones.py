@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
 import shutil
-import signal
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +16,7 @@ from typing import Any
 import pytest
 
 from ctrl.lab.namespaces import missing
+from ctrl.netlink.clones import attach_clones
 from fastpath import bpf
 from fastpath.clones import TURNS, ClonePort, Clones
 from fastpath.model import Form
@@ -29,7 +27,10 @@ from tests.system.wires import FAR, GROUP, NVE, VNI, Box, Wire, took, tunnelled,
 WHY_NOT = missing() or bpf.available()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 MANY = tuple(f"10.8.{n // 200}.{n % 200 + 1}" for n in range(TURNS + 44))
-OPEN = "from fastpath.clones import Clones; made = Clones(); print(made.device, flush=True); input()"
+OPEN = (
+    "from ctrl.netlink.clones import attach_clones; from fastpath.clones import Clones;"
+    " made = Clones(attach_clones); print(made.device, flush=True); input()"
+)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def wire() -> Iterator[Wire]:
 
 @pytest.fixture
 def clones(wire: Wire) -> Clones:
-    return wire.closing(wire.box.run(Clones))
+    return wire.closing(wire.box.run(Clones, attach_clones))
 
 
 def cloning(wire: Wire, clones: Clones, peers: Sequence[str] = FAR, **options: Any) -> tuple[Box, ClonePort]:
@@ -211,6 +212,8 @@ def test_what_the_kernel_itself_sends_on_the_device_goes_nowhere(wire: Wire, clo
     far.settimeout(0.05)
     with pytest.raises(TimeoutError):
         far.recv(2000)
+    queue = ("tc", "-s", "qdisc", "show", "dev", clones.device, "root")
+    assert "Sent 0 bytes 0 pkt" in wire.box.command(*queue)
 
 
 @pytest.mark.skipif(not Path("/proc/sys/net/ipv6").exists(), reason="the kernel has no IPv6")
@@ -218,7 +221,7 @@ def test_the_private_device_is_no_way_to_anywhere(wire: Wire) -> None:
     """Not even to ff00::/8, as every device is: the host's own frames to groups would end there."""
     for scope in ("all", "default"):
         wire.box.sysctl(f"net/ipv6/conf/{scope}/disable_ipv6", 0)
-    clones = wire.closing(wire.box.run(Clones))
+    clones = wire.closing(wire.box.run(Clones, attach_clones))
     net = Path("/proc/thread-self/net")
     assert re.search(r"(?m)^ff0{30} 08 .* core$", wire.box.run((net / "ipv6_route").read_text))
     for table in ("ipv6_route", "route", "if_inet6"):
@@ -226,7 +229,7 @@ def test_the_private_device_is_no_way_to_anywhere(wire: Wire) -> None:
 
 
 def test_two_instances_in_one_namespace_have_a_device_each(wire: Wire, clones: Clones) -> None:
-    other = wire.closing(wire.box.run(Clones))
+    other = wire.closing(wire.box.run(Clones, attach_clones))
     assert other.device != clones.device
     wire.box.set_link(other.device, state="down")
     box, _ = cloning(wire, clones)
@@ -234,19 +237,24 @@ def test_two_instances_in_one_namespace_have_a_device_each(wire: Wire, clones: C
     assert (box.forward(4).copies_out, other.sends, clones.cloned > 0) == (12, 0, True)
 
 
-def test_kill_9_leaves_neither_device_nor_program_nor_table(wire: Wire) -> None:
-    made = wire.box.popen(sys.executable, "-c", OPEN, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert made.stdout is not None
-    device = made.stdout.readline().strip()
-    infos = "".join(path.read_text() for path in Path(f"/proc/{made.pid}/fdinfo").iterdir())
-    ids = {kind: int(re.findall(rf"{kind}_id:\t(\d+)", infos)[0]) for kind in ("prog", "map")}
-    assert wire.box.index(device)
-    assert (exists("prog", ids["prog"]), exists("map", ids["map"])) == (True, True)
-    made.send_signal(signal.SIGKILL)
-    made.wait()
-    assert device not in wire.box.command("ip", "-o", "link")
-    # the kernel frees them a grace period later
-    wait_for(lambda: not any(exists(kind, number) for kind, number in ids.items()), f"{ids} to go")
+@pytest.mark.parametrize(
+    ("refused", "step"),
+    [("index", "clsact: No such device"), ("program", "filter (cls_bpf): Invalid argument")],
+)
+def test_a_step_that_the_system_refuses_is_named_and_nothing_is_left(
+    wire: Wire, refused: str, step: str
+) -> None:
+    programs: list[int] = []
+
+    def attach(index: int, program: int) -> None:
+        programs.append(program)
+        attach_clones(index + 1000 * (refused == "index"), program if refused == "index" else 0)
+
+    with pytest.raises(OSError, match=re.escape(f"the device's {step}")):
+        wire.box.run(Clones, attach)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(programs[0])
+    assert "fpclones" not in wire.box.command("ip", "-o", "link")
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux)")
@@ -256,14 +264,3 @@ def test_three_capabilities_are_enough(wire: Wire) -> None:
     command = ("setpriv", f"--bounding-set={caps}", f"--inh-caps={caps}", sys.executable, "-c", OPEN)
     made = wire.box.popen(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert made.communicate("\n")[0].startswith("fpclones")
-
-
-def exists(kind: str, number: int) -> bool:
-    """Whether a program or map of that id is loaded: BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID."""
-    attributes = ctypes.create_string_buffer(struct.pack("=III", number, 0, 0), 12)
-    libc = ctypes.CDLL(None, use_errno=True)
-    call = 321 if os.uname().machine == "x86_64" else 280
-    fd = libc.syscall(call, {"prog": 13, "map": 14}[kind], attributes, 12)
-    if fd >= 0:
-        os.close(fd)
-    return bool(fd >= 0)

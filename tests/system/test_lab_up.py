@@ -21,6 +21,8 @@ from tests.unit.test_lab_file import SMALL
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 DEVICES = (sys.executable, "-c", "import socket; print(*sorted(name for _, name in socket.if_nameindex()))")
+KEEPS = SMALL.replace("[device]\n", '[manager]\n[device]\nmanager = ["127.0.0.1:9470"]\n', 1)
+"""Both keep something, and the file does not say where."""
 SHOW = (sys.executable, "-c", "from ctrl.cli import main; main()", "show", "-j")
 
 
@@ -46,6 +48,12 @@ def test_a_lab_goes_up_is_listed_and_entered_and_goes_down(labs: Labs):
     assert labs.run("exec", "small", "left", *DEVICES) == "blue lo up vx7\n"
     (group,) = json.loads(labs.run("exec", "small", "tor", *SHOW, "groups"))
     assert (group["group"], "p2" in group["local"]) == ("239.1.1.7", True)
+    (status,) = json.loads(labs.run("exec", "small", "tor", *SHOW, "status"))
+    os.kill(status["pid"], signal.SIGHUP)
+    log = labs.folder / "small/tor.log"
+    wait_for(lambda: "reloaded file=" in log.read_text(), "its config is read again")
+    assert "not told" not in log.read_text()
+    assert labs.run("exec", "small", "tor", "printenv", "STATE_DIRECTORY") == f"{labs.folder}/small/tor\n"
     labs.run("exec", "small", "right", sys.executable, "-c", "raise SystemExit(7)", code=7)
     assert "No such file" in labs.run("exec", "small", "right", "no-such-command", code=127)
     assert '"rigt" is no box of it' in labs.run("exec", "small", "rigt", "true", code=2)
@@ -126,7 +134,9 @@ def test_who_is_interrupted_leaves_nothing_behind(labs: Labs, how: signal.Signal
 
 
 def test_what_a_killed_keeper_leaves_is_recognised_and_removed(labs: Labs):
+    Path(labs.small).write_text(KEEPS)
     labs.run("up", labs.small)
+    wait_for((labs.folder / "small/tor/manager.db").exists, "the manager keeps what it knows")
     labs.kill_keeper()
     assert (labs.folder / "small" / "state.json").exists()
     labs.run("up", labs.small)
@@ -141,6 +151,7 @@ def test_the_fastpath_of_a_box_is_killed_and_starts_again_with_what_it_kept(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
     labs = Labs(folder)
     path = Path(labs.small)
+    path.write_text(KEEPS)
     with Keeper(labfile.read(path), path) as keeper:
         keeper.expect(BUILT)
         ear = Path(keeper.start().sockets["tor"])
@@ -152,6 +163,8 @@ def test_the_fastpath_of_a_box_is_killed_and_starts_again_with_what_it_kept(
         assert get(ear, "/v1/status")
         # it answers a moment before it says that it has begun
         wait_for(lambda: (keeper.folder / "tor.log").read_text().count(BEGUN) == 2, "both starts are told")
+        kept = keeper.folder / "tor"
+        wait_for(lambda: {f.name for f in kept.glob("*.db")} == {"manager.db", "tor.db"}, "each in its file")
     labs.expect_nothing_left()
 
 

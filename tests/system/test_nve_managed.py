@@ -167,6 +167,8 @@ def test_nves_of_a_manager_send_one_copy_to_a_point_that_serves_their_network(fa
     point.answers()
     fabric.sends("n1", "n2", "n3", to=POINT)
     reaches(point, "10.0.0.1", "10.0.0.2", "10.0.0.3")
+    roles = {str(row["node"]): row["role"] for row in fabric.manager.show("devices")}
+    assert (roles["n1"], roles["point1"]) == ("nve", "replicator")
     for name, one in vms.items():
         one.send(*MANY)
         expect_once(vms, MANY, but=(name,))

@@ -126,7 +126,7 @@ def test_whatever_frame_of_a_capture_by_whatever_example_is_explained(config: st
     port = load(by).ports[0].name
     for capture in sorted(CAPTURES.glob("*.pcap*")):
         for number in range(1, len(read_frames(capture)) + 1, 7):
-            done = run(f"{capture}:{number}", "-c", by, "--port", port)
+            done = run(f"{capture}:{number}", "-c", by, "--in-port", port)
             end = done.stdout.splitlines()[-1].split(":")[0]
             assert (done.exit_code, end) in {(0, "replicated"), (0, "punted"), (1, "dropped")}
 
@@ -148,9 +148,23 @@ def test_a_frame_of_a_pcapng_comes_in_where_its_interface_says_and_another_on_th
     old = pcap_of(tmp_path / "in.pcap", TO_GROUP)
     ports = [
         run(word, "-c", DEMO, *more).stdout.splitlines()[1].split()[2]
-        for word, more in [(f"{ng}:1", ()), (f"{ng}:2", ()), (f"{ng}:2", ("--port", "p3")), (f"{old}:1", ())]
+        for word, more in [
+            (f"{ng}:1", ()),
+            (f"{ng}:2", ()),
+            (f"{ng}:2", ("--in-port", "p3")),
+            (f"{old}:1", ()),
+        ]
     ]
     assert ports == ["p2", "core", "p3", "p1"]
+
+
+def test_the_port_is_named_as_in_replay_and_by_its_old_name_too():
+    wanted = run(TO_GROUP.hex(), "-c", DEMO, "--in-port", "p3").stdout
+    assert wanted.splitlines()[1].split()[2] == "p3"
+    assert run(TO_GROUP.hex(), "-c", DEMO, "--port", "p3").stdout == wanted
+    said = run("--help").stdout
+    assert "--in-port NAME" in said
+    assert "--port " not in said
 
 
 def test_a_capture_whose_name_reads_like_hex_is_a_capture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -177,7 +191,7 @@ def test_a_capture_whose_name_reads_like_hex_is_a_capture(tmp_path: Path, monkey
         (("/nowhere:1",), "/nowhere: cannot be read: No such file or directory"),
         ((f"{DEMO}:1",), f"{DEMO}: byte 0: "),
         (
-            (TO_GROUP.hex(), "--port", "p11"),
+            (TO_GROUP.hex(), "--in-port", "p11"),
             'p11: no port is called that; the ports are p1, p2, p3, core; did you mean "p1"?',
         ),
     ],
@@ -257,7 +271,7 @@ def test_a_running_box_is_asked_and_says_the_same(daemon: tuple[Daemon, str]):
 
 
 def test_what_a_box_refuses_is_told_and_is_a_misuse(daemon: tuple[Daemon, str], tmp_path: Path):
-    assert "p11: no port is called that; " in refused("00", "-s", daemon[1], "--port", "p11")
+    assert "p11: no port is called that; " in refused("00", "-s", daemon[1], "--in-port", "p11")
     done = run("00", "-s", str(tmp_path / "nobody.sock"))
     assert done.exit_code == 3
     assert "no daemon answers" in done.stderr

@@ -8,6 +8,7 @@ from ctrl.config import check, load, parse, read
 from ctrl.config.effective import config_rows
 from ctrl.config.schema import Config
 from ctrl.config.values import StoreUrl
+from tests.certificates import Authority, needs_openssl
 from tests.unit.marked import check_marked
 from tests.unit.test_config import PORTS
 
@@ -408,6 +409,20 @@ def test_the_files_of_tls_are_looked_for_beside_the_config(tmp_path: Path, monke
     assert config.tls is not None
     assert (config.tls.cert, config.tls.ca) == (f"{tmp_path}/a.pem", f"{tmp_path}/ca.pem")
     assert config.tls.key == f"{tmp_path}/a.key"
+
+
+@needs_openssl
+def test_a_key_of_another_certificate_is_told(tmp_path: Path):
+    ca = Authority(tmp_path)
+    ca.sign("a")
+    ca.sign("b")
+    file = tmp_path / "m.toml"
+    file.write_text(f"[manager]\n{TLS}")
+    assert check(file) == []
+    (tmp_path / "b.key").rename(tmp_path / "a.key")
+    assert [str(f) for f in check(file)] == [
+        f"{file}:4: error: tls.key: {tmp_path}/a.key does not belong to the certificate {tmp_path}/a.pem"
+    ]
 
 
 def test_who_only_looks_at_another_box_s_config_needs_none_of_its_files(tmp_path: Path):

@@ -255,7 +255,7 @@ async def test_an_nve_is_a_device_that_rewrites_and_each_role_of_a_box_a_node_of
         return {scope: f.node_of(config, scope).name for scope, _ in f._instructed(config)}
 
     alone = f.node_of(config_of(HOST.format(state="")), Scope.NVE)
-    assert alone == Node("tor1", "device", C.packed, alone.generation, "rewrite")
+    assert alone == Node("tor1", "device", C.packed, alone.generation, "rewrite", is_nve=True)
     device, point = DEVICE_TABLE.format(state="/a"), POINT_TABLE.format(state="/b")
     assert nodes(HOST + device + point) == {
         Scope.DEVICE: "tor1",

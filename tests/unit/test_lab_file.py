@@ -82,6 +82,11 @@ def test_what_a_box_keeps_is_in_the_folder_of_the_lab(read):
     assert 'socket = "/run/labs/small/tor.sock"\n' in config
 
 
+def test_what_a_box_keeps_where_its_config_names_no_place_is_in_a_folder_of_its_own_there():
+    environment = labfile.environment_of("tor", Path("/run/labs/small"))
+    assert environment["STATE_DIRECTORY"] == "/run/labs/small/tor"
+
+
 @pytest.mark.parametrize("name", labfile.known())
 def test_the_labs_that_come_with_fastpath_can_be_built(name: str):
     file = labfile.read(labfile.known()[name])
@@ -179,3 +184,16 @@ def test_a_lab_is_found_by_its_name_or_its_path():
     assert labfile.find("./mine.toml") == Path("mine.toml")
     with pytest.raises(LookupError, match=r'"dmeo": no such lab; there is .*; did you mean "demo"\?'):
         labfile.find("dmeo")
+
+
+def test_a_file_without_the_ending_of_one_is_told_that_it_is_no_lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "README.md").write_text("# fastpath\n\nA lab?\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        LookupError, match=r'"README.md" is no lab file; expected one whose name ends in .toml'
+    ):
+        labfile.find("README.md")
+    with pytest.raises(ConfigError, match=r"README.md: error: is no lab file, as it is not TOML: "):
+        labfile.read(labfile.find("./README.md"))

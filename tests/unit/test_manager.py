@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ctrl.roles.manager import ManagerSettings
@@ -307,6 +309,21 @@ def test_convergence_is_measured_and_rows_show_who_was_told_what() -> None:
     assert row.revision_acked == world.store.revision
     shown = next(iter(manager.sessions(world.now_s)))
     assert (shown.node, shown.pending, shown.in_flight, shown.unwritten) == ("d1", 0, 0, 0)
+
+
+def test_an_nve_is_shown_as_one_and_served_as_a_device() -> None:
+    world = World()
+    world.add(device(1))
+    world.add(replace(device(2), is_nve=True))
+    for name in ("d1", "d2"):
+        world.connect(name, "m1")
+        world.join(name, G)
+    world.run()
+    assert world.peers("d1", G) == ["d2"]
+    manager = running_of(world).manager
+    roles = {"d1": "device", "d2": "nve"}
+    assert {row.node: row.role for row in manager.devices(world.now_s)} == roles
+    assert {row.node: row.role for row in manager.sessions(world.now_s)} == roles
 
 
 def test_the_settings_of_a_manager_are_those_of_the_contract() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from ctrl import punt
 from ctrl.config.schema import MembershipTable
+from ctrl.members import router_places
 from ctrl.membership import ALL, Wants
 from ctrl.protocols import igmp, mld
 from ctrl.protocols.messages import Kind, Query, Record, Report
@@ -161,6 +162,7 @@ def test_a_router_gets_every_group_for_as_long_as_it_is_heard(nve: Nve) -> None:
     for place in (2, OVERLAY):
         nve.ask(place)
     assert nve.tenants.routers("red") == {2, OVERLAY}
+    assert router_places(("core", "p1", "p2"), nve.tenants, (), "red") == ("overlay", "p2")
     assert nve.tenants.take_changed() == [("red", None)]
     nve.run(250.0)
     nve.ask(2)

@@ -1,19 +1,17 @@
 """The race of `fastpath bench wire`: what is offered, how it is counted and compared; nobody runs here."""
 
-import json
 import time
 from contextlib import AbstractContextManager, nullcontext
+from ipaddress import IPv4Address
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from ctrl.cli import bench, main
 from ctrl.race import latency, ours, traffic, wire
 from ctrl.race.latency import Latency
 from ctrl.race.sink import Count, Sink
-from ctrl.race.traffic import BATCH, Load
+from ctrl.race.traffic import BATCH, Load, Messages
 from ctrl.race.wire import Row
 from fastpath.forwarder import Forwarder
 from fastpath.limit import Sender, XdpSender
@@ -24,7 +22,10 @@ from fastpath.reference import Reference
 KEYS = {
     "path", "egresses", "size", "train", "copies_per_s", "ns_per_copy", "ratio_to_kernel", "ratio_to_limit",
 }  # fmt: skip
-MORE_KEYS = {"segmentation", "encap", "latency_p50_us", "latency_p99_us", "why"}
+MORE_KEYS = {
+    "segmentation", "encap", "ports", "fed", "ratio_to_kernel_trains", "latency_p50_us", "latency_p99_us",
+    "why",
+}  # fmt: skip
 VNET = 10
 LOADS = [Load(3, 64), Load(2, 333), Load(1, 1400), Load(3, 64, 1), Load(2, 65, 1, Encap.NVGRE)]
 
@@ -37,6 +38,17 @@ def settled(datagram: bytes) -> bytes:
     """Leave out the identification, and the checksums, which trains fill and single copies do not."""
     udp = datagram[23] == 17
     return datagram[:18] + datagram[20:24] + datagram[26:40] + (datagram[42:] if udp else datagram[40:])
+
+
+def datagrams(messages: Messages) -> list[bytes]:
+    """Cut trains whose payload follows their head in one piece."""
+    return [
+        datagram
+        for message in messages.heads
+        for datagram in cut_train(
+            message[VNET : VNET + 42], message[VNET + 42 :], traffic.VNET.unpack(message[:VNET])[3]
+        )
+    ]
 
 
 @pytest.mark.parametrize("load", LOADS, ids=named)
@@ -87,16 +99,27 @@ def test_prebuilt_trains_are_those_that_fastpath_hands_to_a_port(load):
     assert set(made) == expected
 
 
+@pytest.mark.parametrize("load", LOADS[:3], ids=named)
+def test_what_an_nve_sends_in_trains_is_what_it_sends_one_by_one(load):
+    made = traffic.arriving_trains(load)
+    assert (made.copies, len(made.heads)) == (BATCH, 5)
+    assert list(map(settled, datagrams(made))) == list(map(settled, traffic.arriving(load)))
+
+
+def test_receivers_are_dealt_out_to_the_ports_in_turn():
+    load = Load(5, 64, ports=2)
+    reference = Reference(ours.layout(load), [ours.receivers(load)])
+    copies = reference.forward(0, Frame(traffic.arriving(load)[0])).copies
+    behind = {IPv4Address(copy.data[30:34]): copy.out_port for copy in copies}
+    assert behind == dict(zip(load.receivers, (1, 2, 1, 2, 1), strict=True))
+    assert all(address in traffic.behind(port - 1) for address, port in behind.items())
+    assert Load(5, 64).receivers == [IPv4Address("10.8.0.1") + n for n in range(5)]
+
+
 def test_a_vm_s_own_trains_are_its_frames_together():
     load = Load(1, 100)
     made = traffic.inner_trains(load)
-    cut = [
-        datagram
-        for message in made.heads
-        for datagram in cut_train(
-            message[VNET : VNET + 42], message[VNET + 42 :], traffic.VNET.unpack(message[:VNET])[3]
-        )
-    ]
+    cut = datagrams(made)
     assert made.copies == len(cut) == BATCH
     assert {len(datagram) for datagram in cut} == {100}
     assert [one[42:] for one in cut] == [traffic.inner(load, flow)[42:] for flow in load.flows]
@@ -122,6 +145,7 @@ def test_by_default_two_sizes_race_at_two_fan_outs():
     ]  # fmt: skip
     assert wire.loads(7, 99, full=False) == [Load(7, 99)]
     assert wire.loads(None, 1500, full=False)[0].train == 43
+    assert {one.ports for one in wire.loads(None, None, full=True, ports=3)} == {3}
 
 
 def test_in_full_trains_are_on_and_off_and_on_without_segmentation_and_nvgre_goes_singly():
@@ -161,6 +185,23 @@ def test_ratios_are_to_the_same_load_and_to_one_s_own_limit():
     assert (trains["copies_per_s"], trains["ns_per_copy"]) == (20_000_000, 50.0)
     assert found["limit", 8]["ratio_to_limit"] == found["limit_xdp", 8]["ratio_to_limit"] == 1.0
     assert found["trains", 50]["ratio_to_kernel"] is found["trains", 50]["ratio_to_limit"] is None
+
+
+def test_a_ratio_is_said_to_be_to_a_kernel_that_is_fed_frames_or_one_that_is_fed_trains():
+    load = Load(50, 64)
+    rates = {"forward_clones": 51e6, "clones": 6e7, "kernel": 1e6, "kernel_trains": 3e7, "limit_clones": 6e7}
+    found = wire.objects([Row(path, load, rate) for path, rate in rates.items()], [])
+    assert [row["fed"] for row in found] == ["trains", "memory", "frames", "trains", "prebuilt"]
+    forwarded = found[0]
+    assert (forwarded["ratio_to_kernel"], forwarded["ratio_to_kernel_trains"]) == (51.0, 1.7)
+    assert forwarded["ratio_to_limit"] == 0.85
+    assert {wire.fed(path, Load(50, 64, 1)) for path in wire.LIVE} == {"frames"}
+
+
+def test_who_sends_by_one_port_only_has_no_figure_where_receivers_are_behind_several():
+    track: Any = None
+    found = [wire.run(track, path, Load(4, 64, ports=2), 0.1) for path in wire.ONE_PORT]
+    assert {(row.copies_per_s, row.why) for row in found} == {(None, "sends by one port only")}
 
 
 def test_single_nvgre_copies_are_held_against_prebuilt_ones_by_af_xdp():
@@ -277,91 +318,3 @@ def test_a_sender_wants_messages_and_an_af_xdp_frame_fits_its_chunk():
         XdpSender(1, [bytes(2049)])
     with pytest.raises(OSError, match="Bad file descriptor: 'sendmmsg'"):
         Sender(-1, [b"a"]).send(0.01)
-
-
-def bench_wire(*options: str) -> Result:
-    return CliRunner().invoke(main, ["bench", "wire", *options])
-
-
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [
-        (["--egresses", "0"], "0 is not in the range 1<=x<=1000"),
-        (["--size", "63"], "63 is not in the range 64<=x<=1500"),
-        (["--seconds", "0"], "0.0 is not in the range 0.01<=x<=60"),
-        (["--seconds", "soon"], "'soon' is not a valid float"),
-    ],
-)
-def test_an_option_out_of_range_is_refused_with_the_range(options, complaint):
-    done = bench_wire(*options)
-    assert done.exit_code == 2
-    assert complaint in done.output
-
-
-def test_without_the_right_to_make_namespaces_it_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr(bench, "missing", lambda: "needs root, or a user namespace: unshare -Urnm")
-    done = bench_wire()
-    assert done.exit_code == 4
-    assert done.output == "fastpath bench wire: needs root, or a user namespace: unshare -Urnm\n"
-
-
-class FakeTrack:
-    """A track on which nothing can be raced."""
-
-    cpu, other_cpu = 1, 0
-    sink = SimpleNamespace(why_not_exact=None)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-
-@pytest.fixture
-def nobody_runs(monkeypatch):
-    """Rows of invented figures, and no namespace."""
-    monkeypatch.setattr(bench, "missing", lambda: None)
-    monkeypatch.setattr(bench, "Track", FakeTrack)
-    monkeypatch.setattr(
-        wire, "race", lambda track, load, seconds: [Row(path, load, 2e6) for path in wire.paths(load)]
-    )
-    latencies = [Latency(path, Load(8, 64), 100, 99, 35.0, 86.0) for path in ("forward", "kernel")]
-    monkeypatch.setattr(latency, "compare", lambda track, loads, seconds: latencies)
-
-
-@pytest.mark.usefixtures("nobody_runs")
-def test_json_is_one_array_and_all_else_goes_to_stderr():
-    done = bench_wire("-j")
-    rows = json.loads(done.stdout)
-    assert len(rows) == 4 * len(wire.PATHS)
-    assert {(row["egresses"], row["size"]) for row in rows} == {(8, 64), (50, 64), (8, 1400), (50, 1400)}
-    assert "Linux" in done.stderr
-    assert "MB" in done.stderr
-
-
-@pytest.mark.usefixtures("nobody_runs")
-def test_the_table_names_machine_conditions_loads_paths_latency_and_memory():
-    lines = bench_wire("--egresses", "8", "--size", "64").output.splitlines()
-    assert (
-        lines[1]
-        == "copies made on CPU 1, frames generated on CPU 0; datagrams counted by a program at the sink"
-    )
-    assert lines[3] == "8 receivers, 64 B in VXLAN, trains of 44"
-    end = 5 + len(wire.PATHS)
-    assert lines[5].split()[:5] == ["clones", "2,000,000", "500.0", "1.0", "1.0"]
-    assert [line.split()[0] for line in lines[5:end]] == list(wire.PATHS)
-    assert lines[end + 1] == "latency at 1,000 frames/s, 8 receivers, 64 B: from an NVE to the last copy"
-    assert lines[end + 3].split() == ["forward", "35.0", "86.0", "100", "99", "-"]
-    assert lines[-1].startswith("most memory ever held: ")
-
-
-@pytest.mark.usefixtures("nobody_runs")
-def test_ctrl_c_ends_with_130_and_one_sentence(monkeypatch):
-    def interrupt(*_: object) -> list[Row]:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(wire, "race", interrupt)
-    done = bench_wire()
-    assert done.exit_code == 130
-    assert done.stderr == "fastpath bench wire: interrupted; nothing is left behind\n"

@@ -48,6 +48,7 @@ nodes = st.builds(
     st.sampled_from(("nested", "rewrite")),
     st.just(b"") | addresses,
     ranges,
+    st.booleans(),
 )
 groups = st.builds(Group, keys, networks, networks)
 entries = st.builds(

@@ -4,7 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from ctrl.store.opening import EtcdUrl, SqliteUrl, parse_store
+from ctrl.store.opening import EtcdUrl, SqliteUrl, parse_store, state_folder
+
+
+@pytest.mark.parametrize(
+    ("said", "folder"),
+    [(None, "/var/lib/fastpath"), ("", "/var/lib/fastpath"), ("/var/lib/a", "/var/lib/a"), ("/a:/b", "/a")],
+)
+def test_what_a_box_keeps_is_where_whoever_started_it_says(monkeypatch: pytest.MonkeyPatch, said, folder):
+    """As systemd says it: several folders are parted by colons."""
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    if said is not None:
+        monkeypatch.setenv("STATE_DIRECTORY", said)
+    assert state_folder() == Path(folder)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import dpkt
 import pytest
 
 from ctrl import punt
+from ctrl.members import router_places
 from ctrl.membership import ALL, Origin, Who
 from ctrl.protocols import igmp, mld
 from ctrl.protocols.messages import Kind, Query
@@ -102,6 +103,21 @@ def test_a_report_goes_to_routers_alone_and_leaves_as_a_copy() -> None:
         one for one in box.copied(CORE, frame) if one[0] == P3 and destination(one[1])[:3] == "239"
     ]
     assert box.relay.listeners("blue", G) == {Owner(port=P1): ALL}
+
+
+def test_where_multicast_routers_are_is_shown_by_port_by_nve_served_by_unicast_and_as_the_overlay() -> None:
+    box = Box().quiet()
+    names = [port.name for port in box.config.ports]
+    shown = lambda network: router_places(names, None, [box.relay], network)  # noqa: E731
+    assert shown("blue") == ()
+    for port, frame in (
+        (P2, from_nve(P2, QUERY)),
+        (P3, from_nve(P3, QUERY, host=7)),
+        (CORE, from_peer(QUERY)),
+    ):
+        box.hear(port, frame)
+    assert shown("blue") == ("overlay", "p2", "p3/10.1.3.7")
+    assert shown("red") == ()
 
 
 def test_a_report_goes_into_the_overlay_where_a_router_was_heard_or_a_manager_says_that_one_is() -> None:

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 import dpkt
 import pytest
 
+from ctrl.members import router_places
 from ctrl.membership import ALL
 from ctrl.point_lists import Receivers
 from fastpath.model import Owner, Peer, Scope
@@ -55,6 +56,7 @@ def test_a_point_hears_its_receivers_and_hands_on_as_it_would_copy(point: Box) -
     point.hear(P3, frame)
     routers = {"10.1.1.2", "10.1.2.2"}
     assert point.handed_on() == [one for one in point.copied(P3, frame) if destination(one[1]) in routers]
+    assert set(router_places((), None, [point.relay], "blue")) == routers
     assert point.relay.listeners("blue", G) == {Owner(address=ip_address("10.1.3.2")): ALL}
     ((_, event),) = point.relay.take_events()
     assert event.who.port == P3, "the port by which it is reached"

@@ -24,6 +24,7 @@ NODES = st.builds(
     tunnel=st.text(),
     replicate=ADDRESSES | st.just(b""),
     vnis=st.lists(RANGES, max_size=3).map(tuple),
+    is_nve=st.booleans(),
 )
 NETS = st.builds(
     Networks,

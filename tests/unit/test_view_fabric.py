@@ -202,6 +202,7 @@ def test_points_that_copy_on_to_each_other_are_told_of_each_other():
 # --- a manager that forwards nothing ------------------------------------------------------------------------
 
 ALONE = View(
+    pid=77,
     config=config('node = "m1"\n[manager]\n'),
     started_s=0.0,
     now_s=5.0,

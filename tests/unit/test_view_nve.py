@@ -58,6 +58,7 @@ def view(**changes):
     assert read.config, read.findings
     planned = plan(read.config)
     whole = View(
+        pid=77,
         config=read.config,
         started_s=0.0,
         now_s=9.0,
@@ -82,6 +83,12 @@ def test_the_status_names_the_role():
 
 def test_a_network_shows_the_ports_of_its_vms():
     assert [(row["name"], row["ports"]) for row in rows("networks")] == [("blue", ["vm1"]), ("red", ["vm2"])]
+
+
+def test_a_network_shows_the_service_nodes_that_hear_its_vms():
+    text = TEXT.replace("vni = 200\n", 'vni = 200\nigmp_to = ["10.0.0.200", "10.0.0.9"]\n')
+    config = parse(text, "nve.toml").config
+    assert [row["igmp_to"] for row in rows("networks", config=config)] == [[], ["10.0.0.200", "10.0.0.9"]]
 
 
 def test_a_list_of_a_network_goes_to_its_vms_and_in_one_copy_to_its_group():

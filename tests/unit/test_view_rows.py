@@ -16,7 +16,7 @@ from ctrl.view_rows import matching as matching_rows
 from fastpath.model import Encap, Owner, Scope, group_key, vni_key
 from fastpath.reasons import REASON_NAMES, REASONS
 from fastpath.statistics import EgressCount
-from tests.unit.viewed import DEVICES, GROUP, GROUPS, LIST, MACS, MEMBERS, PEERS, config, view
+from tests.unit.viewed import DEVICES, GROUP, GROUPS, LIST, MACS, MEMBERS, PEERS, TEXT, config, view
 
 
 def rows(name, **changes):
@@ -80,6 +80,7 @@ def test_status_is_one_row_whose_sum_holds():
     assert row == {
         "node": "tor1",
         "roles": ["device", "replicator"],
+        "pid": 4321,
         "uptime_s": 90.5,
         "received": 1011,
         "replicated": 900,
@@ -108,8 +109,20 @@ def test_a_network_shows_all_its_groups():
         "encap": "vxlan",
         "groups": ["239.1.1.100", "239.1.1.7"],
         "ports": [],
+        "snoop": False,
+        "unregistered": "flood",
+        "igmp_to": [],
+        "routers": [],
     }
     assert (red["vsid"], red["groups"]) == (None, [])
+
+
+def test_a_network_shows_what_becomes_of_its_tenants_groups_and_where_their_routers_are():
+    text = TEXT.replace("vni = 7\n", 'vni = 7\nsnoop = true\nunregistered = "drop"\n')
+    blue, red = rows("networks", config=config(text), routers={"red": ("core/10.0.0.77", "overlay")})
+    assert (blue["snoop"], blue["routers"]) == (False, [])
+    assert (red["snoop"], red["unregistered"]) == (True, "drop")
+    assert red["routers"] == ["core/10.0.0.77", "overlay"]
 
 
 def test_a_group_shows_who_gets_its_copies():

@@ -227,6 +227,7 @@ def view(**changes) -> View:
         unknown_unicast=613,
     )
     whole = View(
+        pid=4321,
         config=config(),
         started_s=1000.25,
         now_s=1090.75,

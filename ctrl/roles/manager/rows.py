@@ -15,7 +15,7 @@ def device(topology: Topology, node: Node, session: Session | None, now_s: float
     state = "live" if live is not None else "dead" if topology.is_dead(node.name) else "held"
     return DeviceRow(
         node=node.name,
-        role=node.role,
+        role=node.shown_role,
         address=node.address,
         state=state,
         manager=live.manager if live is not None else None,
@@ -34,7 +34,7 @@ def session(topology: Topology, session: Session, now_s: float) -> SessionRow:
     return SessionRow(
         session=session.number,
         node=session.node.name,
-        role=session.node.role,
+        role=session.node.shown_role,
         since_s=now_s - session.since_s,
         last_s=now_s - session.last_s,
         unwritten=len(session.pending) + sum(map(len, session.full or session.parts)),

@@ -1,0 +1,152 @@
+"""Lists that change while the kernel makes their copies: a frame goes to one whole list, and who stays misses
+nothing."""
+
+import threading
+import time
+from collections import Counter, defaultdict
+from contextlib import contextmanager
+from ipaddress import ip_address
+from itertools import chain, pairwise
+
+import pytest
+
+from ctrl.lab.namespaces import connect, missing
+from ctrl.netlink.clones import attach_clones
+from fastpath import bpf
+from fastpath.clones import TURNS, ClonePort, Clones
+from fastpath.forwarder import Forwarder
+from fastpath.model import (
+    Egress,
+    Endpoint,
+    Faces,
+    Form,
+    Layout,
+    Owner,
+    Port,
+    ReplicationList,
+    Scope,
+    group_key,
+)
+from tests import frames as f
+from tests.system.counting import NUMBERS
+from tests.system.fan import copies, super_frames, taken, vm_frame
+from tests.system.lab import Lab, wait_for
+from tests.system.load import Track, sent, start, whole
+from tests.system.wires import GROUP, MTU, NVE, OURS, mac, wired
+
+WHY_NOT = missing() or bpf.available()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+FAN_OUT, RELOADS, EVERY_S = 16, 20, 0.05
+N_LONG = TURNS + 44
+"""Receivers of a list."""
+SHIFT = 100
+"""How many of them the other list has not."""
+ROUND, BATCH, CHANGES = 32, 4, 3
+
+
+def test_twenty_reloads_that_change_the_list_lose_and_double_nothing_for_those_who_stay():
+    with Lab("clones") as lab:
+        track = Track(lab, FAN_OUT)
+        connect(track.box, "extra", track.sink, "extra", mtu=MTU)
+        track.box.address("extra", "10.7.0.254/16")
+        for i in range(10):
+            track.box.neighbour("extra", f"10.7.0.{i}", track.sink.mac("extra"))
+
+        def config(n):
+            """Some come and go, behind another port."""
+            member = f'[[device.member]]\ngroup = "{GROUP}"\nport = "extra"\nnve = "10.7.0.{{}}"\n'
+            port = '[[port]]\nname = "extra"\nfaces = "nve"\n'
+            return track.config(
+                "".join(member.format(i) for i in range(n % 3, n % 3 + n % 7 + 2)), ports=port
+            )
+
+        fastpath = start(lab, track)
+        reader, sender = track.reader(), None
+        fastpath.reload(config(0))
+        sender = track.sender(4_000, NUMBERS)
+        wait_for(lambda: fastpath.status()["received"] > 0, "the load is on")
+        for n in range(1, RELOADS + 1):
+            until = time.monotonic() + EVERY_S
+            assert "reloaded file=" in fastpath.reload(config(n))
+            (group,) = fastpath.show("groups")
+            assert len(group["local"]) == FAN_OUT + n % 7 + 2
+            time.sleep(max(0.0, until - time.monotonic()))
+        assert sender.poll() is None
+        sender.terminate()
+        count = sent(sender)["offered"]
+        report = reader.report(count)
+        now = fastpath.settled()
+        assert (now["received"], fastpath.drops()) == (count, {})
+        assert whole(report, count * FAN_OUT), report
+        ports = {name: fastpath.port(name) for name in ("out", "extra")}
+        assert (
+            ports["out"]["copies_out"] == now["copies_out"] - ports["extra"]["copies_out"] == FAN_OUT * count
+        )
+        assert all(port["transmit"].startswith("clones") for port in ports.values())
+        assert fastpath.show("runtime")[0]["clone_sends"] > 0
+
+
+def long_list(first):
+    """Receivers from a place on; the last of them behind another port."""
+    remote = []
+    for n in range(first, first + N_LONG):
+        address = ip_address(f"10.8.{n // 200}.{n % 200 + 1}")
+        port = 1 if n < first + TURNS + 10 else 2
+        remote.append(Egress(port, Form.REWRITE, Owner(address=address), address, ip_address(OURS)))
+    return ReplicationList(group_key(Scope.DEVICE, ip_address(GROUP)), (), tuple(remote))
+
+
+@contextmanager
+def exchanged(forwarder, lists):
+    """Publish one list after the other, again and again."""
+    over = threading.Event()
+
+    def exchange():
+        while not over.is_set():
+            for one in lists:
+                forwarder.publish([one])
+
+    changer = threading.Thread(target=exchange)
+    changer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        changer.join()
+
+
+@pytest.mark.parametrize("trains", [True, False], ids=["trains", "single"])
+def test_no_frame_goes_to_a_mixture_of_the_list_before_and_the_list_after(trains):
+    """Of lists that take several messages, behind ports that share a device, exchanged while bursts go on."""
+    with wired() as wire:
+        connect(wire.box, "core2", wire.far, "down2", mtu=MTU)
+        clones = wire.closing(wire.box.run(Clones, attach_clones))
+        ports = [Port("nve", Faces.NVE, b"\2\xfa\x57\0\0\1", b"\2\xfa\x57\0\0\2")]
+        carriers = [wire.port("nve")]
+        for name, far in (("core", "down"), ("core2", "down2")):
+            ports.append(Port(name, Faces.CORE, b"\2\xfa\x57\0\0\3", mac(wire.far, far), mtu=MTU))
+            carriers.append(wire.closing(ClonePort(wire.port(name, trains=trains), clones, name)))
+        layout = Layout(tuple(ports), (Endpoint(ip_address(OURS), Scope.DEVICE),))
+        lists = [long_list(first) for first in (0, SHIFT)]
+        wanted = [{str(egress.address) for egress in one.remote} for one in lists]
+        forwarder = Forwarder(layout, carriers, lists[:1], sources=carriers[:1], batch=BATCH)
+        far = [super_frames(wire.raw(wire.far, name, f.IPV4)) for name in ("down", "down2")]
+        ways, n_frames = [], 0
+        while sum(one != other for one, other in pairwise(ways)) < CHANGES:
+            numbers = range(n_frames, n_frames + ROUND)
+            n_frames += ROUND
+            assert n_frames < 100 * ROUND, "the lists are never exchanged between two frames"
+            wire.send(*(vm_frame(number, NVE, sport=0xC000 + number // BATCH % 2) for number in numbers))
+            with exchanged(forwarder, lists):
+                while forwarder.statistics().received < n_frames:
+                    forwarder.run()
+            seen = defaultdict(Counter)
+            for frame in chain(*taken(far, ROUND * N_LONG)):
+                for receiver, number in copies(frame):
+                    seen[number][receiver] += 1
+            assert {max(seen[number].values()) for number in numbers} == {1}, "more than once"
+            ways += [wanted.index(set(seen[number])) for number in numbers]
+        counted = forwarder.statistics()
+        assert (counted.copies_out, counted.copies_dropped) == (n_frames * N_LONG, 0)
+        assert (counted.train_copies > 0) == trains
+        assert clones.sends >= 2 * (counted.bursts if trains else n_frames)
