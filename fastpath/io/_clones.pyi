@@ -1,4 +1,3 @@
-from array import array
 from mmap import mmap
 
 from fastpath._port import IoPort
@@ -13,6 +12,14 @@ HEAD_SIZE_MIN: int
 MAGIC: int
 UNTOLD: int
 
+class CloneMessages:
+    @property
+    def sends(self) -> int: ...
+    @property
+    def cloned(self) -> int: ...
+    def __init__(self, fd: int, table: mmap | bytearray, *, trains: bool) -> None: ...
+    def close(self) -> None: ...
+
 class ClonesIo(IoPort):
     segments: bool
     @property
@@ -22,14 +29,7 @@ class ClonesIo(IoPort):
     @property
     def ring_lost(self) -> int: ...
     def __init__(
-        self,
-        below: IoPort,
-        fd: int,
-        table: mmap | bytearray,
-        counts: array[int],
-        device: str,
-        *,
-        singles: bool = ...,
+        self, below: IoPort, messages: CloneMessages, device: str, *, singles: bool = ...
     ) -> None: ...
     def send(self, frame: bytes) -> None: ...
     def close(self) -> None: ...
