@@ -222,7 +222,7 @@ cdef inline stamp_t train_stamp_of(tx_t *tx, const egress_t *e) noexcept nogil:
     cdef stamp_t stamp = stamp_of(tx, e)
     cdef const program_t *p = &e.made if stamp.made else &e.native
     if stamp.reason == REASON_NONE and p.ip != 0:
-        stamp_ip(&stamp, p, tx.run.frame.tos, p.udp - p.ip + 8 + tx.train.size)
+        stamp_ip(&stamp, p, tx.run.frame.tos, p.udp - p.ip + 8 + tx.train_size)
     return stamp
 
 
@@ -355,10 +355,10 @@ cdef inline uint32_t train_head_write(uint8_t *out, tx_t *tx, uint32_t k, const 
     cdef egress_state_t *state = &tx.states[tx.egresses[k]]
     cdef uint32_t ip = 14, udp = p.udp if p.ip != 0 else ip + f.transport - f.mt, addresses, size
     if e.form == FORM_DECAPSULATED:
-        size = inner_head_write(out, f, &tx.transport, tx.train.size)
+        size = inner_head_write(out, f, &tx.transport, tx.train_size)
         state.copies += tx.run.n_frames
         state.kept += tx.run.n_frames
-        state.bytes += <uint64_t>tx.run.n_frames * size + tx.train.size
+        state.bytes += <uint64_t>tx.run.n_frames * size + tx.train_size
         return size
     if p.ip != 0:
         addresses = write_head(out, stamp, p, f, state.copies - state.kept)
@@ -367,17 +367,17 @@ cdef inline uint32_t train_head_write(uint8_t *out, tx_t *tx, uint32_t k, const 
         write_head(out, stamp, p, f, 0)
         memcpy(out + ip, f.data + f.mt, f.overlay - f.mt)
         addresses = address_words_sum(f.data + f.mt, f.version)
-        size = udp - ip + 8 + tx.train.size
+        size = udp - ip + 8 + tx.train_size
         if f.version == 4:
             wire_store_be16(out + ip + 2, <uint16_t>size)
             wire_store_be16(out + ip + 10, 0)
             wire_store_be16(out + ip + 10, wire_checksum(wire_sum20(out + ip)))
         else:
             wire_store_be16(out + ip + 4, <uint16_t>(size - 40))
-    wire_store_be16(out + udp + 4, <uint16_t>(8 + tx.train.size))
-    wire_store_be16(out + udp + 6, wire_fold(<uint64_t>addresses + PROTO_UDP + 8 + tx.train.size))
+    wire_store_be16(out + udp + 4, <uint16_t>(8 + tx.train_size))
+    wire_store_be16(out + udp + 6, wire_fold(<uint64_t>addresses + PROTO_UDP + 8 + tx.train_size))
     state.copies += tx.run.n_frames
     if p.ip == 0:
         state.kept += tx.run.n_frames
-    state.bytes += <uint64_t>tx.run.n_frames * (udp + 8) + tx.train.size
+    state.bytes += <uint64_t>tx.run.n_frames * (udp + 8) + tx.train_size
     return udp + 8

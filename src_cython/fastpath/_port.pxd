@@ -1,14 +1,8 @@
 # What passes between replication and a port: runs, requests to send, and the operations of a port.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 from fastpath._trie cimport directory_t
-from fastpath._frame cimport TRAIN_SEGMENTS_MAX, TRAIN_SIZE_MAX, batch_t, egress_state_t, frame_t
+from fastpath._frame cimport batch_t, egress_state_t, frame_t
 from fastpath._layout cimport layout_t
-
-cdef extern from "<sys/uio.h>" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
 
 # One frame, or the frames of a train, and what their copies have in common. Indices are the keeps.
 cdef struct run_t:
@@ -25,38 +19,6 @@ cdef struct train_t:
     uint8_t size
     uint8_t last_flags        # TCP: of the last segment
 
-# What the datagrams of a train carry, one behind the other: in the pieces in which it stands, and in one only where a port asks.
-cdef struct payload_t:
-    uint32_t size             # 0: not laid out
-    uint32_t n_pieces
-    bint is_whole
-    iovec pieces[2 * TRAIN_SEGMENTS_MAX]
-    uint8_t before[8]         # what goes before each segment
-    uint8_t whole[TRAIN_SIZE_MAX + 64]
-
-
-cdef inline void payload_add(payload_t *p, const void *piece, uint32_t size) noexcept nogil:
-    p.pieces[p.n_pieces].iov_base = <void *>piece
-    p.pieces[p.n_pieces].iov_len = size
-    p.n_pieces += 1
-    p.size += size
-
-
-cdef inline void payload_copy(const payload_t *p, uint8_t *out) noexcept nogil:
-    cdef uint32_t i
-    for i in range(p.n_pieces):
-        memcpy(out, p.pieces[i].iov_base, p.pieces[i].iov_len)
-        out += p.pieces[i].iov_len
-
-
-cdef inline const uint8_t *payload_whole(payload_t *p) noexcept nogil:
-    """The payload in one piece, for who sends it many times over."""
-    if not p.is_whole:
-        payload_copy(p, p.whole)
-        p.is_whole = True
-    return p.whole
-
-
 cdef struct port_t
 
 # One run to consecutive egresses of one list, all on one port, never expanded: a port may fan out by itself.
@@ -69,7 +31,9 @@ cdef struct tx_t:
     const layout_t *layout
     egress_state_t *states
     uint64_t *drops           # by reason
-    payload_t *train          # all of the egresses ride it. NULL: a single frame
+    # a train: all of the egresses ride it. NULL: a single frame.
+    const uint8_t *train
+    uint32_t train_size
     train_t transport
     port_t *unsettled         # set by a port that holds copies back, to send them together with those of its neighbours
 
@@ -77,9 +41,9 @@ cdef struct tx_t:
 # number, 0 for none now, or -errno where the port can never receive again; it does not wait. `transmit` sends the copies, and returns
 # how many the port took; each other one that it was asked for it counts in `drops` (tx_refuse). A negative result refuses a whole
 # train of which nothing was sent: its frames are then asked for one by one, at the same egresses. What it holds back it says in
-# `unsettled`, and `settle` sends it: run and payload are valid until then. `flush` ends a burst
-# and returns how many copies came to nothing although `transmit` had counted them as taken (each is counted in `drops` by then, and not
-# in its egress's state), or -errno; `release` gives a batch back, once, after the flush. All three may be NULL, and one of the first two.
+# `unsettled`, and `settle` sends it: run and train are valid until then. `flush` ends a burst and returns how many copies came to nothing
+# although `transmit` had counted them as taken (each is counted in `drops` by then, and not in its egress's state), or -errno; `release`
+# gives a batch back, once, after the flush. All three may be NULL, and one of the first two.
 cdef struct port_t:
     int (*receive)(port_t *port, batch_t *batch) noexcept nogil
     int64_t (*transmit)(port_t *port, tx_t *tx) noexcept nogil

@@ -6,7 +6,7 @@ so what counts is copies per call. Gathering never reorders a flow: a frame join
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 from fastpath._copy cimport FORM_DECAPSULATED, choose_program, fits_mtu, rides
 from fastpath._inner_train cimport inner_fits, inner_follows, inner_head_size, inner_train
 from fastpath._ip cimport PROTO_UDP, TYPE_IPV4, TYPE_IPV6
@@ -16,7 +16,7 @@ from fastpath._frame cimport (
     VERDICT_REPLICATE, batch_t, egress_t, frame_t, program_t,
 )
 from fastpath._layout cimport layout_t
-from fastpath._port cimport payload_add, payload_t, run_t, tx_t
+from fastpath._port cimport run_t, tx_t
 from fastpath._wire cimport wire_load_be16, wire_store_be32
 
 cdef enum:
@@ -118,30 +118,32 @@ cdef inline void settle(tx_t *tx) noexcept nogil:
         tx.unsettled = NULL
 
 
-cdef void lay_out(replicator_t *r, batch_t *batch, const run_t *run, uint32_t kind, uint32_t number) noexcept nogil:
-    """Find the segments of a run, and what goes before each of them."""
-    cdef payload_t *p = &r.payloads[kind]
-    cdef uint32_t head_size = inner_head_size(run.kept[KEEP_INNER]) if kind == INNER_TRAIN else 0, before_size = 0
+cdef uint32_t build_train(replicator_t *r, batch_t *batch, const run_t *run, uint32_t kind, uint32_t number) noexcept nogil:
+    """Lay the segments of a run out one behind the other; returns their size together."""
+    cdef uint8_t *out = r.trains_built[kind]
+    cdef uint32_t head_size = inner_head_size(run.kept[KEEP_INNER]) if kind == INNER_TRAIN else 0
     cdef frame_t *f = run.frame
-    cdef uint32_t left = run.n_frames, at = <uint32_t>(f - &batch.frames[0]), first, end
-    p.size = p.n_pieces = 0
-    p.is_whole = False
-    if kind == NESTED_TRAIN:
-        before_size = GRE_SIZE
-        wire_store_be32(p.before, TYPE_IPV4 if f.version == 4 else TYPE_IPV6)
-    elif kind == MADE_TRAIN:
-        before_size = VXLAN_SIZE
-        wire_store_be32(p.before, VNI_FOLLOWS)
-        wire_store_be32(p.before + 4, number << 8)
+    cdef uint32_t left = run.n_frames, at = <uint32_t>(f - &batch.frames[0]), size = 0
     while left:
         left -= 1
         f = &batch.frames[at]
-        first = f.mt if kind == NESTED_TRAIN else f.overlay if kind == OVERLAY_TRAIN else f.inner + head_size
-        end = f.end if kind == NESTED_TRAIN else f.inner_end
-        if before_size != 0:
-            payload_add(p, p.before, before_size)
-        payload_add(p, f.data + first, end - first)
+        if kind == NESTED_TRAIN:
+            wire_store_be32(out + size, TYPE_IPV4 if f.version == 4 else TYPE_IPV6)
+            memcpy(out + size + GRE_SIZE, f.data + f.mt, f.end - f.mt)
+            size += GRE_SIZE + f.end - f.mt
+        elif kind == MADE_TRAIN:
+            wire_store_be32(out + size, VNI_FOLLOWS)
+            wire_store_be32(out + size + 4, number << 8)
+            memcpy(out + size + VXLAN_SIZE, f.data + f.inner, f.inner_end - f.inner)
+            size += VXLAN_SIZE + f.inner_end - f.inner
+        elif kind == INNER_TRAIN:
+            memcpy(out + size, f.data + f.inner + head_size, f.inner_end - f.inner - head_size)
+            size += f.inner_end - f.inner - head_size
+        else:
+            memcpy(out + size, f.data + f.overlay, f.inner_end - f.overlay)
+            size += f.inner_end - f.overlay
         at = r.next[at]
+    return size
 
 
 cdef inline uint32_t train_kind(const egress_t *e, const run_t *run, const layout_t *layout, uint32_t *number) noexcept nogil:
@@ -177,7 +179,8 @@ cdef void send_singly(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noe
 cdef void send_train(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run, uint32_t kind) noexcept nogil:
     cdef int64_t taken
     tx.run = run
-    tx.train = &r.payloads[kind]
+    tx.train = r.trains_built[kind]
+    tx.train_size = r.train_sizes[kind]
     taken = transmit(r, tx)
     if taken < 0:
         send_singly(r, batch, tx, run)
@@ -211,7 +214,7 @@ cdef void send_inner(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noex
         if part.n_frames == 1 or not r.ports[tx.out_port].trains:
             send_singly(r, batch, tx, &part)
         else:
-            lay_out(r, batch, &part, INNER_TRAIN, 0)
+            r.train_sizes[INNER_TRAIN] = build_train(r, batch, &part, INNER_TRAIN, 0)
             inner_train(&tx.transport, f, last)
             send_train(r, batch, tx, &part, INNER_TRAIN)
 
@@ -250,9 +253,9 @@ cdef void send_range(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noex
         elif kind == INNER_TRAIN:
             send_inner(r, batch, tx, run)
         else:
-            if r.payloads[kind].size == 0 or (kind == MADE_TRAIN and r.made_number != number):
+            if r.train_sizes[kind] == 0 or (kind == MADE_TRAIN and r.made_number != number):
                 settle(tx)
-                lay_out(r, batch, run, kind, number)
+                r.train_sizes[kind] = build_train(r, batch, run, kind, number)
                 if kind == MADE_TRAIN:
                     r.made_number = number
             tx.transport.protocol = PROTO_UDP
@@ -277,7 +280,7 @@ cdef void send_run(replicator_t *r, batch_t *batch, const fib_t *fib, run_t *run
     tx.states = r.states
     tx.drops = r.counters.drops
     tx.unsettled = NULL
-    r.payloads[OVERLAY_TRAIN].size = r.payloads[NESTED_TRAIN].size = r.payloads[MADE_TRAIN].size = 0
+    r.train_sizes[OVERLAY_TRAIN] = r.train_sizes[NESTED_TRAIN] = r.train_sizes[MADE_TRAIN] = 0
     r.fits_known = False
     while first < n:
         e = directory_egress(fib.directory, ids[first])

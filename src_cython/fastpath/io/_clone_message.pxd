@@ -14,10 +14,10 @@ from libc.errno cimport EAGAIN, EINTR, EINVAL, EMSGSIZE, ENETDOWN, ENOBUFS, ENOM
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from fastpath._copy cimport copy_write, stamp_t, train_head_write, tx_refuse
-from fastpath._frame cimport REASON_LINK_DOWN, REASON_NONE, REASON_PORT_REFUSED, TRAIN_SEGMENTS_MAX, egress_t, frame_t
-from fastpath._port cimport iovec, payload_t, payload_whole, port_t, tx_t
+from fastpath._frame cimport REASON_LINK_DOWN, REASON_NONE, REASON_PORT_REFUSED, egress_t
+from fastpath._port cimport port_t, tx_t
 from fastpath.io._below cimport below_t, below_transmit_one
-from fastpath.io._linux cimport MSG_DONTWAIT, VNET_SIZE, mmsghdr, sendmmsg, virtio_net_hdr
+from fastpath.io._linux cimport MSG_DONTWAIT, VNET_SIZE, iovec, mmsghdr, sendmmsg, virtio_net_hdr
 from fastpath.io._packet_send cimport booked_t, reason_of, unbook
 from fastpath.io._vnet cimport vnet_train
 
@@ -50,7 +50,6 @@ cdef enum:
     N_TURNS = 256             # copies of one program run
     N_REQUESTS = 64           # that one message takes in
     ON_THE_WAY = 1000         # datagrams of one, where each is built at once: net.core.netdev_max_backlog
-    PIECE_MIN = 512           # bytes for which a piece costs the kernel less than us to lay it behind the others
     RECORD = 192              # three cache lines: one for interface, outcome and most heads, all that `_copy.pxd` may write behind
     AT_IFINDEX = 0
     AT_OUTCOME = 4
@@ -92,7 +91,7 @@ cdef struct message_t:
     uint32_t n                # records of the message at hand, and what its copies share
     uint32_t head_size
     uint32_t segment_size     # of a train: UDP payload of one datagram
-    const void *kept          # of a train: its payload_t
+    const uint8_t *kept
     uint32_t kept_size
     uint32_t n_on_the_way
     uint32_t n_requests
@@ -102,22 +101,12 @@ cdef struct message_t:
     uint64_t sends            # frames and trains that were handed over, and clones that were made of them
     uint64_t cloned
     uint8_t head[HEAD_AT_OWN + ROOM]  # that of the first record, with an order in the place of its MAC addresses
-    iovec vectors[1 + 2 * TRAIN_SEGMENTS_MAX]
+    iovec vectors[2]
     mmsghdr mmsg
 
 
 cdef inline int32_t *outcome_at(const message_t *m, uint32_t i) noexcept nogil:
     return <int32_t *>(m.table + i * RECORD + AT_OUTCOME)
-
-
-cdef inline uint32_t message_vectors(message_t *m, payload_t *train) noexcept nogil:
-    """Say where what all copies keep stands, behind the head; returns in how many pieces."""
-    if train != NULL and train.size >= train.n_pieces * PIECE_MIN:
-        memcpy(&m.vectors[1], train.pieces, train.n_pieces * sizeof(iovec))
-        return train.n_pieces
-    m.vectors[1].iov_base = <void *>(m.kept if train == NULL else payload_whole(train))
-    m.vectors[1].iov_len = m.kept_size
-    return 1
 
 
 cdef inline void message_send(message_t *m) noexcept nogil:
@@ -138,8 +127,10 @@ cdef inline void message_send(message_t *m) noexcept nogil:
     memcpy(m.head + HEAD_AT_OWN, &order, sizeof(order))
     m.vectors[0].iov_base = vnet
     m.vectors[0].iov_len = VNET_SIZE + m.head_size
+    m.vectors[1].iov_base = <void *>m.kept
+    m.vectors[1].iov_len = m.kept_size
     m.mmsg.msg_hdr.msg_iov = m.vectors
-    m.mmsg.msg_hdr.msg_iovlen = 1 + message_vectors(m, tx.train)
+    m.mmsg.msg_hdr.msg_iovlen = 2
     m.sends += 1
     while sendmmsg(m.fd, &m.mmsg, 1, MSG_DONTWAIT) < 0:
         error = errno
@@ -195,7 +186,7 @@ cdef inline void message_settle(message_t *m) noexcept nogil:
         c.below.n_lost += request.tx.run.n_frames - taken
 
 
-cdef inline bint message_fits(const message_t *m, uint32_t head_size, const void *kept, uint32_t kept_size) noexcept nogil:
+cdef inline bint message_fits(const message_t *m, uint32_t head_size, const uint8_t *kept, uint32_t kept_size) noexcept nogil:
     """May copies that keep this under heads of that size join the message?"""
     return m.n == 0 or (head_size == m.head_size and kept == m.kept and kept_size == m.kept_size)
 
@@ -225,7 +216,7 @@ cdef inline void message_add(message_t *m, const cloning_t *c, tx_t *tx, uint32_
     booked.kept = stamp.ip_at == 0
     if tx.train != NULL:
         train_head_write(record + AT_HEAD, tx, k, stamp)
-        booked.size = tx.run.n_frames * m.head_size + tx.train.size
+        booked.size = tx.run.n_frames * m.head_size + tx.train_size
     else:
         copy_write(record + AT_HEAD, stamp, e, tx.run.frame, &tx.states[tx.egresses[k]])
         booked.size = stamp.size

@@ -142,8 +142,8 @@ cdef int64_t clones_transmit(port_t *port, tx_t *tx) noexcept nogil:
     cdef message_t *m = c.message
     cdef const egress_t *e = tx_egress(tx, 0)
     cdef stamp_t fresh, stamp
-    cdef const void *kept = tx.train
-    cdef uint32_t k, kept_size = 0 if tx.train == NULL else tx.train.size, head_size = 0
+    cdef const uint8_t *kept = tx.train
+    cdef uint32_t k, kept_size = tx.train_size, head_size = 0
     cdef int64_t taken = 0
     cdef bint is_held = False
     if c.is_closed or m.refused != 0 or e.form == FORM_DECAPSULATED or not (m.trains if tx.train != NULL else c.singles):

@@ -1,6 +1,10 @@
 # What the live ports ask of the kernel: structures, options and calls, as the system's own headers define them.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from fastpath._port cimport iovec
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
 
 cdef extern from "<sys/socket.h>" nogil:
     struct msghdr:

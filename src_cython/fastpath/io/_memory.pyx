@@ -13,7 +13,7 @@ from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, train_hea
 from fastpath._frame cimport (
     FRAME_SIZE_MAX, HEAD_MAX, REASON_NONE, REASON_PORT_REFUSED, TRAIN_HEAD_MAX, batch_t, egress_t, frame_t,
 )
-from fastpath._port cimport IoPort, payload_copy, port_t, tx_t
+from fastpath._port cimport IoPort, port_t, tx_t
 
 import os
 
@@ -215,17 +215,17 @@ cdef int64_t transmit_train(memory_t *m, tx_t *tx) noexcept nogil:
     cdef stamp_t fresh, stamp
     cdef uint32_t k
     cdef uint64_t payload = 0
-    cdef uint64_t room = tx.train.size + (tx.n_egresses + 1) * (sizeof(record_t) + sizeof(carried_t) + TRAIN_HEAD_MAX + 8)
+    cdef uint64_t room = tx.train_size + (tx.n_egresses + 1) * (sizeof(record_t) + sizeof(carried_t) + TRAIN_HEAD_MAX + 8)
     cdef int64_t taken = 0
     memset(&stamp, 0, sizeof(stamp))
     stamp.egress_class = CLASS_NONE
     record = reserve(m, room)
     if record != NULL:
         record.kind = RECORD_PAYLOAD
-        record.size = tx.train.size
+        record.size = tx.train_size
         payload = m.out_used + sizeof(record_t)
-        payload_copy(tx.train, m.out + payload)
-        m.out_used = payload + aligned(tx.train.size)
+        memcpy(m.out + payload, tx.train, tx.train_size)
+        m.out_used = payload + aligned(tx.train_size)
     for k in range(tx.n_egresses):
         e = tx_egress(tx, k)
         if e.egress_class != stamp.egress_class:
@@ -239,7 +239,7 @@ cdef int64_t transmit_train(memory_t *m, tx_t *tx) noexcept nogil:
         record.kind = RECORD_TRAIN
         record.size = <uint32_t>sizeof(carried_t) + train_head_write(<uint8_t *>(train + 1), tx, k, &stamp)
         train.payload = payload
-        train.size = tx.train.size
+        train.size = tx.train_size
         train.segment_size = stamp.size + <uint32_t>sizeof(carried_t) - record.size
         m.out_used += sizeof(record_t) + aligned(record.size)
         taken += tx.run.n_frames

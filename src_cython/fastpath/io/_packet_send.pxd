@@ -11,9 +11,9 @@ from fastpath._copy cimport CLASS_NONE, copy_write, stamp_of, stamp_t, state_unb
 from fastpath._frame cimport (
     REASON_LINK_DOWN, REASON_NONE, REASON_OVER_MTU, REASON_PORT_REFUSED, TRAIN_HEAD_MAX, egress_t, frame_t,
 )
-from fastpath._port cimport iovec, payload_whole, tx_t
+from fastpath._port cimport tx_t
 from fastpath.io._linux cimport (
-    MSG_DONTWAIT, VNET_SIZE, mmsghdr, sendmmsg, virtio_net_hdr,
+    MSG_DONTWAIT, VNET_SIZE, iovec, mmsghdr, sendmmsg, virtio_net_hdr,
 )
 from fastpath.io._vnet cimport vnet_train
 
@@ -130,14 +130,14 @@ cdef inline int64_t sender_train(sender_t *s, tx_t *tx) noexcept nogil:
             head = s.heads[n] + HEAD_AT
             size = train_head_write(head, tx, k, &stamp)
             vnet = <virtio_net_hdr *>(head - VNET_SIZE)
-            vnet_train(vnet, tx, head, size, stamp.size - size, size + tx.train.size)
+            vnet_train(vnet, tx, head, size, stamp.size - size, size + tx.train_size)
             s.vectors[n][0].iov_base = vnet
             s.vectors[n][0].iov_len = VNET_SIZE + size
-            s.vectors[n][1].iov_base = <void *>payload_whole(tx.train)
-            s.vectors[n][1].iov_len = tx.train.size
+            s.vectors[n][1].iov_base = <void *>tx.train
+            s.vectors[n][1].iov_len = tx.train_size
             s.messages[n].msg_hdr.msg_iov = s.vectors[n]
             s.messages[n].msg_hdr.msg_iovlen = 2
-            book(s, n, k, tx.run.n_frames * size + tx.train.size, stamp.ip_at == 0)
+            book(s, n, k, tx.run.n_frames * size + tx.train_size, stamp.ip_at == 0)
             n += 1
         if n == MESSAGES_MAX or (k + 1 == tx.n_egresses and n != 0):
             done = send(s, tx, n, nothing_done)

@@ -21,7 +21,7 @@ from fastpath._frame cimport (
     HEAD_MAX, MARK_NONE, MARK_UNFINISHED, MARK_UNSPLIT, REASON_LINK_DOWN, REASON_NONE, REASON_PORT_REFUSED, batch_t,
     egress_t, frame_t,
 )
-from fastpath._port cimport IoPort, payload_whole, port_t, tx_t
+from fastpath._port cimport IoPort, port_t, tx_t
 from fastpath.io._linux cimport (
     POLLERR, POLLOUT, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, VNET_SIZE, iovec, poll, pollfd, virtio_net_hdr, writev,
 )
@@ -312,8 +312,8 @@ cdef int64_t transmit_train(port_t *port, tap_t *t, tx_t *tx) noexcept nogil:
     memset(&stamp, 0, sizeof(stamp))
     stamp.egress_class = CLASS_NONE
     parts[0].iov_base = t.out
-    parts[1].iov_base = <void *>payload_whole(tx.train)
-    parts[1].iov_len = tx.train.size
+    parts[1].iov_base = <void *>tx.train
+    parts[1].iov_len = tx.train_size
     for k in range(tx.n_egresses):
         e = tx_egress(tx, k)
         if e.egress_class != stamp.egress_class:
@@ -329,7 +329,7 @@ cdef int64_t transmit_train(port_t *port, tap_t *t, tx_t *tx) noexcept nogil:
             taken += tx.run.n_frames
             continue
         state_unbook(
-            &tx.states[tx.egresses[k]], tx.run.n_frames, tx.run.n_frames * head_size + tx.train.size, stamp.ip_at == 0
+            &tx.states[tx.egresses[k]], tx.run.n_frames, tx.run.n_frames * head_size + tx.train_size, stamp.ip_at == 0
         )
         if errno == EINVAL:
             port.trains = False
