@@ -26,6 +26,7 @@ cdef struct tx_t:
     run_t *run
     const uint32_t *egresses
     uint32_t n_egresses
+    bint more                 # behind these there are egresses of the list, perhaps on other ports
     uint16_t out_port
     const directory_t *directory
     const layout_t *layout

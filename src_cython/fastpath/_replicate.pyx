@@ -294,6 +294,7 @@ cdef void send_run(replicator_t *r, batch_t *batch, const fib_t *fib, run_t *run
                 last += 1
             tx.egresses = ids + first
             tx.n_egresses = last - first
+            tx.more = last < n
             send_range(r, batch, &tx, run)
         first = last
     settle(&tx)

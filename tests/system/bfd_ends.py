@@ -1,7 +1,7 @@
 """One end of BFD sessions as a process of its own: `Prober` or `Responder`, and what it sees, line by line.
 
-    bfd_ends.py device OWN INTERVAL_S STALL_S PEER...     probes the peers
-    bfd_ends.py point OWN INTERVAL_S STALL_S PEER...      answers the peers
+    bfd_ends.py device OWN INTERVAL_S MULTIPLIER STALL_S PEER...     probes the peers
+    bfd_ends.py point OWN INTERVAL_S MULTIPLIER STALL_S PEER...      answers the peers
 
 A line is a JSON list: seconds of the monotonic clock, an address, whether it is up. SIGUSR1 asks for states
 and counts; SIGTERM closes. STALL_S: its loop is busy for so long, again and again, with a moment between.
@@ -30,7 +30,9 @@ def say(*words: Any) -> None:
     print(json.dumps([time.monotonic(), *words]), flush=True)
 
 
-async def main(role: str, own: str, interval_s: float, stall_s: float, peers: list[str]) -> None:
+async def main(
+    role: str, own: str, interval_s: float, multiplier: int, stall_s: float, peers: list[str]
+) -> None:
     addresses = {ip_address(peer).packed for peer in peers}
 
     def on_state(address: bytes, is_up: bool) -> None:
@@ -38,10 +40,10 @@ async def main(role: str, own: str, interval_s: float, stall_s: float, peers: li
 
     end: Prober | Responder
     if role == "device":
-        end = Prober(ip_address(own).packed, interval_s, 3, on_state)
+        end = Prober(ip_address(own).packed, interval_s, multiplier, on_state)
         end.want(addresses)
     else:
-        end = Responder(ip_address(own).packed, addresses.__contains__, interval_s)
+        end = Responder(ip_address(own).packed, addresses.__contains__, interval_s, multiplier)
 
     def tell() -> None:
         say({"rows": list(map(asdict, end.rows())), "counts": dict(end.counts)})
@@ -59,7 +61,8 @@ async def main(role: str, own: str, interval_s: float, stall_s: float, peers: li
 
 
 class End:
-    """Such a process, as the tests see it."""
+    """Such a process, as the tests see it. A point runs once it is made: who probed it earlier would find it
+    down. `multiplier`: of its interval, how long the other end is patient with it."""
 
     def __init__(
         self,
@@ -67,15 +70,18 @@ class End:
         role: str,
         own: str,
         *peers: str,
-        interval_s: float = 0.1,
+        interval_s: float = 0.2,
+        multiplier: int = 3,
         stall_s: float = 0,
     ) -> None:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        words = (str(Path(__file__)), role, own, str(interval_s), str(stall_s), *peers)
+        words = (str(Path(__file__)), role, own, str(interval_s), str(multiplier), str(stall_s), *peers)
         self.process = namespace.popen(
             sys.executable, *words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         self._ready_s: float | None = None
+        if role == "point":
+            self.ready()
 
     def ready(self) -> float:
         """Wait until it runs; say since when."""
@@ -112,4 +118,5 @@ class End:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4]), sys.argv[5:]))
+    role, own, interval_s, multiplier, stall_s, *peers = sys.argv[1:]
+    asyncio.run(main(role, own, float(interval_s), int(multiplier), float(stall_s), peers))

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +19,7 @@ import pytest
 
 from ctrl.store.etcd import EtcdStore
 from ctrl.store.opening import EtcdUrl, parse_store
+from tests.system.lab import stands_still, wait_for
 
 needs_etcd = pytest.mark.skipif(
     not (shutil.which("etcd") and shutil.which("etcdctl")),
@@ -84,13 +86,13 @@ class Cluster:
     environment: dict[str, str] = {}  # noqa: RUF012  # of etcdctl: certificates, user
 
     def leader(self) -> int:
-        for member in range(len(self.clients)):
-            said = self.ctl("endpoint", "status", "-w", "json", member=member, check=False)
-            if said.returncode == 0:
-                status = json.loads(said.stdout)[0]["Status"]
-                if status["leader"] == status["header"]["member_id"]:
-                    return member
-        raise AssertionError("no leader")
+        """The member that leads; on a busy machine there may be none for a moment."""
+        return int(wait_for(lambda: [*filter(self._leads, range(len(self.clients)))], "a leader")[0])
+
+    def _leads(self, member: int) -> bool:
+        said = self.ctl("endpoint", "status", "-w", "json", member=member, check=False)
+        status = json.loads(said.stdout)[0]["Status"] if said.returncode == 0 else {}
+        return bool(status) and status.get("leader") == status["header"]["member_id"]
 
     def kill(self, *members: int, by: signal.Signals = signal.SIGKILL) -> None:
         for member in members or range(len(self.clients)):
@@ -100,6 +102,8 @@ class Cluster:
                 if by == signal.SIGKILL:
                     process.wait()
                     self._processes[member] = None
+                if by == signal.SIGSTOP:
+                    wait_for(partial(stands_still, process.pid), "the member hangs")
 
     def wipe(self) -> None:
         self.kill()

@@ -31,7 +31,6 @@ from tests.system.fabric_account import account, backlog_drops
 from tests.system.lab import MTU, Fastpath, Lab, has_carrier, plug, wait_for
 
 PORT = 9470
-START_S = 60.0
 RATE = 200.0
 """Numbered frames a second, of each sender."""
 PER_REPORT = 50
@@ -125,14 +124,6 @@ class Tor(Node):
         return {str(row["group"]) for row in self.fastpath.show("members")}
 
 
-class OneOfMany(Fastpath):
-    """A `fastpath run` that starts when all the others of its fabric do."""
-
-    def answers(self) -> Fastpath:
-        wait_for(self._is_there, f"{self.name} answers", START_S)
-        return self
-
-
 class Fabric:
     """ToRs, points and managers; `start` runs them all."""
 
@@ -186,11 +177,11 @@ class Fabric:
             if not store:
                 asyncio.run(make_aged(one.state))
             role = f'[manager]\nlisten = "{one.address}:{PORT}"\nstore = "{where}"\n{plain}{manager}\n'
-            one.fastpath = OneOfMany(self.lab, one.box, f"{role}{tls(name)}", name=name, waits=False)
+            one.fastpath = Fastpath(self.lab, one.box, f"{role}{tls(name)}", name=name, waits=False)
         core = '[[port]]\nname = "core"\nfaces = "core"\n'
         for name, one in self.points.items():
             role = f'[replicator]\naddress = "{one.address}"\n{_node(order, one.state)}{plain}{node}\n'
-            one.fastpath = OneOfMany(self.lab, one.box, f"{core}{role}{tls(name)}", name=name, waits=False)
+            one.fastpath = Fastpath(self.lab, one.box, f"{core}{role}{tls(name)}", name=name, waits=False)
         timers = "".join(f"{key} = {str(value).lower()}\n" for key, value in membership.items())
         for name, tor in self.tors.items():
             ports = "".join(
@@ -200,7 +191,7 @@ class Fabric:
             role = f'[device]\naddress = "{tor.address}"\n{_node(order, tor.state)}{plain}{node}\n'
             order = order[1:] + order[:1]  # the next one prefers another manager
             text = f"{core}{ports}[membership]\n{timers}{role}{tls(name)}"
-            tor.fastpath = OneOfMany(self.lab, tor.box, text, name=name, waits=False)
+            tor.fastpath = Fastpath(self.lab, tor.box, text, name=name, waits=False)
         for one in self.nodes:
             one.fastpath.answers()
 

@@ -26,9 +26,14 @@ class Etcds:
         for n in range(N):
             self.start(n)
         self._state = "existing"
-        wait_for(lambda: len(self._statuses()) == N, "etcd answers", 20.0)
+        wait_for(self._has_leader, "etcd answers", 20.0)
 
         self._ctl("put", "fabric/.store", '{"id": "aged", "made": 0}')  # see Fabric.start
+
+    def _has_leader(self) -> bool:
+        """Say whether all nodes answer, and know one that leads: without, nothing is written."""
+        leaders = [one.get("leader") for one in self._statuses().values()]
+        return len(leaders) == N and all(leaders)
 
     @property
     def url(self) -> str:
@@ -63,7 +68,9 @@ class Etcds:
         """The node that leads; there may be none for a moment."""
 
         def led() -> list[int]:
-            return [n for n, one in self._statuses().items() if one["leader"] == one["header"]["member_id"]]
+            return [
+                n for n, one in self._statuses().items() if one.get("leader") == one["header"]["member_id"]
+            ]
 
         return int(wait_for(led, "a leader")[0])
 

@@ -40,6 +40,9 @@ QUICK: dict[str, Any] = {
     "last_member_query_interval_s": 0.2,
 }
 """Timers for tests that wait for queries."""
+BUSY_S = 1.1
+"""What a busy machine may add to the last member's time by these timers: even twice that, with this, is less
+than the 2 s after which who left unheard would be gone at the earliest."""
 IP_BLOCK_SOURCE, IP_ADD_SOURCE_MEMBERSHIP = 38, 39  # <linux/in.h>; socket has them from Python 3.12 on
 OUTGOING = 4  # PACKET_OUTGOING of <linux/if_packet.h>
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +30,8 @@ from ctrl.table import Row
 from tests.house.tree import ROOT
 
 DEADLINE_S = 10.0
+START_S = 60.0
+"""How long a process may take to start: where a whole fabric starts beside it, it waits for all of them."""
 QUIET_S = 0.15
 """How long nothing more must come, where a copy too many would show."""
 MTU = 1650
@@ -51,6 +54,18 @@ def wait_for(
         assert time.monotonic() < end, f"not within {within_s:g} s: {what() if callable(what) else what}"
         time.sleep(0.01)
     return found
+
+
+def in_proportion(seconds: float) -> float:
+    """A time that holds where Python takes up to half a second to import what a start needs; longer where it
+    takes longer, here and now."""
+    return seconds * max(1.0, 2 * min(_imported_s(), _imported_s()))
+
+
+def _imported_s() -> float:
+    begin = time.monotonic()
+    subprocess.run((sys.executable, "-c", "import ctrl.daemon"), cwd=ROOT, check=True)
+    return time.monotonic() - begin
 
 
 class Lab(namespaces.Lab):
@@ -135,7 +150,7 @@ class Fastpath:
 
     def answers(self) -> Fastpath:
         """Return when it answers and receives."""
-        wait_for(self._is_there, f"{self.name} answers", 20.0)
+        wait_for(self._is_there, lambda: f"{self.name} answers: {self.log}", START_S)
         return self
 
     def _is_there(self) -> bool:
@@ -176,13 +191,13 @@ class Fastpath:
             if now == before:
                 return now
             before = now
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
         """Stop the process: what comes meanwhile waits in the rings, and is one batch afterwards."""
         self.process.send_signal(signal.SIGSTOP)
-        wait_for(lambda: _process_state(self.process.pid) == "T", "it stands still")
+        wait_for(partial(stands_still, self.process.pid), "it stands still")
         try:
             yield
         finally:
@@ -204,8 +219,12 @@ class Fastpath:
         return self.process.wait(DEADLINE_S)
 
 
-def _process_state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+def stands_still(pid: int) -> bool:
+    """Say whether a process that was sent SIGSTOP has stopped: its threads go on until each has its turn."""
+    with suppress(FileNotFoundError, ProcessLookupError):  # a thread may end before that
+        stats = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+    return False
 
 
 class Vm:

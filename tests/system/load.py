@@ -18,7 +18,7 @@ from collections import Counter
 from ctrl.lab.namespaces import Namespace, connect
 from tests.house.tree import ROOT
 from tests.system.counting import GROUP, HEADS, SEGMENT, VXLAN, Frames
-from tests.system.lab import DEADLINE_S, ETH_P_ALL, MTU, Fastpath, Lab
+from tests.system.lab import DEADLINE_S, ETH_P_ALL, MTU, START_S, Fastpath, Lab
 
 DEVICE, GATEWAY = "10.9.0.1", "10.6.0.254"
 
@@ -92,7 +92,7 @@ class Reader:
 
     def __init__(self, program: subprocess.Popen[str]) -> None:
         self._program = program
-        assert self._line(DEADLINE_S) == "reading"
+        assert self._line(START_S) == "reading"
 
     def report(self, count: int) -> dict[str, int]:
         """Wait until nothing comes any more; how many copies came, and what is wrong with `count` numbers."""

@@ -14,7 +14,7 @@ from ctrl.lab import labfile
 from ctrl.lab.build import build
 from ctrl.lab.numbered import Numbered, hearing, sending
 from tests.system.crowd import Ear
-from tests.system.fabric import OneOfMany, make_aged
+from tests.system.fabric import make_aged
 from tests.system.joins import QUICK
 from tests.system.lab import Fastpath, Lab, wait_for
 from tests.system.nves import floods_to, joined
@@ -46,7 +46,7 @@ class TenantFabric:
         self.boxes = build(lab, self.file)
         asyncio.run(make_aged(lab.directory / "manager.db"))
         self.daemons: dict[str, Fastpath] = {
-            name: OneOfMany(lab, self.boxes[name], self.config(name), name=name, waits=False)
+            name: Fastpath(lab, self.boxes[name], self.config(name), name=name, waits=False)
             for name in self.file.fastpaths
         }
         self.tors = {name: one for name, one in self.daemons.items() if name.startswith("tor")}
@@ -125,7 +125,7 @@ class TenantFabric:
         before: list[dict[str, Any]] = []
         while before != (now := [one.status() | {"uptime_s": 0} for one in boxes]):
             before = now
-            time.sleep(0.05)
+            time.sleep(0.1)
         for one, n in zip(boxes, now, strict=True):
             assert n["received"] == n["replicated"] + n["punted"] + n["dropped"], one.name
             lost = one.lost()

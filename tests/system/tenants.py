@@ -111,3 +111,12 @@ def expect_tenants(nve: Fastpath, group: str, *wanted: tuple[str, str], within_s
         lambda: f"members of {group} at {nve.name}: {wanted}, not {found()}",
         within_s,
     )
+
+
+def goes_to(box: Fastpath, group: str, *ports: str) -> None:
+    """Return when a tenants' group goes to these ports and no other: who is new there has had its time."""
+
+    def found() -> list[list[str]]:
+        return [sorted(row["local"]) for row in box.show("groups") if row["tenants"] == group]
+
+    wait_for(lambda: found() == [sorted(ports)], lambda: f"{group} goes to {ports}, not {found()}")

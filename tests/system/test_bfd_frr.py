@@ -16,7 +16,7 @@ from tests.system.lab import wait_for
 
 WHY = namespaces.missing() or frr.missing()
 pytestmark = pytest.mark.skipif(WHY is not None, reason=str(WHY))
-SLACK_S = 0.7
+SLACK_S = 2.0
 """What a busy machine may add."""
 ADDRESSES = {"ipv4": ("10.0.0.1", "10.0.0.2"), "ipv6": ("fd00::1", "fd00::2")}
 
@@ -68,7 +68,6 @@ def test_our_prober_finds_a_passive_frr_up_down_when_killed_and_each_sees_the_ot
 def test_our_responder_answers_an_active_frr_and_is_down_there_when_it_ends(boxes):
     own, other = ADDRESSES["ipv4"]
     end = End(boxes[0], "point", own, other)
-    end.ready()
     theirs = bfdd(boxes, own, other)
 
     wait_for(is_at(theirs, "up"), "FRR is up")
@@ -82,7 +81,6 @@ def test_our_responder_answers_an_active_frr_and_is_down_there_when_it_ends(boxe
 def test_frr_finds_our_responder_dead_by_silence_and_up_again(boxes):
     own, other = ADDRESSES["ipv4"]
     end = End(boxes[0], "point", own, other)
-    end.ready()
     theirs = bfdd(boxes, own, other)
     wait_for(is_at(theirs, "up"), "FRR is up", 5)
     end.process.send_signal(signal.SIGSTOP)
@@ -98,10 +96,10 @@ def test_a_shut_down_frr_is_down_at_once_and_its_changed_timers_are_taken_by_pol
     end = End(boxes[0], "device", own, other)
     assert end.read()[1:] == [other, True]
     peer = f"peer {own} multihop local-address {other}"
-    theirs.ask("configure terminal", "bfd", peer, "receive-interval 400", "transmit-interval 300")
+    theirs.ask("configure terminal", "bfd", peer, "receive-interval 400", "transmit-interval 900")
     wait_for(lambda: end.ask()["rows"][0]["send_s"] == 0.4, "FRR's new interval is heeded", 3)
     [row] = end.ask()["rows"]
-    assert (row["receive_s"], row["n_downs"]) == (0.3, 0)
+    assert (row["receive_s"], row["n_downs"]) == (0.9, 0)
     shut_s = time.monotonic()
     theirs.ask("configure terminal", "bfd", peer, "shutdown")
     when_s, _, is_up = end.read()

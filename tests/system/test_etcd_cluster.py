@@ -11,6 +11,7 @@ import pytest
 from ctrl.store.etcd import EtcdStore
 from ctrl.store.model import Store, StoreError, Write
 from tests.system.etcds import Cluster, cluster, needs_etcd
+from tests.system.lab import wait_for
 from tests.unit.store_laws import Reader, follow
 
 pytestmark = needs_etcd
@@ -28,7 +29,8 @@ def three(running):
     """All members up, whatever the test before did, and nothing in them."""
     running.kill(by=signal.SIGCONT)
     running.start()
-    running.ctl("del", "--prefix", "fabric/")
+    is_emptied = lambda: running.ctl("del", "--prefix", "fabric/", check=False).returncode == 0  # noqa: E731
+    wait_for(is_emptied, "a leader, and nothing in it")
     return running
 
 

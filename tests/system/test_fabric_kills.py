@@ -4,8 +4,6 @@ One fabric for all of it: blue is on three ToRs and goes by a point, green on tw
 leaves it whole.
 """
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,11 +11,10 @@ from contextlib import ExitStack
 import pytest
 
 from ctrl.protocols.messages import Kind
-from tests.house.tree import ROOT
 from tests.system.crowd import FIRST_OTHER, sent
 from tests.system.fabric import Fabric, expect_one_gap, expect_whole, group_of, lacking
 from tests.system.fabric_truth import lists, settles
-from tests.system.lab import Lab, wait_for
+from tests.system.lab import Lab, in_proportion, wait_for
 
 pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking())
 BLUE, GREEN, GROWING = 100, 200, 150
@@ -47,13 +44,6 @@ class Scene:
         """The point to which the first ToR sends a group."""
         remote = dict(lists(self.tors[0]))[group_of(vni)]
         return next(name for name, point in self.fabric.points.items() if [point.address] == remote)
-
-
-def imported_s() -> float:
-    """How long Python alone takes here and now for what a start imports."""
-    begin = time.monotonic()
-    subprocess.run((sys.executable, "-c", "import ctrl.daemon"), cwd=ROOT, check=True)
-    return time.monotonic() - begin
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +124,10 @@ def test_a_killed_device_forwards_by_its_stored_tunnels_within_a_second_of_its_s
 ):
     """D8; and the manager's word after that costs no copy, although the device knows no member yet.
 
-    A second, where Python takes half of it to import what is needed; in proportion on a machine that is busy.
+    A second, most of which Python takes to import what is needed; in proportion on a machine that is busy.
     """
     silences = []
-    bound_s = max(1.0, 2 * min(imported_s(), imported_s()))
+    bound_s = in_proportion(1.0)
     for _ in range(ATTEMPTS):
         if not with_manager:
             scene.manager.kill()

@@ -257,7 +257,7 @@ SENT = 3 * WAVE
 
 
 def refuse(scene):
-    """Give the member's interface a queue that is soon full, and send more than it takes. In three waves, for of
+    """Give the member's interface a queue that is soon full, and send more than it takes, in three waves: of
     a train that fits in part the kernel says nothing: the first spends what the queue lets out at once, the
     second fills it, and at 12.5 bytes/s no room comes free for any of the third."""
     queue = ("tbf", "rate", "100bit", "burst", "2000", "limit", "3000")

@@ -35,26 +35,33 @@ def numbered(left: Namespace, right: Namespace) -> Numbered:
     return Numbered(left.run(sending), EVERYBODY, {"right": right.run(hearing, "eth0")}, 500.0)
 
 
+def flows(*streams: Numbered) -> None:
+    """Return when each has sent some more."""
+    for stream in streams:
+        before = stream.sent
+        wait_for(lambda: stream.sent > before + 40, "more are sent")  # noqa: B023
+
+
 def test_all_is_heard_once_while_nothing_happens_and_what_others_send_is_not_counted(boxes: list[Namespace]):
     with numbered(*boxes) as one, numbered(*boxes) as other:
-        time.sleep(0.2)
+        flows(one, other)
     for stream in (one, other):
-        assert stream.sent > 20
         assert sorted(stream.heard["right"].numbers) == list(range(stream.sent))
         assert stream.heard["right"].doubled == 0
-        assert stream.heard["right"].silence_s < 0.2
+        assert stream.heard["right"].silence_s < 1.0
 
 
 @NEEDS_NFT
 def test_what_is_lost_is_missing_and_a_silence_is_as_long_as_it_was(boxes: list[Namespace]):
     left, right = boxes
     with numbered(left, right) as stream:
-        time.sleep(0.1)
+        flows(stream)
         right.command("nft", "add table netdev cut; add chain netdev cut drops "
                       "{ type filter hook ingress device eth0 priority 0; policy drop; }")  # fmt: skip
         time.sleep(0.3)
+        flows(stream)
         right.command("nft", "delete table netdev cut")
-        time.sleep(0.1)
+        flows(stream)
     heard = stream.heard["right"]
     n_lost = stream.sent - len(heard.numbers)
     assert n_lost > 30

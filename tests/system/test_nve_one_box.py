@@ -19,7 +19,7 @@ import pytest
 
 from ctrl.lab.echo import Echo
 from ctrl.lab.namespaces import Namespace, missing
-from tests.system.lab import Fastpath, Lab, expect_once, plug, wait_for
+from tests.system.lab import Fastpath, Lab, expect_once, in_proportion, plug, wait_for
 from tests.system.nves import (
     QUICK,
     Talker,
@@ -116,7 +116,10 @@ def test_known_unicast_leaves_the_box_by_the_way_to_its_host(boxes: Boxes) -> No
 
 
 def test_a_vm_that_moves_is_served_again_within_a_second(boxes: Boxes) -> None:
-    """Its port is deleted here and added there; it says so by a broadcast, as by gratuitous ARP."""
+    """Its port is deleted here and added there; it says so by a broadcast, as by gratuitous ARP.
+
+    In proportion on a machine that is busy.
+    """
     vms = boxes.vms
     here, there = (
         veth_vm(boxes.lab, boxes.one_box, "m1", 7),
@@ -126,6 +129,7 @@ def test_a_vm_that_moves_is_served_again_within_a_second(boxes: Boxes) -> None:
     floods_to(boxes.one, "v1", "m1")
     here.send(0)
     vms["n2"].heard(1)
+    bound_s = in_proportion(1.0)
     with speaking(vms["n2"], here.mac) as sent_s:
         got_here = here.heard(50, quiet_s=0)
         boxes.one.configure(one_config("v1"))
@@ -137,7 +141,7 @@ def test_a_vm_that_moves_is_served_again_within_a_second(boxes: Boxes) -> None:
         got_there = there.heard(50, quiet_s=0)
         got_here += here.heard(0, quiet_s=0)
     outage_s = sent_s[got_there[0]] - sent_s[got_here[-1]]
-    assert 0 < outage_s < 1.0
+    assert 0 < outage_s < bound_s
     wait_for(lambda: macs(boxes.one).get(colons(here.mac)) == FAR, "the station has moved")
     boxes.far.reload(far_config("v3"))
     for vm in vms.values():

@@ -145,7 +145,7 @@ def test_what_a_full_queue_refuses_is_counted(wire: Wire, trains: bool) -> None:
         "dev",
         "core",
         "root",
-        *["tbf", "rate", "8kbit", "burst", "2000", "limit", "3000"],
+        *["tbf", "rate", "100bit", "burst", "2000", "limit", "3000"],
     )
     box = Box(wire, trains=trains)
     wire.send(*(tunnelled() for _ in range(50)))

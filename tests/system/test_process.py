@@ -12,7 +12,7 @@ import pytest
 from ctrl.lab.namespaces import connect, missing
 from fastpath import bpf
 from tests.house.tree import ROOT
-from tests.system.lab import COMMAND, DEADLINE_S, Fastpath, Lab, wait_for
+from tests.system.lab import COMMAND, DEADLINE_S, START_S, Fastpath, Lab, wait_for
 from tests.system.load import Track, sent, start, whole
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -77,7 +77,7 @@ def test_a_second_instance_on_the_same_interface_is_refused_and_the_first_goes_o
     first = start(lab, track)
     before = traces(track)
     second = Fastpath(lab, track.box, track.config(), name="second", waits=False)
-    assert second.process.wait(DEADLINE_S) == NOT_DONE
+    assert second.process.wait(START_S) == NOT_DONE
     said = second.log.splitlines()[-1]
     assert said == (
         f"fastpath run: p1: process {first.process.pid} already receives for fastpath on this interface"
@@ -93,7 +93,7 @@ def test_a_second_instance_with_the_same_control_socket_is_refused(lab, track):
     for device in ("p1", "out"):
         box.add_link(device, "veth", peer={"ifname": f"{device}-far"})
     second = Fastpath(lab, box, track.config(), name=first.name, waits=False)
-    assert second.process.wait(DEADLINE_S) == NOT_DONE
+    assert second.process.wait(START_S) == NOT_DONE
     assert str(first.socket) in second.log.splitlines()[-1]
     works(lab, track, first)
 
@@ -146,7 +146,7 @@ def test_without_a_capability_it_names_it_and_exits_with_4(lab, track, lacking):
     process = track.box.popen(
         *(*argv, *COMMAND, "run", "-c", config), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    said = process.communicate(timeout=DEADLINE_S)[0]
+    said = process.communicate(timeout=START_S)[0]
     assert process.returncode == NOT_ALLOWED, said
     assert f"CAP_{lacking.upper()}" in said.splitlines()[-1]
     assert "Traceback" not in said
@@ -162,7 +162,7 @@ def test_without_a_capability_it_names_it_and_exits_with_4(lab, track, lacking):
 )
 def test_a_config_that_cannot_run_is_refused_with_exit_code_2(lab, track, config, complaint):
     fastpath = Fastpath(lab, track.box, config, waits=False)
-    assert fastpath.process.wait(DEADLINE_S) == MISUSED
+    assert fastpath.process.wait(START_S) == MISUSED
     assert complaint in fastpath.log
     assert "Traceback" not in fastpath.log
 
@@ -213,7 +213,7 @@ def test_an_instance_that_is_refused_takes_no_neighbour_from_the_one_that_runs(l
         file = lab.directory / "second.toml"
         file.write_text(f'[control]\nsocket = "{socket}"\nhttp = ""\n{config.format(port)}')
         second = box.popen(*COMMAND, "run", "-c", str(file), stderr=subprocess.DEVNULL)
-        assert second.wait(20) == NOT_DONE
+        assert second.wait(START_S) == NOT_DONE
         assert "neighbour lost" not in first.log
         assert first.show("tunnels", state="up")
 

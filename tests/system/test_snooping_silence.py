@@ -60,7 +60,7 @@ def test_an_answer_to_a_specific_query_changes_nothing_and_silence_is_a_leave(la
     assert watch.rows() == []
     lose_igmp(tor.hosts[1])
     assert notify_moved(fastpath, "10.1.1.2")[0] == 0
-    expect_members(fastpath, Y, ("p2", "10.1.2.2", OTHER_GROUP), within_s=5)
+    expect_members(fastpath, Y, ("p2", "10.1.2.2", OTHER_GROUP))
     assert watch.told() == [("left", GROUP)]
     assert {query.group for query in ears[2].queries()} <= {0}
     vms[2].send(*TEN)
@@ -105,7 +105,7 @@ def test_a_restarted_device_knows_its_members_again_by_its_first_query(lab, tor,
     tor.nve(1, 300, "239.3.3.3")
     tor.hosts[2].delete_link("vx200")
     fastpath.start()
-    expect_members(fastpath, X, Y, ("p1", "10.1.1.2", "239.3.3.3"), within_s=4)
+    expect_members(fastpath, X, Y, ("p1", "10.1.1.2", "239.3.3.3"))
     vms[1].send(*TEN)
     expect_once(vms, TEN, but=(1,))
 
@@ -135,7 +135,7 @@ def test_d7_an_nve_that_dies_silently_is_gone_within_the_bound_and_no_other_is(l
     expect_members(fastpath, x, y)
     tor.switches.delete_link("d11")
     bound_s = 2 * QUICK["query_interval_s"] + QUICK["query_response_interval_s"]
-    expect_members(fastpath, y, within_s=bound_s + 1)
+    expect_members(fastpath, y, within_s=bound_s + 2)
     assert [(row["event"], row["nve"]) for row in watch.rows()] == [
         ("left", "10.1.3.2"),
         ("left", "10.1.1.11"),
@@ -159,7 +159,7 @@ def test_d19_a_host_that_moved_is_served_where_it_is_and_gone_where_it_was(lab):
     expect_members(fastpath, was, now, stays)
     ear = Ear(lab, tor.hosts[21])
     assert notify_moved(fastpath, "10.1.1.11") == (0, "1 of 1 NVEs known, and queried now")
-    expect_members(fastpath, now, stays, within_s=5)
+    expect_members(fastpath, now, stays)
     tor.nve(21, 300, "239.3.3.3")
     expect_members(fastpath, now, stays, ("p2", "10.1.2.21", "239.3.3.3"))
     vms[21].send(*TEN)

@@ -12,10 +12,10 @@ from itertools import count
 import pytest
 
 from ctrl.lab.namespaces import missing
-from tests.system.joins import QUICK
+from tests.system.joins import BUSY_S, QUICK
 from tests.system.lab import Fastpath, Lab, plug, wait_for
 from tests.system.nves import joined
-from tests.system.tenants import Tenant, expect_tenants, stream
+from tests.system.tenants import Tenant, expect_tenants, goes_to, stream
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 OUTER, TOR = "239.1.1.100", "10.9.0.1"
@@ -66,15 +66,6 @@ def fabric() -> Iterator[Fabric]:
         yield Fabric(lab)
 
 
-def goes_to(tor: Fastpath, group: str, *ports: str) -> None:
-    """Return when a tenants' group goes to these ports and no other: who is new there has had its time."""
-
-    def found() -> list[list[str]]:
-        return [sorted(row["local"]) for row in tor.show("groups") if row["tenants"] == group]
-
-    wait_for(lambda: found() == [sorted(ports)], lambda: f"{group} goes to {ports}, not {found()}")
-
-
 def test_n13_what_vms_join_goes_to_their_nves_and_to_no_other(fabric: Fabric) -> None:
     """Once, from whoever sends it; to who leaves no more; and no copy at all to the NVE without any."""
     vms = fabric.vms
@@ -85,7 +76,7 @@ def test_n13_what_vms_join_goes_to_their_nves_and_to_no_other(fabric: Fabric) ->
         stream(vms, "n3", G, many(), "n1", "n2")
         stream(vms, "n1", G, many(), "n2")
         assert fabric.sent("p3") == before
-    expect_tenants(fabric.tor, G, within_s=LAST_MEMBER_S + 0.5)
+    expect_tenants(fabric.tor, G, within_s=LAST_MEMBER_S + BUSY_S)
     with vms["n1"].join(G), vms["n2"].join(H):
         goes_to(fabric.tor, G, "p1")
         stream(vms, "n3", G, many(), "n1")

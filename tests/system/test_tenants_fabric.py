@@ -24,7 +24,7 @@ from ctrl.protocols import igmp
 from ctrl.protocols.messages import Query
 from tests.system.crowd import quantile
 from tests.system.fabric import attach
-from tests.system.joins import reports_in
+from tests.system.joins import BUSY_S, reports_in
 from tests.system.lab import DEADLINE_S, Fastpath, Lab, wait_for
 from tests.system.tenant_fabric import (
     FIRST,
@@ -137,7 +137,7 @@ def test_who_leaves_is_served_no_longer_than_the_last_member_s_time(made: Scene)
             time.sleep(GAP_S)
             assert time.monotonic() < begin + DEADLINE_S, going
         for vm, end in ends.items():
-            assert end - begin < (2 if is_ours(vm) else 1) * LAST_MEMBER_S + 0.5, vm
+            assert end - begin < (2 if is_ours(vm) else 1) * LAST_MEMBER_S + BUSY_S, vm
     expect_whole(data)
     made.books()
 

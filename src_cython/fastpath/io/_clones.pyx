@@ -17,7 +17,7 @@ from fastpath._frame cimport REASON_NONE, batch_t, egress_t, frame_t
 from fastpath._port cimport IoPort, port_t, tx_t
 from fastpath.io._below cimport below_finish, below_flush, below_receive, below_transmit
 from fastpath.io._clone_message cimport (
-    AT_HEAD, AT_IFINDEX, AT_OUTCOME, DEVICE_SIZE, N_REQUESTS, N_TURNS, NOT_TOLD, ORDER_MAGIC, RECORD, ROOM, cloning_t, clones_ifindex,
+    AT_HEAD, AT_IFINDEX, AT_OUTCOME, DEVICE_SIZE, FEWEST, N_TURNS, NOT_TOLD, ORDER_MAGIC, RECORD, ROOM, cloning_t, clones_ifindex,
     message_add, message_fits, message_hold, message_is_full, message_settle, message_t,
 )
 
@@ -146,7 +146,10 @@ cdef int64_t clones_transmit(port_t *port, tx_t *tx) noexcept nogil:
     cdef uint32_t k, kept_size = tx.train_size, head_size = 0
     cdef int64_t taken = 0
     cdef bint is_held = False
-    if c.is_closed or m.refused != 0 or e.form == FORM_DECAPSULATED or not (m.trains if tx.train != NULL else c.singles):
+    if (
+        c.is_closed or m.refused != 0 or e.form == FORM_DECAPSULATED or not (m.trains if tx.train != NULL else c.singles)
+        or (m.n == 0 and tx.n_egresses < FEWEST and not tx.more)
+    ):
         message_settle(m)
         return below_transmit(&c.below, port, tx)
     below_finish(&c.below)
