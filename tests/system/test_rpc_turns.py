@@ -86,11 +86,11 @@ async def no_answer(client, address):
 
 
 async def test_an_address_that_answers_too_slowly_is_given_twice_as_long_each_time_up_to_a_bound():
-    patience = Patience(connect_s=0.02, busy_s=0.04, busiest_s=0.1)
+    patience = Patience(connect_s=0.2, busy_s=0.3, busiest_s=0.75)  # in the first one the kernel is to answer
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # the kernel connects, and nobody says anything
         there = f"127.0.0.1:{deaf.getsockname()[1]}"
         client = Client([there], Device(), None, patience)
-        for given_s, next_s in ((0.02, 0.04), (0.04, 0.08), (0.08, 0.1), (0.1, 0.1)):
+        for given_s, next_s in ((0.2, 0.3), (0.3, 0.6), (0.6, 0.75), (0.75, 0.75)):
             assert await no_answer(client, there) >= given_s * 0.99
             assert client._longer_s[there] == pytest.approx(next_s)
 
