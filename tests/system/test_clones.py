@@ -133,7 +133,7 @@ def test_an_interface_that_is_down_or_gone_costs_only_what_is_sent_meanwhile(
 
 @pytest.mark.parametrize("train", [True, False], ids=["trains", "singles"])
 def test_what_a_full_queue_refuses_is_counted(wire: Wire, clones: Clones, train: bool) -> None:
-    limit = ("tbf", "rate", "8kbit", "burst", "2000", "limit", "3000")
+    limit = ("tbf", "rate", "100bit", "burst", "2000", "limit", "3000")
     wire.box.command("tc", "qdisc", "add", "dev", "core", "root", *limit)
     box, _ = cloning(wire, clones)
     wire.send(*(tunnelled(0 if train else number) for number in range(50)))

@@ -14,6 +14,7 @@ import pytest
 from ctrl.lab.namespaces import connect, missing
 from ctrl.netlink.clones import attach_clones
 from fastpath import bpf
+from fastpath._port import IoPort
 from fastpath.clones import TURNS, ClonePort, Clones
 from fastpath.forwarder import Forwarder
 from fastpath.model import (
@@ -123,16 +124,17 @@ def test_no_frame_goes_to_a_mixture_of_the_list_before_and_the_list_after(trains
         connect(wire.box, "core2", wire.far, "down2", mtu=MTU)
         clones = wire.closing(wire.box.run(Clones, attach_clones))
         ports = [Port("nve", Faces.NVE, b"\2\xfa\x57\0\0\1", b"\2\xfa\x57\0\0\2")]
-        carriers = [wire.port("nve")]
-        for name, far in (("core", "down"), ("core2", "down2")):
-            ports.append(Port(name, Faces.CORE, b"\2\xfa\x57\0\0\3", mac(wire.far, far), mtu=MTU))
+        carriers: list[IoPort] = [wire.port("nve")]
+        for name, end in (("core", "down"), ("core2", "down2")):
+            ports.append(Port(name, Faces.CORE, b"\2\xfa\x57\0\0\3", mac(wire.far, end), mtu=MTU))
             carriers.append(wire.closing(ClonePort(wire.port(name, trains=trains), clones, name)))
         layout = Layout(tuple(ports), (Endpoint(ip_address(OURS), Scope.DEVICE),))
         lists = [long_list(first) for first in (0, SHIFT)]
         wanted = [{str(egress.address) for egress in one.remote} for one in lists]
         forwarder = Forwarder(layout, carriers, lists[:1], sources=carriers[:1], batch=BATCH)
         far = [super_frames(wire.raw(wire.far, name, f.IPV4)) for name in ("down", "down2")]
-        ways, n_frames = [], 0
+        ways: list[int] = []
+        n_frames = 0
         while sum(one != other for one, other in pairwise(ways)) < CHANGES:
             numbers = range(n_frames, n_frames + ROUND)
             n_frames += ROUND
@@ -141,7 +143,7 @@ def test_no_frame_goes_to_a_mixture_of_the_list_before_and_the_list_after(trains
             with exchanged(forwarder, lists):
                 while forwarder.statistics().received < n_frames:
                     forwarder.run()
-            seen = defaultdict(Counter)
+            seen: defaultdict[int, Counter[str]] = defaultdict(Counter)
             for frame in chain(*taken(far, ROUND * N_LONG)):
                 for receiver, number in copies(frame):
                     seen[number][receiver] += 1

@@ -40,7 +40,7 @@ def devices(track):
 
 def held(pid, kind):
     """The ids of the programs or maps that a process has descriptors of."""
-    found = set()
+    found: set[int] = set()
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
         with suppress(FileNotFoundError):
             found.update(map(int, re.findall(rf"{kind}_id:\t(\d+)", path.read_text())))
