@@ -7,8 +7,11 @@ is written as it is. Every builder of a whole frame ends in `wire`, which takes 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import IPv6Address, ip_address
 from typing import Any
+
+from fastpath.model import Frame, Mark
 
 ZERO, RIGHT = -1, -2
 """Choices for a checksum besides a literal value."""
@@ -254,3 +257,17 @@ def arp(sender: str = "172.16.5.9", target: str = "172.16.5.77") -> bytes:
     mac = bytes.fromhex("0eb1c3d5e7f9")
     body = bytes.fromhex("0001080006040001") + mac + address(sender) + bytes(6) + address(target)
     return ethernet(body, 0x0806, b"\xff" * 6, mac)
+
+
+def unfinished(frame: Frame) -> Frame | None:
+    """The frame of a sender that left the sum of its UDP, over IPv4 without options, to be finished (LIMITS
+    trap 12); None for any other, and for those without a sum."""
+    data = frame.data
+    if data[12:15] != b"\x08\x00\x45" or data[23] != UDP or frame.mark or data[40:42] in (b"", b"\0\0"):
+        return None
+    over = data[26:34] + bytes((0, UDP)) + data[38:40]
+    return replace(
+        frame,
+        data=data[:40] + (internet_checksum(over) ^ 0xFFFF).to_bytes(2, "big") + data[42:],
+        mark=Mark(34, 6),
+    )

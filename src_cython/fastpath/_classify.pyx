@@ -5,7 +5,7 @@ groups every step of a lookup misses the cache, and 256 misses side by side cost
 """
 
 from libc.stdint cimport uint8_t, uint32_t
-from fastpath._decap cimport NO_ENDPOINT, decap_frame
+from fastpath._decap cimport NO_ENDPOINT, decap_frame, finish_sum
 from fastpath._frame cimport (
     CLASS_ALL, CLASS_LOCAL, CLASS_REMOTE, ENCAP_RAW, FACES_CORE, FACES_NVE, OWNER_NONE, REASON_ECN_NOT_CAPABLE, REASON_NONE,
     REASON_NOT_A_MEMBER, REASON_NO_RECEIVER, REASON_OWN_SOURCE, REASON_UNKNOWN_GROUP, REASON_UNKNOWN_PEER,
@@ -210,6 +210,7 @@ cdef void classify_batch(batch_t *batch, const fib_t *fib, learner_t *learner) n
             else:
                 numbered |= by_number(f)
         if f.verdict == VERDICT_PUNT:
+            finish_sum(f)
             batch.n_punts += 1
             if batch.stepwise:
                 batch.n = i + 1

@@ -22,17 +22,13 @@ cdef enum:
     NO_ENDPOINT = 255
 
 
-cdef inline uint8_t decap_mark(frame_t *f) noexcept nogil:
-    """Rule 1: finish the checksum that the sender's kernel left, so that it is right in every copy."""
-    cdef uint32_t field = <uint32_t>f.mark_start + f.mark_offset
-    if f.marked == MARK_UNSPLIT:
-        return REASON_GSO_UNSUPPORTED
-    if f.mark_start > f.size or field + 2 > f.size:
-        return REASON_BAD_MARK
-    wire_store_be16(f.data + field, wire_udp_checksum(wire_sum(f.data + f.mark_start, f.size - f.mark_start)))
-    f.marked = MARK_NONE
-    f.verified = 1
-    return REASON_NONE
+cdef inline void finish_sum(frame_t *f) noexcept nogil:
+    """Finish the checksum that the sender's kernel left, so that it is right in every copy that carries it."""
+    if f.marked != MARK_NONE:
+        f.marked = MARK_NONE
+        wire_store_be16(
+            f.data + f.mark_start + f.mark_offset, wire_udp_checksum(wire_sum(f.data + f.mark_start, f.size - f.mark_start))
+        )
 
 
 cdef inline bint is_vxlan_port(const layout_t *layout, uint16_t port) noexcept nogil:
@@ -41,6 +37,28 @@ cdef inline bint is_vxlan_port(const layout_t *layout, uint16_t port) noexcept n
         if layout.vxlan_ports[i] == port:
             return True
     return False
+
+
+cdef inline bint is_tunnels_mark(const frame_t *f, const layout_t *layout) noexcept nogil:
+    """Is the unfinished checksum that of a VXLAN packet over IPv4, right behind the plain headers?"""
+    return (
+        f.mark_start == 34 and f.mark_offset == 6 and f.size >= 42 and wire_load_be16(f.data + 12) == TYPE_IPV4 and f.data[14] == 0x45
+        and f.data[23] == PROTO_UDP and is_vxlan_port(layout, wire_load_be16(f.data + 36))
+        and layout.ports[f.in_port].faces != FACES_VM
+    )
+
+
+cdef inline uint8_t decap_mark(frame_t *f, const layout_t *layout) noexcept nogil:
+    """Rule 1. A tunnel's own sum is over all that is inside, and trains do without: it is left to those who send it or change it."""
+    cdef uint32_t field = <uint32_t>f.mark_start + f.mark_offset
+    if f.marked == MARK_UNSPLIT:
+        return REASON_GSO_UNSUPPORTED
+    if f.mark_start > f.size or field + 2 > f.size:
+        return REASON_BAD_MARK
+    f.verified = 1
+    if not is_tunnels_mark(f, layout):
+        finish_sum(f)
+    return REASON_NONE
 
 
 cdef inline uint8_t find_endpoint(const layout_t *layout, const address_t *address) noexcept nogil:
@@ -298,7 +316,7 @@ cdef inline void decap_frame(frame_t *f, const layout_t *layout) noexcept nogil:
     f.allowed = 0
     f.of_tenant = 0
     if f.marked:
-        reason = decap_mark(f)
+        reason = decap_mark(f, layout)
     if reason == REASON_NONE:
         reason = decap_outer(f, layout)
     if reason != REASON_NONE:

@@ -140,7 +140,7 @@ cdef struct frame_t:
     uint8_t ut_version
     uint8_t nested
     uint8_t to_group          # MT goes to a multicast address
-    uint8_t verified          # the outer UDP sum was unfinished, and is now right by our own hand
+    uint8_t verified          # the outer UDP sum is right by our own hand, or will be: while `marked`
     uint8_t inner_version     # 0: no complete IP header inside
     uint8_t inner_tagged
     uint8_t of_tenant         # with PUNT: IGMP or MLD inside a network that snoops

@@ -1,6 +1,6 @@
 # What is set right once per frame, in place, before any copy is made; section 3 of README.md in this folder.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from fastpath._decap cimport NO_ENDPOINT
+from fastpath._decap cimport NO_ENDPOINT, finish_sum
 from fastpath._ip cimport load_tos
 from fastpath._frame cimport ENCAP_RAW, ENCAP_VXLAN, SCOPE_NVE, frame_t
 from fastpath._layout cimport layout_t, network_find
@@ -36,6 +36,8 @@ cdef inline void set_inner_ecn(frame_t *f) noexcept nogil:
     """Carry MT's congestion mark inside. In IPv4 the inner checksum balances it, for IPv6 the outer UDP sum must follow."""
     cdef uint8_t *ip = f.data + f.inner_ip
     cdef uint16_t old = wire_load_be16(ip)
+    if f.inner_version == 6:
+        finish_sum(f)
     set_ecn(ip, f.inner_version, ecn_inside(f.tos & 3, load_tos(ip, f.inner_version) & 3))
     if f.inner_version == 6 and f.encap == ENCAP_VXLAN:
         wire_update_udp_checksum(f.data + f.transport + 6, old, wire_load_be16(ip))
@@ -47,6 +49,7 @@ cdef inline void set_group(frame_t *f) noexcept nogil:
     cdef uint8_t *field = ip + (16 if f.version == 4 else 24)
     cdef uint32_t size = 4 if f.version == 4 else 16
     cdef uint32_t old = wire_sum(field, size), new
+    finish_sum(f)
     if f.version == 4:
         wire_store_be32(field, <uint32_t>f.group.low)
     else:
@@ -78,6 +81,7 @@ cdef inline void clear_reserved(frame_t *f, const layout_t *layout) noexcept nog
         asked |= layout.networks[at].clear_reserved
         at += 1
     if asked:
+        finish_sum(f)
         old = wire_sum(vxlan, 8)
         wire_store_be32(vxlan, 0x08000000)
         vxlan[7] = 0

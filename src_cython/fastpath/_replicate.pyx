@@ -8,6 +8,7 @@ so what counts is copies per call. Gathering never reorders a flow: a frame join
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 from fastpath._copy cimport FORM_DECAPSULATED, choose_program, fits_mtu, rides
+from fastpath._decap cimport finish_sum
 from fastpath._inner_train cimport inner_fits, inner_follows, inner_head_size, inner_train
 from fastpath._ip cimport PROTO_UDP, TYPE_IPV4, TYPE_IPV6
 from fastpath._trie cimport directory_egress, entry_egresses, entry_first, entry_last, fib_t
@@ -128,6 +129,7 @@ cdef uint32_t build_train(replicator_t *r, batch_t *batch, const run_t *run, uin
         left -= 1
         f = &batch.frames[at]
         if kind == NESTED_TRAIN:
+            finish_sum(f)
             wire_store_be32(out + size, TYPE_IPV4 if f.version == 4 else TYPE_IPV6)
             memcpy(out + size + GRE_SIZE, f.data + f.mt, f.end - f.mt)
             size += GRE_SIZE + f.end - f.mt
@@ -169,6 +171,7 @@ cdef void send_singly(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noe
     tx.run = &single
     while left:
         left -= 1
+        finish_sum(&batch.frames[at])
         run_start(&single, &batch.frames[at])
         transmit(r, tx)
         settle(tx)
@@ -226,6 +229,7 @@ cdef void send_range(replicator_t *r, batch_t *batch, tx_t *tx, run_t *run) noex
     cdef const egress_t *e
     cdef uint32_t egress_class, kind, number, other
     if run.n_frames == 1:
+        finish_sum(run.frame)
         tx.run = run
         tx.train = NULL
         transmit(r, tx)

@@ -120,6 +120,8 @@ FROM_NVE = [
     Frame(m.from_nve6(m.TENANT6, datagram={"checksum": f.RIGHT})),
     Frame(m.gre_from_nve()),
 ]
+OPEN = -3
+"""A checksum besides `ZERO` and `RIGHT`: left to be finished, in IPv4."""
 EVERY_FORM = (
     b.of_group(
         b.at_port(b.P0),
@@ -169,23 +171,16 @@ def test_a_tag_of_vlan_0_does_not_hide_a_frame(bench: Bench) -> None:
 def test_an_unfinished_checksum_is_finished_in_every_copy(bench: Bench, inner: bool) -> None:
     """A Linux NVE leaves the outer sum, or that of its VM, to the device (LIMITS trap 12)."""
     box = Box(bench, b.P1)
-    frame = unfinished_inside() if inner else unfinished()
+    frame = unfinished_inside() if inner else f.unfinished(Frame(m.from_nve(datagram={"checksum": f.RIGHT})))
+    assert frame is not None
     right = box.refers(b.P1, Frame(m.from_nve(datagram={"checksum": f.RIGHT})))
     sent = box.forward(b.P1, frame)
     assert sent == box.refers(b.P1, frame)
     assert sent.copies == right.copies
 
 
-def unfinished() -> Frame:
-    """FROM_NVE with the sum of the pseudo-header in its UDP checksum field."""
-    data = m.from_nve()
-    size = len(data) - 34
-    sum_so_far = f.internet_checksum(f.pseudo(b.VTEP, b.GROUP, f.UDP, size)) ^ 0xFFFF
-    return Frame(data[:40] + sum_so_far.to_bytes(2, "big") + data[42:], Mark(34, 6))
-
-
 def unfinished_inside() -> Frame:
-    """The same, left open in the VM's datagram: the outer sum is right once that one is."""
+    """FROM_NVE, left open in the VM's datagram: the outer sum is right once that one is."""
     done = m.from_nve(datagram={"checksum": f.RIGHT})
     at = done.index(m.TENANT) + 34
     sum_so_far = f.internet_checksum(f.pseudo("172.16.5.9", "239.77.1.3", f.UDP, len(done) - at)) ^ 0xFFFF
@@ -216,7 +211,7 @@ def test_what_is_for_nobody_is_dropped_and_counted(bench: Bench) -> None:
 
 @pytest.mark.parametrize("bench", kinds.TRAINS, indirect=True)
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("checksum", [f.ZERO, f.RIGHT], ids=["without", "with"])
+@pytest.mark.parametrize("checksum", [f.ZERO, f.RIGHT, OPEN], ids=["without", "with", "unfinished"])
 @pytest.mark.parametrize("sizes", [(37,) * 44, (1400,) * 40, (37, 37, 20, 37), (1,) * 200], ids=len)
 def test_a_train_out_is_the_datagrams_of_the_copies(
     bench: Bench, sizes: tuple[int, ...], checksum: int, version: int
@@ -224,8 +219,9 @@ def test_a_train_out_is_the_datagrams_of_the_copies(
     """But for what segmentation sets: the UDP checksum is always full, IPv4 identifications count on."""
     box = Box(bench, b.P0, EVERY_FORM, trains=True)
     make = m.from_nve if version == 4 else m.from_nve6
-    checksum = f.RIGHT if version == 6 else checksum
-    frames = [Frame(make(f.tenant(size=n), datagram={"checksum": checksum})) for n in sizes]
+    udp = {"checksum": f.RIGHT if version == 6 or checksum == OPEN else checksum}
+    made = [Frame(make(f.tenant(size=n), datagram=udp)) for n in sizes]
+    frames = [f.unfinished(frame) or frame for frame in made] if checksum == OPEN else made
     sent, want = box.forward(b.P1, *frames), box.refers(b.P1, *frames)
     assert sent.verdicts == want.verdicts
     assert sorted(map(comparable, sent.copies[b.P0])) == sorted(map(comparable, want.copies[b.P0]))
