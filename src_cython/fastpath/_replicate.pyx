@@ -272,11 +272,21 @@ cdef inline bint is_excluded(const egress_t *e, const frame_t *f) noexcept nogil
     return e.owner == f.owner_port or e.owner == f.owner_sender
 
 
-cdef void send_run(replicator_t *r, batch_t *batch, const fib_t *fib, run_t *run) noexcept nogil:
+cdef inline bint rides_nowhere(const replicator_t *r, const run_t *run, const fib_t *fib, const uint32_t *ids, uint32_t n) noexcept nogil:
+    """Do frames of a run have to go one by one to all egresses of their list?"""
+    cdef const egress_t *e
+    cdef uint32_t k, number
+    for k in range(n):
+        e = directory_egress(fib.directory, ids[k])
+        if r.ports[e.out_port].trains and not is_excluded(e, run.frame) and train_kind(e, run, fib.layout, &number) != NO_TRAIN:
+            return False
+    return True
+
+
+cdef void send_list(replicator_t *r, batch_t *batch, const fib_t *fib, run_t *run, const uint32_t *ids, uint32_t n) noexcept nogil:
     """Cut the list of a run into stretches on one port, leaving the sender out."""
     cdef const frame_t *f = run.frame
-    cdef const uint32_t *ids = entry_egresses(f.entry)
-    cdef uint32_t first = entry_first(f.entry, f.source_class), n = entry_last(f.entry, f.source_class), last
+    cdef uint32_t first = 0, last, after
     cdef const egress_t *e
     cdef tx_t tx
     tx.directory = fib.directory
@@ -288,7 +298,7 @@ cdef void send_run(replicator_t *r, batch_t *batch, const fib_t *fib, run_t *run
     r.fits_known = False
     while first < n:
         e = directory_egress(fib.directory, ids[first])
-        last = first + 1
+        after = last = first + 1
         if not is_excluded(e, f):
             tx.out_port = e.out_port
             while last < n:
@@ -296,12 +306,31 @@ cdef void send_run(replicator_t *r, batch_t *batch, const fib_t *fib, run_t *run
                 if e.out_port != tx.out_port or is_excluded(e, f):
                     break
                 last += 1
+            after = last
+            while after < n and is_excluded(directory_egress(fib.directory, ids[after]), f):
+                after += 1
             tx.egresses = ids + first
             tx.n_egresses = last - first
-            tx.more = last < n
+            tx.more = after < n
             send_range(r, batch, &tx, run)
-        first = last
+        first = after
     settle(&tx)
+
+
+cdef void send_run(replicator_t *r, batch_t *batch, const fib_t *fib, run_t *run) noexcept nogil:
+    """Send a run to its list; where it rides nowhere frame by frame, so that the copies of each are asked for one behind the other."""
+    cdef const uint32_t *ids = entry_egresses(run.frame.entry) + entry_first(run.frame.entry, run.frame.source_class)
+    cdef uint32_t n = entry_last(run.frame.entry, run.frame.source_class) - entry_first(run.frame.entry, run.frame.source_class)
+    cdef uint32_t left = run.n_frames, at = <uint32_t>(run.frame - &batch.frames[0])
+    cdef run_t single
+    if run.n_frames == 1 or not rides_nowhere(r, run, fib, ids, n):
+        send_list(r, batch, fib, run, ids, n)
+        return
+    while left:
+        left -= 1
+        run_start(&single, &batch.frames[at])
+        send_list(r, batch, fib, &single, ids, n)
+        at = r.next[at]
 
 
 cdef void replicate_batch(replicator_t *r, batch_t *batch, const fib_t *fib) noexcept nogil:

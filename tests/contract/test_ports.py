@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 
 from fastpath.forwarder import Forwarder
-from fastpath.model import Encap, Form, Frame, Layout, Mark, ReplicationList, Verdict
+from fastpath.model import Egress, Encap, Form, Frame, Layout, Mark, ReplicationList, Verdict
 from fastpath.ports import MemoryPort
 from fastpath.punts import Punts
 from fastpath.reasons import Unit
@@ -229,6 +229,26 @@ def test_a_train_out_is_the_datagrams_of_the_copies(
     assert bench.port.trains
     assert counted.trains > 0
     assert counted.train_copies > counted.copies_out // 2
+
+
+@pytest.mark.parametrize("bench", kinds.TRAINS, indirect=True)
+@pytest.mark.parametrize(
+    "one",
+    [b.at_nve(b.P0, "10.1.1.3"), b.at_peer(b.P0, b.PEER), b.at_peer(b.P0, b.FAR_PEER, Form.REWRITE)],
+    ids=["rewritten", "nested", "to a peer"],
+)
+def test_what_a_train_carries_and_a_copy_beside_it_have_the_right_sum(bench: Bench, one: Egress) -> None:
+    """Of frames whose sender left it: a train needs none of its own, what stands in one does."""
+    beside = b.at_nve(b.SMALL, "10.2.2.3")
+    lists = [b.of_group(beside, one) if one.source is None else b.of_group(beside, remote=(one,))]
+    box = Box(bench, b.P0, lists, trains=True)
+    frame = f.unfinished(Frame(m.from_nve(datagram={"checksum": f.RIGHT})))
+    assert frame is not None
+    frames = [frame] * 9
+    sent, want = box.forward(b.P1, *frames), box.refers(b.P1, *frames)
+    assert sorted(map(comparable, sent.copies[b.P0])) == sorted(map(comparable, want.copies[b.P0]))
+    assert sent.copies[b.SMALL] == want.copies[b.SMALL] != ()
+    assert box.forwarder.statistics().trains == 1
 
 
 def comparable(data: bytes) -> bytes:

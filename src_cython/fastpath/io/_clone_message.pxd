@@ -3,8 +3,9 @@
 #
 # A message takes in requests for one frame or train by any of the ports that share the device, as long as copies keep the same of it
 # under heads of one size: the receivers of a list may be behind one port or each behind its own. It is sent when it is settled: at the end
-# of the run, before what does not fit it, after TURNS, and, where an interface does not segment, before it makes more datagrams there
-# than a receiver's backlog has room for: none is taken in before the last clone is made, and what finds no room is lost without a word.
+# of the run, before what does not fit it, after TURNS, and before there is more on the way than a receiver's backlog has room for: trains,
+# and where an interface does not segment, datagrams. None is taken in before the last clone is made, and what finds no room is lost
+# without a word.
 #
 # 1. The books: a copy is booked, and taken, when its head is written. Once the send has returned, its record says what became of it.
 # 2. A copy whose record says nothing was not made: the device is gone, or full, or takes no such frame. The port below is asked for it.
@@ -49,7 +50,7 @@ cdef enum:
     FEWEST = 2                # copies that are worth a detour
     N_TURNS = 256             # copies of one program run
     N_REQUESTS = 64           # that one message takes in
-    ON_THE_WAY = 1000         # datagrams of one, where each is built at once: net.core.netdev_max_backlog
+    ON_THE_WAY = 1000         # of one message: net.core.netdev_max_backlog
     RECORD = 192              # three cache lines: one for interface, outcome and most heads, all that `_copy.pxd` may write behind
     AT_IFINDEX = 0
     AT_OUTCOME = 4
@@ -191,11 +192,13 @@ cdef inline bint message_fits(const message_t *m, uint32_t head_size, const uint
     return m.n == 0 or (head_size == m.head_size and kept == m.kept and kept_size == m.kept_size)
 
 
+cdef inline uint32_t on_the_way(const cloning_t *c, const tx_t *tx) noexcept nogil:
+    """How many packets a copy or train is behind its interface."""
+    return 1 if c.segments else tx.run.n_frames
+
+
 cdef inline bint message_is_full(const message_t *m, const cloning_t *c, const tx_t *tx) noexcept nogil:
-    return (
-        m.n == N_TURNS or m.n_requests == N_REQUESTS
-        or (not c.segments and m.n_on_the_way != 0 and m.n_on_the_way + tx.run.n_frames > ON_THE_WAY)
-    )
+    return m.n == N_TURNS or (m.n != 0 and m.n_on_the_way + on_the_way(c, tx) > ON_THE_WAY)
 
 
 cdef inline void message_hold(message_t *m, port_t *port, const tx_t *tx) noexcept nogil:
@@ -221,5 +224,4 @@ cdef inline void message_add(message_t *m, const cloning_t *c, tx_t *tx, uint32_
         copy_write(record + AT_HEAD, stamp, e, tx.run.frame, &tx.states[tx.egresses[k]])
         booked.size = stamp.size
     m.n += 1
-    if not c.segments:
-        m.n_on_the_way += tx.run.n_frames
+    m.n_on_the_way += on_the_way(c, tx)

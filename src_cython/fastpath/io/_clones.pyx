@@ -17,7 +17,7 @@ from fastpath._frame cimport REASON_NONE, batch_t, egress_t, frame_t
 from fastpath._port cimport IoPort, port_t, tx_t
 from fastpath.io._below cimport below_finish, below_flush, below_receive, below_transmit
 from fastpath.io._clone_message cimport (
-    AT_HEAD, AT_IFINDEX, AT_OUTCOME, DEVICE_SIZE, FEWEST, N_TURNS, NOT_TOLD, ORDER_MAGIC, RECORD, ROOM, cloning_t, clones_ifindex,
+    AT_HEAD, AT_IFINDEX, AT_OUTCOME, DEVICE_SIZE, FEWEST, N_REQUESTS, N_TURNS, NOT_TOLD, ORDER_MAGIC, RECORD, ROOM, cloning_t, clones_ifindex,
     message_add, message_fits, message_hold, message_is_full, message_settle, message_t,
 )
 
@@ -144,6 +144,7 @@ cdef int64_t clones_transmit(port_t *port, tx_t *tx) noexcept nogil:
     cdef stamp_t fresh, stamp
     cdef const uint8_t *kept = tx.train
     cdef uint32_t k, kept_size = tx.train_size, head_size = 0
+    cdef tx_t rest
     cdef int64_t taken = 0
     cdef bint is_held = False
     if (
@@ -152,11 +153,19 @@ cdef int64_t clones_transmit(port_t *port, tx_t *tx) noexcept nogil:
     ):
         message_settle(m)
         return below_transmit(&c.below, port, tx)
+    if m.n == 0 and tx.unsettled != NULL:  # it stands on another device
+        tx.unsettled.settle(tx.unsettled)
     below_finish(&c.below)
     memset(&stamp, 0, sizeof(stamp))
     stamp.egress_class = CLASS_NONE
     for k in range(tx.n_egresses):
         e = tx_egress(tx, k)
+        if e.form == FORM_DECAPSULATED:  # then so are those behind it, and it rides in no train with those before
+            message_settle(m)
+            rest = tx[0]
+            rest.egresses += k
+            rest.n_egresses -= k
+            return taken + below_transmit(&c.below, port, &rest)
         if e.egress_class != stamp.egress_class:
             if tx.train != NULL:
                 fresh = train_stamp_of(tx, e)
@@ -171,7 +180,7 @@ cdef int64_t clones_transmit(port_t *port, tx_t *tx) noexcept nogil:
         if stamp.reason != REASON_NONE:
             tx_refuse(tx, k, stamp.reason)
             continue
-        if not message_fits(m, head_size, kept, kept_size) or message_is_full(m, c, tx):
+        if not message_fits(m, head_size, kept, kept_size) or message_is_full(m, c, tx) or (not is_held and m.n_requests == N_REQUESTS):
             message_settle(m)
             is_held = False
         if m.n == 0:
