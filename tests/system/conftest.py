@@ -9,6 +9,7 @@ NEEDS = {
     "test_clones_changes": ("nft",),
     "test_clones_ports": ("ethtool", "tc"),
     "test_clones_process": ("ip", "nft"),
+    "test_clones_shared": ("ethtool",),
     "test_exactly_once": ("nft",),
     "test_faults": ("ethtool", "nft"),
     "test_netlink": ("ip",),
