@@ -197,6 +197,14 @@ def punted(*arrivals: tuple[int, Frame], punts: Punts | None = None, **knobs: An
     return forwarder.read_punted()
 
 
+def test_a_tenants_word_crosses_with_the_sum_of_its_tunnel_that_the_sender_left():
+    right = f.wire(f.vxlan_packet(igmp(), FAR_NVE, b.GROUP, b.VNI, datagram={"checksum": f.RIGHT}))
+    left = f.unfinished(Frame(right))
+    assert left is not None
+    (one,) = punted((b.CORE, left))
+    assert one.frame == right != left.data
+
+
 def test_control_is_told_whose_membership_it_is_and_where_it_begins():
     data = igmp()
     vxlan, nvgre = tunnelled(data) + b"pad", tunnelled_nvgre(data, b.VTEP)
