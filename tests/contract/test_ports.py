@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 
 from fastpath.forwarder import Forwarder
-from fastpath.model import Egress, Encap, Form, Frame, Layout, Mark, ReplicationList, Verdict
+from fastpath.model import Encap, Form, Frame, Layout, Mark, ReplicationList, Verdict
 from fastpath.ports import MemoryPort
 from fastpath.punts import Punts
 from fastpath.reasons import Unit
@@ -231,17 +231,24 @@ def test_a_train_out_is_the_datagrams_of_the_copies(
     assert counted.train_copies > counted.copies_out // 2
 
 
+BESIDE = b.at_nve(b.SMALL, "10.2.2.3")
+
+
 @pytest.mark.parametrize("bench", kinds.TRAINS, indirect=True)
 @pytest.mark.parametrize(
     "one",
-    [b.at_nve(b.P0, "10.1.1.3"), b.at_peer(b.P0, b.PEER), b.at_peer(b.P0, b.FAR_PEER, Form.REWRITE)],
-    ids=["rewritten", "nested", "to a peer"],
+    [
+        b.of_group(BESIDE, b.at_nve(b.P0, "10.1.1.3")),
+        b.of_group(BESIDE, remote=(b.at_peer(b.P0, b.FAR_PEER, Form.REWRITE),)),
+        b.of_group(remote=(b.at_peer(b.P0, b.PEER),)),
+    ],
+    ids=["rewritten", "to a peer", "nested"],
 )
-def test_what_a_train_carries_and_a_copy_beside_it_have_the_right_sum(bench: Bench, one: Egress) -> None:
+def test_what_a_train_carries_and_a_copy_beside_it_have_the_right_sum(
+    bench: Bench, one: ReplicationList
+) -> None:
     """Of frames whose sender left it: a train needs none of its own, what stands in one does."""
-    beside = [b.at_nve(b.SMALL, "10.2.2.3")] if one.form is Form.REWRITE else []
-    remote = (one,) if one.source is not None else ()
-    box = Box(bench, b.P0, [b.of_group(*beside, *(() if remote else (one,)), remote=remote)], trains=True)
+    box = Box(bench, b.P0, [one], trains=True)
     frame = f.unfinished(Frame(m.from_nve(datagram={"checksum": f.RIGHT})))
     assert frame is not None
     frames = [frame] * 9
