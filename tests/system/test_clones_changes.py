@@ -6,35 +6,19 @@ import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from ipaddress import ip_address
-from itertools import chain, pairwise
+from itertools import pairwise
 
 import pytest
 
 from ctrl.lab.namespaces import connect, missing
-from ctrl.netlink.clones import attach_clones
 from fastpath import bpf
-from fastpath._port import IoPort
-from fastpath.clones import TURNS, ClonePort, Clones
-from fastpath.forwarder import Forwarder
-from fastpath.model import (
-    Egress,
-    Endpoint,
-    Faces,
-    Form,
-    Layout,
-    Owner,
-    Port,
-    ReplicationList,
-    Scope,
-    group_key,
-)
-from tests import frames as f
+from fastpath.clones import TURNS
 from tests.system.counting import NUMBERS
-from tests.system.fan import copies, super_frames, taken, vm_frame
+from tests.system.fan import vm_frame
 from tests.system.lab import Lab, wait_for
 from tests.system.load import Track, sent, start, whole
-from tests.system.wires import GROUP, MTU, NVE, OURS, mac, wired
+from tests.system.spread import Spread, list_of, peer
+from tests.system.wires import GROUP, MTU, NVE, wired
 
 WHY_NOT = missing() or bpf.available()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
@@ -90,12 +74,12 @@ def test_twenty_reloads_that_change_the_list_lose_and_double_nothing_for_those_w
 
 def long_list(first):
     """Receivers from a place on; the last of them behind another port."""
-    remote = []
-    for n in range(first, first + N_LONG):
-        address = ip_address(f"10.8.{n // 200}.{n % 200 + 1}")
-        port = 1 if n < first + TURNS + 10 else 2
-        remote.append(Egress(port, Form.REWRITE, Owner(address=address), address, ip_address(OURS)))
-    return ReplicationList(group_key(Scope.DEVICE, ip_address(GROUP)), (), tuple(remote))
+    return list_of(
+        *(
+            peer(1 if n < first + TURNS + 10 else 2, f"10.8.{n // 200}.{n % 200 + 1}")
+            for n in range(first, first + N_LONG)
+        )
+    )
 
 
 @contextmanager
@@ -121,18 +105,10 @@ def exchanged(forwarder, lists):
 def test_no_frame_goes_to_a_mixture_of_the_list_before_and_the_list_after(trains):
     """Of lists that take several messages, behind ports that share a device, exchanged while bursts go on."""
     with wired() as wire:
-        connect(wire.box, "core2", wire.far, "down2", mtu=MTU)
-        clones = wire.closing(wire.box.run(Clones, attach_clones))
-        ports = [Port("nve", Faces.NVE, b"\2\xfa\x57\0\0\1", b"\2\xfa\x57\0\0\2")]
-        carriers: list[IoPort] = [wire.port("nve")]
-        for name, end in (("core", "down"), ("core2", "down2")):
-            ports.append(Port(name, Faces.CORE, b"\2\xfa\x57\0\0\3", mac(wire.far, end), mtu=MTU))
-            carriers.append(wire.closing(ClonePort(wire.port(name, trains=trains), clones, name)))
-        layout = Layout(tuple(ports), (Endpoint(ip_address(OURS), Scope.DEVICE),))
         lists = [long_list(first) for first in (0, SHIFT)]
-        wanted = [{str(egress.address) for egress in one.remote} for one in lists]
-        forwarder = Forwarder(layout, carriers, lists[:1], sources=carriers[:1], batch=BATCH)
-        far = [super_frames(wire.raw(wire.far, name, f.IPV4)) for name in ("down", "down2")]
+        wanted = [{str(egress.address) for egress in one.local} for one in lists]
+        spread = Spread(wire, 2, lists[0], trains=trains, batch=BATCH)
+        forwarder = spread.forwarder
         ways: list[int] = []
         n_frames = 0
         while sum(one != other for one, other in pairwise(ways)) < CHANGES:
@@ -144,9 +120,8 @@ def test_no_frame_goes_to_a_mixture_of_the_list_before_and_the_list_after(trains
                 while forwarder.statistics().received < n_frames:
                     forwarder.run()
             seen: defaultdict[int, Counter[str]] = defaultdict(Counter)
-            for frame in chain(*taken(far, ROUND * N_LONG)):
-                for receiver, number in copies(frame):
-                    seen[number][receiver] += 1
+            for (receiver, number), times in spread.got(ROUND * N_LONG).items():
+                seen[number][receiver] = times
             assert {max(seen[number].values()) for number in numbers} == {1}, "more than once"
             for number in numbers:
                 off = [len(one ^ set(seen[number])) for one in wanted]
@@ -155,4 +130,4 @@ def test_no_frame_goes_to_a_mixture_of_the_list_before_and_the_list_after(trains
         counted = forwarder.statistics()
         assert (counted.copies_out, counted.copies_dropped) == (n_frames * N_LONG, 0)
         assert (counted.train_copies > 0) == trains
-        assert clones.sends >= 2 * (counted.bursts if trains else n_frames)
+        assert spread.devices[0].sends >= 2 * (counted.bursts if trains else n_frames)

@@ -7,7 +7,7 @@ cdef struct below_t:
     port_t *port
     bint busy                 # asked to send since its last flush
     int status                # of flushes within a burst, where one failed
-    int64_t n_lost            # copies that, as they say, came to nothing
+    int64_t n_lost            # copies that came to nothing after `transmit` had counted them: for the next flush to tell
 
 
 cdef inline int64_t below_transmit(below_t *below, port_t *port, tx_t *tx) noexcept nogil:
